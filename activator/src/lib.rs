@@ -1,0 +1,4 @@
+//! The heart of Parkway.
+
+pub mod endpoint;
+pub mod revision;

@@ -1,0 +1,1 @@
+//! Parkway's front end.

@@ -1,0 +1,2 @@
+//! The binary `parkway`.
+fn main() {}
