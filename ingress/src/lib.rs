@@ -1,1 +1,3 @@
 //! Parkway's front end.
+
+pub mod routing;

@@ -1,0 +1,113 @@
+//! Headers that are for the next hop only.
+//!
+//! Source: RFC 9110 section 7.6.1; the list is that of Go's `net/http/httputil` reverse proxy, which the activator
+//! uses, without `Trailer`, which concerns the recipient too (RFC 9110 section 6.6.2).
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+const ALWAYS: [HeaderName; 9] = [
+    CONNECTION,
+    PROXY_CONNECTION,
+    KEEP_ALIVE,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HTTP2_SETTINGS,
+];
+
+/// Whether a header is hop-by-hop whatever `Connection` says.
+pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
+    ALWAYS.contains(name)
+}
+
+/// Removes the hop-by-hop headers of a request, also those `Connection` names.
+///
+/// `TE: trailers` stays, and so do `Upgrade` and `Connection: upgrade` of a request for an upgrade over HTTP/1.1; the
+/// value of `Upgrade` is returned. An upgrade to `h2c` is ignored, as a server may (RFC 9110 section 7.8): passed on
+/// it would open an HTTP/2 connection behind our back.
+pub fn remove_from_request(headers: &mut HeaderMap, version: Version) -> Option<HeaderValue> {
+    let wants_trailers = has_token(headers, &TE, "trailers");
+    let upgrade = requested_upgrade(headers, version);
+    remove(headers);
+    if wants_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if let Some(protocol) = &upgrade {
+        keep_upgrade(headers, protocol.clone());
+    }
+    upgrade
+}
+
+/// Removes the hop-by-hop headers of a response; `101 Switching Protocols` keeps `Upgrade` and `Connection: upgrade`.
+pub fn remove_from_response(headers: &mut HeaderMap, status: StatusCode) {
+    let upgrade = headers
+        .get(UPGRADE)
+        .cloned()
+        .filter(|_| status == StatusCode::SWITCHING_PROTOCOLS);
+    remove(headers);
+    if let Some(protocol) = upgrade {
+        keep_upgrade(headers, protocol);
+    }
+}
+
+/// The protocol a request asks to change to: HTTP/1.1 only, with `upgrade` among the connection options.
+pub(in super::super) fn requested_upgrade(
+    headers: &HeaderMap,
+    version: Version,
+) -> Option<HeaderValue> {
+    if version != Version::HTTP_11 || !has_token(headers, &CONNECTION, "upgrade") {
+        return None;
+    }
+    let mut protocols = headers.get_all(UPGRADE).iter();
+    let protocol = protocols.next()?;
+    let is_h2c = has_token(headers, &UPGRADE, "h2c") || headers.contains_key(HTTP2_SETTINGS);
+    (protocols.next().is_none() && !protocol.is_empty() && !is_h2c).then(|| protocol.clone())
+}
+
+fn keep_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, protocol);
+}
+
+fn remove(headers: &mut HeaderMap) {
+    for name in named_by_connection(headers) {
+        headers.remove(name);
+    }
+    for name in ALWAYS {
+        headers.remove(name);
+    }
+}
+
+/// What `Connection` names, except what says whom the message is for and where it ends.
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    tokens(headers, &CONNECTION)
+        .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+        .filter(|name| name != HOST && name != CONTENT_LENGTH && !is_hop_by_hop(name))
+        .collect()
+}
+
+fn has_token(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
+    tokens(headers, name).any(|token| token.eq_ignore_ascii_case(wanted))
+}
+
+/// The members of a list header, without their parameters.
+fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
+    let values = headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let members = values.flat_map(|value| value.split(','));
+    members
+        .map(|member| member.split(';').next().unwrap_or(member).trim())
+        .filter(|token| !token.is_empty())
+}

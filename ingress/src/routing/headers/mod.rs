@@ -1,0 +1,184 @@
+//! Header edits of one request and its response.
+//!
+//! In the order they are made: [`admit`] when a request comes in (hop-by-hop headers and what outsiders may not say go,
+//! `X-Forwarded-*` come), [`set_by_route`] for each rule it passes, [`address`] for each attempt to send it, and
+//! [`edit_response`] on the way back. Hop-by-hop headers go first, so that nothing a client names in `Connection`
+//! can take away what we add later.
+
+mod forwarded;
+mod hop_by_hop;
+
+use std::net::IpAddr;
+
+use http::header::{CONTENT_LENGTH, HOST};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use parkway_activator::endpoint::Endpoint;
+
+use super::names::{
+    ACTIVATOR, DIRECT_LB, HASH_OVERRIDE, KUBELET_PROBE, NETWORK_HASH, ORIGINAL_HOST,
+    PASSTHROUGH_LB, PROXY_REQUEST, SERVING_DEFAULT_ROUTE, SERVING_NAMESPACE, SERVING_REVISION,
+};
+use super::rules::{Backend, Target, Visibility};
+use super::table::Match;
+
+pub(super) use hop_by_hop::requested_upgrade;
+pub use hop_by_hop::{remove_from_request, remove_from_response};
+
+/// What only we and our own components may say; removed at the external entrance.
+///
+/// `Knative-Serving-Tag` is missing here because it takes part in matching:
+/// [`RouteSnapshot::resolve`](super::table::RouteSnapshot::resolve) removes it afterwards.
+pub const NOT_FROM_OUTSIDE: [HeaderName; 8] = [
+    PROXY_REQUEST,
+    ORIGINAL_HOST,
+    PASSTHROUGH_LB,
+    KUBELET_PROBE,
+    DIRECT_LB,
+    SERVING_REVISION,
+    SERVING_NAMESPACE,
+    SERVING_DEFAULT_ROUTE,
+];
+
+/// How a request came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// At which entrance.
+    pub entrance: Visibility,
+    /// From which address.
+    pub peer: IpAddr,
+    /// Under which scheme.
+    pub scheme: Scheme,
+    /// How many proxies in front of the external entrance are ours: that many entries at the end of
+    /// `X-Forwarded-For` and `Forwarded` are believed. Default 0.
+    pub trusted_hops: usize,
+}
+
+/// The scheme a request came in under.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scheme {
+    /// Plain text.
+    #[default]
+    Http,
+    /// TLS.
+    Https,
+}
+
+impl Scheme {
+    /// As in a URI.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
+/// Prepares the head of a request that [`validate`](super::validate::validate) let pass.
+///
+/// Its Host header then says whom it is for, whatever form the request had. Returns the protocol it asks to be upgraded to, if
+/// any: the headers for that stay.
+pub fn admit(parts: &mut Parts, arrival: &Arrival) -> Option<HeaderValue> {
+    if let Some(authority) = parts.uri.authority()
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        parts.headers.insert(HOST, host);
+    }
+    let upgrade = remove_from_request(&mut parts.headers, parts.version);
+    if arrival.entrance == Visibility::ExternalIp {
+        remove_untrusted(&mut parts.headers);
+    }
+    forwarded::append(&mut parts.headers, arrival);
+    upgrade
+}
+
+/// Removes what outsiders may not say: [`NOT_FROM_OUTSIDE`].
+pub fn remove_untrusted(headers: &mut HeaderMap) {
+    for name in NOT_FROM_OUTSIDE {
+        headers.remove(name);
+    }
+}
+
+/// Makes the edits of one rule: the hash if asked for, the headers of the path, those of the split, the rewritten host.
+///
+/// Each header is set, not added, whatever the client sent (knative/networking `test/conformance/ingress/headers.go`;
+/// the hash: `pkg/ingress/ingress.go`, `InsertProbe`). What frames the message cannot be set.
+pub fn set_by_route(headers: &mut HeaderMap, matched: &Match<'_>, backend: &Backend) {
+    if asks_for_hash(headers)
+        && let Ok(hash) = HeaderValue::from_str(matched.hash)
+    {
+        headers.insert(NETWORK_HASH, hash);
+    }
+    for (name, value) in matched.path.set_headers.iter().chain(&backend.set_headers) {
+        if !hop_by_hop::is_hop_by_hop(name) && name != CONTENT_LENGTH {
+            headers.insert(name, value.clone());
+        }
+    }
+    let rewritten = matched.path.rewrite_host.as_deref();
+    if let Some(Ok(host)) = rewritten.map(HeaderValue::from_str) {
+        headers.insert(HOST, host);
+    }
+}
+
+/// Whether the path or the split sets this header.
+pub fn route_sets(name: &HeaderName, matched: &Match<'_>, backend: &Backend) -> bool {
+    let mut set = matched.path.set_headers.iter().chain(&backend.set_headers);
+    set.any(|(set, _)| set == name)
+}
+
+/// Whether the request asks for the hash of its KIngress: `K-Network-Hash: override`, and no other value.
+fn asks_for_hash(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(NETWORK_HASH).iter();
+    values.next().is_some_and(|value| value == HASH_OVERRIDE) && values.next().is_none()
+}
+
+/// Who restores the Host that the client meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostMode {
+    /// queue-proxy in front of the workload: the Host is the endpoint's address, `K-Original-Host` has the name.
+    QueueProxy,
+    /// A local process has nobody in front: its Host header has the name, as queue-proxy would leave it.
+    Process,
+}
+
+/// Makes the edits for sending the request to one endpoint; may be repeated for another.
+///
+/// Only a Revision's requests are edited, as the activator does: see knative/serving
+/// `pkg/activator/handler/handler.go` and, for what a process sees, `pkg/queue/handler.go`.
+pub fn address(headers: &mut HeaderMap, target: &Target, mode: HostMode, endpoint: Endpoint) {
+    let Target::Revision { .. } = target else {
+        return;
+    };
+    for name in [SERVING_REVISION, SERVING_NAMESPACE, NETWORK_HASH] {
+        headers.remove(name);
+    }
+    headers.insert(PROXY_REQUEST, HeaderValue::from_static(ACTIVATOR));
+    let client_host = headers
+        .get(ORIGINAL_HOST)
+        .or_else(|| headers.get(HOST))
+        .cloned();
+    match mode {
+        HostMode::QueueProxy => {
+            if let Some(host) = client_host {
+                headers.insert(ORIGINAL_HOST, host);
+            }
+            if let Ok(host) = HeaderValue::try_from(endpoint.to_string()) {
+                headers.insert(HOST, host);
+            }
+        }
+        HostMode::Process => {
+            headers.remove(ORIGINAL_HOST);
+            if let Some(host) = client_host {
+                headers.insert(HOST, host);
+            }
+        }
+    }
+}
+
+/// Makes the edits of a response on its way to the client: hop-by-hop headers go, except those of a granted upgrade.
+pub fn edit_response(headers: &mut HeaderMap, status: StatusCode) {
+    remove_from_response(headers, status);
+}
+
+#[cfg(test)]
+mod tests;
