@@ -18,7 +18,7 @@ pub struct Percentile(u8);
 
 impl Percentile {
     /// The point `value`, or none from 100 on.
-    pub fn new(value: u8) -> Option<Self> {
+    pub fn try_new(value: u8) -> Option<Self> {
         (value < 100).then_some(Self(value))
     }
 

@@ -243,7 +243,12 @@ fn check_same_host(authority: &str, header: &str) -> Result<(), BadRequest> {
 
 #[cfg(test)]
 mod tests {
-    use http::Request;
+    use http::{HeaderName, HeaderValue, Request};
+    use proptest::prelude::*;
+
+    use super::super::headers::{Arrival, Scheme, admit};
+    use super::super::probe::probe_answer;
+    use super::super::rules::Visibility;
 
     use super::*;
 
@@ -453,5 +458,50 @@ mod tests {
         // host: 4 + 4 + 4 bytes; x: 1 + 23 + 4 bytes
         assert_eq!(status("/", &[("x", "12345678901234567890123")]), Ok(()));
         assert_eq!(status("/", &[("x", "123456789012345678901234")]), Err(431));
+    }
+
+    fn any_field() -> impl Strategy<Value = (HeaderName, HeaderValue)> {
+        const NAMES: [&str; 14] = [
+            "host",
+            "connection",
+            "upgrade",
+            "te",
+            "transfer-encoding",
+            "content-length",
+            "forwarded",
+            "x-forwarded-for",
+            "x-forwarded-proto",
+            "k-network-probe",
+            "k-network-hash",
+            "k-original-host",
+            "cookie",
+            "x",
+        ];
+        let value = prop::collection::vec(any::<u8>(), 0..24)
+            .prop_filter_map("no header value", |bytes| {
+                HeaderValue::from_bytes(&bytes).ok()
+            });
+        (prop::sample::select(&NAMES), value)
+            .prop_map(|(name, value)| (HeaderName::from_static(name), value))
+    }
+
+    proptest! {
+        #[test]
+        fn no_head_makes_us_panic(
+            fields in prop::collection::vec(any_field(), 0..10),
+            version in prop::sample::select(vec![Version::HTTP_10, Version::HTTP_11, Version::HTTP_2]),
+            entrance in prop::sample::select(vec![Visibility::ExternalIp, Visibility::ClusterLocal]),
+            trusted_hops in 0_usize..3,
+        ) {
+            let mut parts = request(version, "/", &[]);
+            for (name, value) in fields {
+                parts.headers.append(name, value);
+            }
+            let passes = check(&parts).is_ok();
+            let answer = probe_answer(&parts.headers, "3f2a");
+            prop_assert!(answer.is_none_or(|answer| [200, 400].contains(&answer.status.as_u16())));
+            admit(&mut parts, &Arrival { entrance, peer: [192, 0, 2, 1].into(), scheme: Scheme::Http, trusted_hops });
+            prop_assert!(!passes || host_of(&parts).is_ok());
+        }
     }
 }

@@ -53,7 +53,7 @@ fn explained(host: &str, path: &str, next: Option<u8>) -> Explanation {
     let headers = fields(&[("k-original-host", "forged")])
         .into_iter()
         .collect();
-    let next = next.and_then(Percentile::new);
+    let next = next.and_then(Percentile::try_new);
     explain(
         &snapshot,
         Visibility::ExternalIp,
