@@ -1,7 +1,7 @@
 //! Traffic shares, and the draws that make every hundred requests exact.
 //!
 //! A [`Dealer`] belongs to one worker. Instead of drawing at random it walks the hundred points in steps of
-//! [`STEP`]: as 61 and 100 have no common divisor, any hundred consecutive draws are a permutation, wherever one begins to
+//! 61: as 61 and 100 have no common divisor, any hundred consecutive draws are a permutation, wherever one begins to
 //! count; as 61/100 is close to the golden ratio, the draws of a share lie nearly evenly among the others, so
 //! that no backend gets a run. Its memory is one number per path.
 
