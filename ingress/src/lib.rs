@@ -1,1 +1,4 @@
 //! Parkway's front end.
+
+pub mod hello;
+pub mod workload;
