@@ -260,3 +260,6 @@ fn say(mut to: impl Write, what: &str) {
 fn leave(status: i32) -> ! {
     std::process::exit(status)
 }
+
+#[cfg(test)]
+mod tests;
