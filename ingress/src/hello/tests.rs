@@ -220,6 +220,10 @@ async fn stopped_it_finishes_what_it_has_begun_and_takes_nothing_new() {
         .unwrap();
     read_until(&mut running, "\r\n\r\n").await;
     let mut idle = TcpStream::connect(address).await.unwrap();
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    read_until(&mut idle, "\r\n\r\nok\n").await;
 
     drop(stop);
 
