@@ -160,7 +160,8 @@ fn shell(script: &str) -> ReadinessCheck {
 async fn exec_runs_in_the_environment_of_the_process() {
     let address = closed_port().await;
     let port = address.port();
-    let script = format!(r#"[ "$PORT/$MARK/$(MARK)" = {port}/here/here ] && [ "$K_REVISION" = shop ]"#);
+    let script =
+        format!(r#"[ "$PORT/$MARK/$(MARK)" = {port}/here/here ] && [ "$K_REVISION" = shop ]"#);
     assert_eq!(
         one_attempt(shell(&script), Protocol::Http1, address).await,
         Ok(())
