@@ -1,3 +1,6 @@
 //! Parkway's front end.
 
+pub mod hello;
 pub mod routing;
+pub mod standalone;
+pub mod workload;
