@@ -1,1 +1,6 @@
-//! x
+//! Both ways to have a Knative autoscaler.
+
+pub mod reporter;
+pub mod sink;
+pub mod stat;
+pub mod wire;
