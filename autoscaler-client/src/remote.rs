@@ -14,7 +14,7 @@
 //!
 //! With several addresses there is one connection to each, and a list goes over the first that stands: every
 //! autoscaler takes everything and passes on what it does not own. Sending each Revision to the owner of its bucket
-//! is a matter of [`RemoteSink::connection_for`] alone.
+//! is a matter of `RemoteSink::connection_for` alone.
 
 use std::fmt;
 use std::future::Future;
