@@ -154,6 +154,34 @@ async fn a_revision_with_a_request_inside_does_not_go_idle_in_a_period_without_l
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_arrival_between_the_report_and_going_idle_keeps_the_revision_active() {
+    let (stats, revision) = warm().await;
+    // What `report` does with a quiet period, and a request on the other worker in between.
+    for shard in &revision.shards {
+        assert!(shard.0.lock().take(Instant::now()).integral == 0);
+    }
+    let held = revision.enter(1, Instant::now());
+    revision.go_idle();
+    advance(SECOND).await;
+
+    assert_eq!(single(&stats), report_of(shop(), 1.0, 1.0));
+    assert_pending!(task::spawn(stats.poked()).poll());
+    drop(held);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_arrival_that_left_before_going_idle_is_reported_too() {
+    let (stats, revision) = warm().await;
+    for shard in &revision.shards {
+        assert!(shard.0.lock().take(Instant::now()).integral == 0);
+    }
+    drop(revision.enter(1, Instant::now()));
+    revision.go_idle();
+
+    assert_eq!(single(&stats), report_of(shop(), 0.0, 1.0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn revisions_without_requests_are_silent() {
     let stats = Stats::new(2);
     stats.revision(&shop());
