@@ -4,3 +4,4 @@ pub mod endpoint;
 pub mod policy;
 pub mod queue;
 pub mod revision;
+pub mod throttler;

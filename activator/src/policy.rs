@@ -53,7 +53,7 @@ impl Draw {
 
     /// Heads or tails: parity, so that it hardly depends on the other two.
     fn coin(self) -> bool {
-        self.0.count_ones() % 2 == 0
+        self.0.count_ones().is_multiple_of(2)
     }
 }
 
