@@ -14,8 +14,8 @@
 //!                           mailbox of each worker ── one wake ──▶ run ──▶ Ticket ──▶ Permit
 //! ```
 //!
-//! Lock order: registry, then one queue, then the list of new suspects; a mailbox is locked alone. Under a lock nothing is woken, and nothing is
-//! dropped that could lock.
+//! Lock order: registry, then one queue, then the list of new suspects; a mailbox is locked alone. Under a lock
+//! nothing is woken, and nothing is dropped that could lock.
 
 mod histogram;
 mod lane;
@@ -33,8 +33,8 @@ mod worker;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::num::{NonZeroU8, NonZeroU32};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -174,8 +174,9 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Registry {
     live: HashMap<RevisionId, Arc<Shell>>,
-    /// Deleted ones whose permits may still be in use: one that comes back finds its slots in use.
-    deleted: HashMap<RevisionId, Weak<Shell>>,
+    /// Deleted ones whose permits may still be in use: one that comes back finds its slots in use. The idle ones are
+    /// let go whenever there are as many as live ones.
+    deleted: HashMap<RevisionId, Arc<Shell>>,
 }
 
 impl Throttler {
@@ -375,7 +376,7 @@ impl Registry {
         if let Some(shell) = self.live.get(id) {
             return Arc::clone(shell);
         }
-        let deleted = self.deleted.remove(id).and_then(|shell| shell.upgrade());
+        let deleted = self.deleted.remove(id);
         let shell = deleted.unwrap_or_else(|| Arc::new(Shell::new(id.clone(), Arc::clone(office))));
         self.live.insert(id.clone(), Arc::clone(&shell));
         shell
@@ -384,9 +385,10 @@ impl Registry {
     fn remove(&mut self, id: &RevisionId) -> Option<Arc<Shell>> {
         let shell = self.live.remove(id)?;
         if self.deleted.len() >= self.live.len() {
-            self.deleted.retain(|_, shell| shell.strong_count() > 0);
+            self.deleted
+                .retain(|_, shell| !shell.read(|ledger| ledger.is_idle()));
         }
-        self.deleted.insert(id.clone(), Arc::downgrade(&shell));
+        self.deleted.insert(id.clone(), Arc::clone(&shell));
         Some(shell)
     }
 }

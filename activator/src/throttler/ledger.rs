@@ -265,6 +265,12 @@ impl Ledger {
         Some(list)
     }
 
+    /// Whether no permit is in use, nor anything parked or ready.
+    pub(super) fn is_idle(&self) -> bool {
+        let lanes_are_idle = self.lanes.values().all(|lane| lane.in_flight() == 0);
+        lanes_are_idle && self.queue.parked() == 0 && self.queue.endpoints().is_empty()
+    }
+
     pub(super) fn state(&self) -> Option<RevisionState> {
         if self.is_gone {
             return None;

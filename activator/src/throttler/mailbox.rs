@@ -65,13 +65,13 @@ impl Mailbox {
         Vec::new()
     }
 
-    /// Moves up to `most` letters into `taken`; says whether there are more. Pending while there are none.
+    /// Moves up to `most` letters into `taken`. Pending while there are none.
     pub(super) fn poll_take(
         &self,
         cx: &Context<'_>,
         most: usize,
         taken: &mut Vec<Letter>,
-    ) -> Poll<bool> {
+    ) -> Poll<()> {
         let mut inner = self.inner.lock();
         if inner.letters.is_empty() {
             let stale = inner.sleeper.replace(cx.waker().clone());
@@ -81,7 +81,11 @@ impl Mailbox {
         }
         let count = inner.letters.len().min(most.max(1));
         taken.extend(inner.letters.drain(..count));
-        Poll::Ready(!inner.letters.is_empty())
+        Poll::Ready(())
+    }
+
+    pub(super) fn has_letters(&self) -> bool {
+        !self.inner.lock().letters.is_empty()
     }
 
     /// Nobody will look any more. What is inside comes out, to be dropped.

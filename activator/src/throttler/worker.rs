@@ -137,13 +137,14 @@ impl Worker {
     pub async fn run(&self) {
         let batch = self.local.inner.office.limits.release_batch;
         let mut letters = Vec::new();
+        let mailbox = self.local.mailbox();
         loop {
-            let there_are_more =
-                poll_fn(|cx| self.local.mailbox().poll_take(cx, batch, &mut letters)).await;
+            poll_fn(|cx| mailbox.poll_take(cx, batch, &mut letters)).await;
             for letter in letters.drain(..) {
                 self.local.deliver(letter);
             }
-            if there_are_more {
+            // Asked only now: a permit whose client has left may have sent a letter to us meanwhile.
+            if mailbox.has_letters() {
                 tokio::task::yield_now().await;
             }
         }
