@@ -3,6 +3,8 @@
 //! Workers run clients that arrive, wait, hang up, hold and let go, some of them on foreign threads; a control thread
 //! moves endpoints meanwhile. Clients count for themselves how many run at each endpoint.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::rc::Rc;
@@ -20,7 +22,7 @@ use tokio::time::timeout;
 
 const WORKERS: usize = 3;
 const CLIENTS: u64 = 8;
-const REQUESTS: u64 = 250;
+const REQUESTS: u64 = 2_000;
 const ENDPOINTS: u8 = 4;
 
 /// Nothing here takes long; whoever waits this long waits for ever.
@@ -116,7 +118,9 @@ fn work(throttler: &Throttler, index: usize, counts: &Counts, concurrency: u32) 
         });
         tokio::select! {
             () = pump => unreachable!("never ends"),
-            _ = timeout(FOR_EVER, futures::future::join_all(clients)) => {}
+            ended = timeout(FOR_EVER, futures::future::join_all(clients)) => {
+                ended.expect("every request ends");
+            }
         }
     }));
 }
