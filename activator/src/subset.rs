@@ -26,21 +26,20 @@ pub fn choose_subset<'a>(
     let pool: Vec<_> = place_on_circle(&items, target).into_iter().collect();
     let mut angle = hash_of(&[target, START_SALT]) % UNIVERSE;
     let step = hash_of(&[target, STEP_SALT]) % UNIVERSE;
-    let mut chosen = BTreeSet::new();
-    while chosen.len() < count {
-        let first = pool.partition_point(|(slot, _)| *slot < angle);
-        let mut candidates = pool
-            .iter()
-            .cycle()
-            .skip(first % pool.len())
-            .take(pool.len());
-        let Some((_, item)) = candidates.find(|(_, item)| !chosen.contains(item)) else {
-            break; // cannot be: fewer are chosen than there are
-        };
-        chosen.insert(*item);
+    let mut is_chosen = vec![false; pool.len()];
+    for _ in 0..count.min(pool.len()) {
+        let mut index = pool.partition_point(|(slot, _)| *slot < angle) % pool.len();
+        while is_chosen[index] {
+            index = (index + 1) % pool.len(); // ends: fewer are chosen than there are
+        }
+        is_chosen[index] = true;
         angle = (angle + step) % UNIVERSE;
     }
-    chosen
+    let chosen = pool
+        .into_iter()
+        .zip(is_chosen)
+        .filter(|(_, is_chosen)| *is_chosen);
+    chosen.map(|((_, item), _)| item).collect()
 }
 
 /// The endpoints that replica `index` of `replicas` sends requests to: all of them if it does not know its place.
