@@ -109,22 +109,12 @@ impl Worker {
 
     /// Sends an arriving request on, parks it, or refuses it.
     pub fn admit(&self, id: &RevisionId, ask: Ask) -> Admission {
-        let local = &self.local;
-        let draw = local.draw();
-        let mut cache = local.known.borrow_mut();
-        if !cache.contains_key(id) {
-            local.look_up(id, &mut cache);
+        let admission = self.admit_as_known(id, ask);
+        let is_unknown = matches!(admission, Admission::Refused(Refusal::UnknownRevision));
+        if is_unknown && self.local.forget(id) {
+            return self.admit_as_known(id, ask); // deleted, but it may have come back as another
         }
-        let Some(known) = cache.get_mut(id) else {
-            return Admission::Refused(Refusal::UnknownRevision);
-        };
-        known.refresh(local);
-        if let Some(permit) = known.grant(ask.avoid, draw) {
-            return Admission::Granted(permit);
-        }
-        let shell = Arc::clone(&known.shell);
-        drop(cache);
-        self.ask(shell, ask, draw)
+        admission
     }
 
     /// Hands arriving permits to parked requests: at most `release_batch` a turn, then others on this thread run.
@@ -150,6 +140,26 @@ impl Worker {
         }
     }
 
+    /// Admits to the Revision this worker remembers by that name.
+    fn admit_as_known(&self, id: &RevisionId, ask: Ask) -> Admission {
+        let local = &self.local;
+        let draw = local.draw();
+        let mut cache = local.known.borrow_mut();
+        if !cache.contains_key(id) {
+            local.look_up(id, &mut cache);
+        }
+        let Some(known) = cache.get_mut(id) else {
+            return Admission::Refused(Refusal::UnknownRevision);
+        };
+        known.refresh(local);
+        if let Some(permit) = known.grant(ask.avoid, draw) {
+            return Admission::Granted(permit);
+        }
+        let shell = Arc::clone(&known.shell);
+        drop(cache);
+        self.ask(shell, ask, draw)
+    }
+
     /// Asks the queue, under its lock.
     fn ask(&self, shell: Arc<Shell>, ask: Ask, draw: Draw) -> Admission {
         let slot = self.local.slots.borrow().vacant_key();
@@ -165,12 +175,7 @@ impl Worker {
             Decision::Parked(ticket, since) => {
                 Admission::Parked(self.ticket(shell, ticket, slot, since))
             }
-            Decision::Refused(refusal) => {
-                if refusal == Refusal::UnknownRevision {
-                    self.local.forget(shell.id());
-                }
-                Admission::Refused(refusal)
-            }
+            Decision::Refused(refusal) => Admission::Refused(refusal),
         }
     }
 
@@ -306,8 +311,9 @@ impl Local {
         }
     }
 
-    fn forget(&self, id: &RevisionId) {
-        self.known.borrow_mut().remove(id);
+    /// Says whether there was something to forget.
+    fn forget(&self, id: &RevisionId) -> bool {
+        self.known.borrow_mut().remove(id).is_some()
     }
 
     fn waiting(&self, slot: Option<usize>) -> Option<(Arc<Shell>, TicketId)> {

@@ -248,7 +248,7 @@ impl Simulation<'_> {
         assert_eq!(traffic.letters, self.posted);
         assert!(traffic.wakes <= traffic.letters);
         assert!(
-            traffic.wakes <= self.pumped,
+            traffic.wakes <= self.first_letters,
             "woken again before it has looked"
         );
         for (mailbox, pump) in self.mailboxes.iter().zip(&self.pumps) {

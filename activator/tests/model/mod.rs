@@ -120,8 +120,8 @@ pub(crate) struct Simulation<'r> {
     arrived: Number,
     ended: Number,
     posted: u64,
-    /// Each time the worker looks into its mailbox it can be woken once more.
-    pumped: u64,
+    /// How often a letter was put into an empty mailbox: only then may a worker sleep.
+    first_letters: u64,
     is_draining: bool,
 }
 
@@ -189,7 +189,7 @@ impl<'r> Simulation<'r> {
             arrived: 0,
             ended: 0,
             posted: 0,
-            pumped: WORKERS as u64,
+            first_letters: 0,
             is_draining: false,
             dice,
         };
@@ -374,7 +374,6 @@ impl<'r> Simulation<'r> {
 
     fn pump_worker(&mut self, worker: usize) {
         assert!(self.pumps[worker].poll().is_pending());
-        self.pumped += 1;
         let turn = self.limits.release_batch.min(self.mailboxes[worker].len());
         let delivered: Vec<_> = self.mailboxes[worker].drain(..turn).collect();
         for Posted { number, ending, .. } in delivered {
@@ -574,7 +573,9 @@ impl<'r> Simulation<'r> {
             .expect("those in line are there");
         request.phase = Phase::Posted;
         self.posted += 1;
-        self.mailboxes[request.worker].push_back(Posted {
+        let mailbox = &mut self.mailboxes[request.worker];
+        self.first_letters += u64::from(mailbox.is_empty());
+        mailbox.push_back(Posted {
             number,
             revision: request.revision,
             ending,

@@ -286,3 +286,18 @@ fn worker_that_goes_ends_its_tickets_and_gives_permits_on_their_way_to_others() 
     assert_eq!(throttler.parked(), 0);
     assert_eq!(throttler.state()[0].in_flight, 0);
 }
+
+#[test]
+fn revision_that_comes_back_after_it_was_forgotten_is_known_at_once() {
+    let stage = stage(1);
+    let other = RevisionId::new("default", "cart-00001");
+    let _parked = stage.parked(); // the worker remembers the Revision
+    stage.throttler.remove(&id());
+    stage.throttler.upsert(&other, spec(1), Parking::Allowed);
+    stage.throttler.remove(&other); // lets go of what is deleted and idle
+
+    stage.throttler.upsert(&id(), spec(1), Parking::Allowed);
+    stage.endpoints([1]);
+
+    drop(stage.granted());
+}
