@@ -1,0 +1,110 @@
+//! What one worker has in flight at one endpoint, counted without a lock.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::endpoint::Endpoint;
+use crate::revision::RevisionId;
+
+/// What one worker has in flight at one endpoint of a Revision without a limit.
+///
+/// Written by the worker's thread only, with plain loads and stores, and alone on its cache line, so that counting a
+/// request costs no other worker anything. A permit that ends on a foreign thread counts itself in a field of its own.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(super) struct Lane {
+    /// Written by `owner` only.
+    granted: AtomicU64,
+    /// Written by `owner` only.
+    ended: AtomicU64,
+    /// Written by all other threads.
+    ended_elsewhere: AtomicU64,
+    owner: u64,
+    revision: RevisionId,
+    endpoint: Endpoint,
+}
+
+impl Lane {
+    /// A lane of the thread with this number.
+    pub(super) fn new(owner: u64, revision: RevisionId, endpoint: Endpoint) -> Self {
+        Self {
+            granted: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            ended_elsewhere: AtomicU64::new(0),
+            owner,
+            revision,
+            endpoint,
+        }
+    }
+
+    pub(super) fn revision(&self) -> &RevisionId {
+        &self.revision
+    }
+
+    pub(super) fn endpoint(&self) -> Endpoint {
+        self.endpoint
+    }
+
+    /// Requests that went this way so far.
+    pub(super) fn granted(&self) -> u64 {
+        self.granted.load(Ordering::Relaxed)
+    }
+
+    /// Requests under way. Exact for the owner; from elsewhere a moment old.
+    pub(super) fn in_flight(&self) -> u64 {
+        let elsewhere = self.ended_elsewhere.load(Ordering::Relaxed);
+        let ended = self.ended.load(Ordering::Relaxed).saturating_add(elsewhere);
+        self.granted().saturating_sub(ended)
+    }
+
+    /// Counts a request in. Only on the owner's thread: workers do not move.
+    pub(super) fn begin(&self) {
+        debug_assert_eq!(self.owner, thread_number(), "a lane of another thread");
+        self.granted.store(self.granted() + 1, Ordering::Relaxed);
+    }
+
+    /// Counts a request out, on any thread.
+    pub(super) fn end(&self) {
+        if self.owner == thread_number() {
+            let ended = self.ended.load(Ordering::Relaxed);
+            self.ended.store(ended + 1, Ordering::Relaxed);
+        } else {
+            self.ended_elsewhere.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A number that no other thread of this process has, or ever had.
+pub(super) fn thread_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    thread_local! { static NUMBER: Cell<u64> = const { Cell::new(0) } }
+    NUMBER.with(|number| {
+        if number.get() == 0 {
+            number.set(NEXT.fetch_add(1, Ordering::Relaxed));
+        }
+        number.get()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_ends_on_another_thread_is_counted_out_too() {
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 80));
+        let lane = Lane::new(
+            thread_number(),
+            RevisionId::new("ns", "rev"),
+            address.into(),
+        );
+        lane.begin();
+        lane.begin();
+        lane.begin();
+
+        std::thread::scope(|scope| scope.spawn(|| lane.end()).join()).unwrap();
+        lane.end();
+
+        assert_eq!((lane.in_flight(), lane.granted()), (1, 3));
+    }
+}

@@ -1,0 +1,441 @@
+//! What is behind one Revision's lock: its queue, its starts, its counts.
+//!
+//! Each step leaves letters for those whose time parked has ended in an [`Outbox`]; the [shell](super::shell) sends
+//! them when the lock is gone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::histogram::Histogram;
+use super::lane::Lane;
+use super::office::Office;
+use super::starts::{Starts, whole_seconds};
+use super::state::{Counters, EndpointState, RevisionState};
+use super::{Ask, Bound, Parking, Refusal};
+use crate::endpoint::Endpoint;
+use crate::policy::{Draw, better_of_two};
+use crate::queue::{Grant, Place, QueueBounds, RevisionQueue, Room, TicketId};
+use crate::revision::{ContainerConcurrency, RevisionId, RevisionSpec};
+
+/// Who is parked: the worker, which of its parked requests, and since when.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiter {
+    pub(super) worker: usize,
+    pub(super) slot: usize,
+    pub(super) since: Instant,
+}
+
+/// Who may go where, or must not; to be sent when the lock is gone.
+pub(super) type Outbox = Vec<(Waiter, Result<Endpoint, Refusal>)>;
+
+/// Whose request asks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asker {
+    pub(super) worker: usize,
+    /// The worker's thread.
+    pub(super) thread: u64,
+    /// The worker's name for the request, should it park.
+    pub(super) slot: usize,
+    pub(super) draw: Draw,
+}
+
+/// What the lock path answers.
+#[derive(Debug)]
+pub(super) enum Decision {
+    Slot(Endpoint),
+    Lane(Arc<Lane>),
+    Parked(TicketId, Instant),
+    Refused(Refusal),
+}
+
+#[derive(Debug)]
+pub(super) struct Ledger {
+    id: RevisionId,
+    spec: Arc<RevisionSpec>,
+    parking: Parking,
+    is_gone: bool,
+    queue: RevisionQueue<Waiter>,
+    /// By endpoint and worker. Kept while a worker or a permit knows them.
+    lanes: BTreeMap<(Endpoint, usize), Arc<Lane>>,
+    starts: Starts,
+    failure: Option<Failure>,
+    counters: Counters,
+    parked_seconds: Histogram,
+    cold_start_seconds: Histogram,
+    /// What this queue has of the bytes of all; never less than its parked requests hold.
+    reserved_bytes: usize,
+    /// How many of this queue are counted among the parked of all.
+    counted_parked: usize,
+    /// The open list was made from the set before the last change.
+    list_is_stale: bool,
+}
+
+/// The workload cannot start.
+#[derive(Debug)]
+struct Failure {
+    reason: Arc<str>,
+    until: Instant,
+}
+
+impl Ledger {
+    pub(super) fn new(id: RevisionId, bounds: QueueBounds) -> Self {
+        Self {
+            id,
+            spec: Arc::default(),
+            parking: Parking::Allowed,
+            is_gone: false,
+            queue: RevisionQueue::new(bounds, ContainerConcurrency::Unlimited),
+            lanes: BTreeMap::new(),
+            starts: Starts::default(),
+            failure: None,
+            counters: Counters::default(),
+            parked_seconds: Histogram::default(),
+            cold_start_seconds: Histogram::default(),
+            reserved_bytes: 0,
+            counted_parked: 0,
+            list_is_stale: false,
+        }
+    }
+
+    /// The Revision is there (again), with these promises.
+    pub(super) fn configure(
+        &mut self,
+        spec: Arc<RevisionSpec>,
+        parking: Parking,
+        out: &mut Outbox,
+    ) {
+        self.is_gone = false;
+        self.parking = parking;
+        let concurrency = match parking {
+            Parking::Allowed => spec.concurrency,
+            Parking::Never => ContainerConcurrency::Unlimited, // a full slot would make them wait
+        };
+        self.spec = spec;
+        let grants = self.queue.configure(concurrency, parking == Parking::Never);
+        self.granted(grants, out);
+        self.end_those_who_may_not_wait(out);
+        self.list_is_stale = true;
+    }
+
+    /// The Revision is deleted. Permits in use stay valid, and their slots are remembered.
+    pub(super) fn remove(&mut self, out: &mut Outbox) {
+        self.is_gone = true;
+        self.end_all(&Refusal::RevisionGone, out);
+        self.set_endpoints(Vec::new(), out);
+        self.starts.abandon();
+        self.failure = None;
+    }
+
+    pub(super) fn admit(&mut self, ask: Ask, asker: Asker, office: &Office) -> Decision {
+        if self.is_gone {
+            return Decision::Refused(Refusal::UnknownRevision);
+        }
+        match self.queue.reserve(ask.avoid) {
+            Room::Slot(endpoint) => {
+                self.counters.granted_at_once += 1;
+                Decision::Slot(endpoint)
+            }
+            Room::Open => Decision::Lane(self.open_lane(asker)),
+            Room::Full => self.park(ask, asker, office).unwrap_or_else(|refusal| {
+                self.counters.refused.count(&refusal);
+                Decision::Refused(refusal)
+            }),
+        }
+    }
+
+    pub(super) fn cancel(&mut self, ticket: TicketId) -> bool {
+        let Some(waiter) = self.queue.cancel(ticket) else {
+            return false;
+        };
+        self.counters.cancelled += 1;
+        self.parked_seconds.observe(waiter.since.elapsed());
+        true
+    }
+
+    pub(super) fn grow(
+        &mut self,
+        ticket: TicketId,
+        bytes: usize,
+        office: &Office,
+    ) -> Result<(), Bound> {
+        self.reserve_bytes(bytes, office)?;
+        self.queue.grow(ticket, bytes) // what it does not take, `settle` gives back
+    }
+
+    pub(super) fn release(&mut self, endpoint: Endpoint, out: &mut Outbox) {
+        let grants = self.queue.release(endpoint);
+        self.granted(grants, out);
+    }
+
+    pub(super) fn set_endpoints(&mut self, endpoints: Vec<Endpoint>, out: &mut Outbox) {
+        if self.is_gone && !endpoints.is_empty() {
+            return;
+        }
+        if !endpoints.is_empty() {
+            self.failure = None;
+            if let Some(took) = self.starts.ready(Instant::now()) {
+                self.cold_start_seconds.observe(took);
+            }
+        }
+        let grants = self.queue.set_endpoints(endpoints);
+        self.granted(grants, out);
+        self.end_those_who_may_not_wait(out);
+        self.list_is_stale = true;
+        self.forget_idle_lanes();
+    }
+
+    pub(super) fn start_failed(&mut self, reason: Arc<str>, retry_in: Duration, out: &mut Outbox) {
+        if self.queue.has_endpoints() || self.is_gone {
+            return;
+        }
+        let refusal = Refusal::StartFailed {
+            reason: Arc::clone(&reason),
+            retry_after: whole_seconds(retry_in),
+        };
+        self.end_all(&refusal, out);
+        self.starts.abandon();
+        self.failure = Some(Failure {
+            reason,
+            until: Instant::now() + retry_in,
+        });
+    }
+
+    /// Says whether it was trusted before.
+    pub(super) fn suspect(&mut self, endpoint: Endpoint, out: &mut Outbox) -> bool {
+        if !self.queue.is_ready(endpoint) || self.queue.is_suspect(endpoint) {
+            return false;
+        }
+        let grants = self.queue.suspect(endpoint);
+        self.granted(grants, out);
+        self.list_is_stale = true;
+        true
+    }
+
+    pub(super) fn restore(&mut self, endpoint: Endpoint, out: &mut Outbox) {
+        if self.queue.is_suspect(endpoint) {
+            let grants = self.queue.restore(endpoint);
+            self.granted(grants, out);
+            self.list_is_stale = true;
+        }
+    }
+
+    pub(super) fn is_suspect(&self, endpoint: Endpoint) -> bool {
+        self.queue.is_suspect(endpoint)
+    }
+
+    /// The ready endpoints that are set aside.
+    pub(super) fn suspects(&self) -> Vec<Endpoint> {
+        let suspects = self
+            .queue
+            .endpoints()
+            .into_iter()
+            .filter(|view| view.is_suspect);
+        suspects.map(|view| view.endpoint).collect()
+    }
+
+    /// The lane of a worker to an endpoint.
+    pub(super) fn lane(&mut self, worker: usize, thread: u64, endpoint: Endpoint) -> Arc<Lane> {
+        let lane = self.lanes.entry((endpoint, worker));
+        let new = || Arc::new(Lane::new(thread, self.id.clone(), endpoint));
+        Arc::clone(lane.or_insert_with(new))
+    }
+
+    /// What follows each step: brings what all queues share up to date. Returns the list of endpoints that workers
+    /// may use without asking, if it has changed since `is_open` was published.
+    pub(super) fn settle(&mut self, is_open: bool, office: &Office) -> Option<Vec<Endpoint>> {
+        let held = self.queue.parked_bytes();
+        debug_assert!(self.reserved_bytes >= held, "holds bytes nobody reserved");
+        office.give_back_bytes(self.reserved_bytes - held);
+        self.reserved_bytes = held;
+        office.count_parked(self.counted_parked, self.queue.parked());
+        self.counted_parked = self.queue.parked();
+        let stale = std::mem::take(&mut self.list_is_stale);
+        let open_now = self.queue.is_open();
+        if open_now == is_open && !(open_now && stale) {
+            return None;
+        }
+        let list = if open_now {
+            self.queue.eligible().collect()
+        } else {
+            Vec::new()
+        };
+        Some(list)
+    }
+
+    /// Whether no permit is in use, nor anything parked or ready.
+    pub(super) fn is_idle(&self) -> bool {
+        let lanes_are_idle = self.lanes.values().all(|lane| lane.in_flight() == 0);
+        lanes_are_idle && self.queue.parked() == 0 && self.queue.endpoints().is_empty()
+    }
+
+    pub(super) fn state(&self) -> Option<RevisionState> {
+        if self.is_gone {
+            return None;
+        }
+        let endpoints = self.endpoint_states();
+        let mut counters = self.counters;
+        counters.granted_at_once += self.lanes.values().map(|lane| lane.granted()).sum::<u64>();
+        Some(RevisionState {
+            id: self.id.clone(),
+            spec: Arc::clone(&self.spec),
+            parking: self.parking,
+            in_flight: endpoints.iter().map(|endpoint| endpoint.in_flight).sum(),
+            endpoints,
+            parked: self.queue.parked(),
+            parked_bytes: self.queue.parked_bytes(),
+            counters,
+            parked_seconds: self.parked_seconds.clone(),
+            cold_start_seconds: self.cold_start_seconds.clone(),
+            starting_since: self.starts.since(),
+            failure: self
+                .failure
+                .as_ref()
+                .map(|failure| Arc::clone(&failure.reason)),
+        })
+    }
+
+    fn endpoint_states(&self) -> Vec<EndpointState> {
+        let mut in_lanes: BTreeMap<Endpoint, u64> = BTreeMap::new();
+        for ((endpoint, _), lane) in &self.lanes {
+            *in_lanes.entry(*endpoint).or_default() += lane.in_flight();
+        }
+        let mut states: Vec<_> = self
+            .queue
+            .endpoints()
+            .into_iter()
+            .map(|view| EndpointState {
+                endpoint: view.endpoint,
+                in_flight: u64::from(view.in_use) + in_lanes.remove(&view.endpoint).unwrap_or(0),
+                slots_in_use: view.in_use,
+                is_ready: view.is_ready,
+                is_suspect: view.is_suspect,
+            })
+            .collect();
+        let left = in_lanes.into_iter().filter(|(_, in_flight)| *in_flight > 0);
+        states.extend(left.map(|(endpoint, in_flight)| EndpointState {
+            endpoint,
+            in_flight,
+            slots_in_use: 0,
+            is_ready: false,
+            is_suspect: false,
+        }));
+        states
+    }
+
+    fn open_lane(&mut self, asker: Asker) -> Arc<Lane> {
+        let lanes: Vec<_> = self.queue.eligible().collect();
+        let load = |index: usize| {
+            let lane = self.lanes.get(&(lanes[index], asker.worker));
+            lane.map_or(0, |lane| lane.in_flight())
+        };
+        let chosen = better_of_two(lanes.len(), asker.draw, load)
+            .expect("open means that there is an endpoint");
+        self.lane(asker.worker, asker.thread, lanes[chosen])
+    }
+
+    fn park(&mut self, ask: Ask, asker: Asker, office: &Office) -> Result<Decision, Refusal> {
+        let now = Instant::now();
+        self.may_park(ask, now, office)?;
+        let place = Place {
+            bytes: ask.bytes,
+            client: ask.client,
+            first_in_line: ask.first_in_line,
+        };
+        let waiter = Waiter {
+            worker: asker.worker,
+            slot: asker.slot,
+            since: now,
+        };
+        let is_first = self.queue.parked() == 0;
+        let reserved = self.reserve_bytes(ask.bytes, office);
+        let parked = reserved.and_then(|()| self.queue.park(place, waiter));
+        let ticket = parked.map_err(|bound| Refusal::QueueFull {
+            retry_after: self.retry_after(now),
+            bound,
+        })?;
+        self.counters.parked_total += 1;
+        if !self.queue.has_endpoints() && self.starts.begin(now, is_first) {
+            self.counters.cold_starts += 1;
+        }
+        Ok(Decision::Parked(ticket, now))
+    }
+
+    fn may_park(&self, ask: Ask, now: Instant, office: &Office) -> Result<(), Refusal> {
+        if self.parking == Parking::Never && !self.queue.has_endpoints() {
+            return Err(Refusal::NoEndpoint);
+        }
+        if let Some(failure) = &self.failure
+            && now < failure.until
+        {
+            return Err(Refusal::StartFailed {
+                reason: Arc::clone(&failure.reason),
+                retry_after: whole_seconds(failure.until - now),
+            });
+        }
+        // A request that was admitted once came before the drain began.
+        if office.is_draining() && !ask.first_in_line {
+            return Err(Refusal::Draining);
+        }
+        Ok(())
+    }
+
+    fn reserve_bytes(&mut self, bytes: usize, office: &Office) -> Result<(), Bound> {
+        if !office.reserve_bytes(bytes) {
+            return Err(Bound::TotalBytes);
+        }
+        self.reserved_bytes += bytes;
+        Ok(())
+    }
+
+    fn retry_after(&self, now: Instant) -> Duration {
+        if self.queue.has_endpoints() {
+            return Starts::retry_soon();
+        }
+        self.starts.retry_after(now)
+    }
+
+    fn granted(&mut self, grants: Vec<Grant<Waiter>>, out: &mut Outbox) {
+        if grants.is_empty() {
+            return; // most releases: not even the clock is read
+        }
+        let now = Instant::now();
+        self.counters.released += grants.len() as u64;
+        for Grant { endpoint, waiter } in grants {
+            self.parked_seconds
+                .observe(now.duration_since(waiter.since));
+            out.push((waiter, Ok(endpoint)));
+        }
+    }
+
+    fn end_all(&mut self, refusal: &Refusal, out: &mut Outbox) {
+        let now = Instant::now();
+        for waiter in self.queue.end_all() {
+            self.parked_seconds
+                .observe(now.duration_since(waiter.since));
+            self.counters.refused.count(refusal);
+            out.push((waiter, Err(refusal.clone())));
+        }
+    }
+
+    fn end_those_who_may_not_wait(&mut self, out: &mut Outbox) {
+        if self.parking == Parking::Never && !self.queue.has_endpoints() {
+            self.end_all(&Refusal::NoEndpoint, out);
+        }
+    }
+
+    /// Forgets lanes of endpoints that left, once neither a worker nor a permit knows them.
+    fn forget_idle_lanes(&mut self) {
+        let queue = &self.queue;
+        let counters = &mut self.counters;
+        self.lanes.retain(|(endpoint, _), lane| {
+            let is_known = queue.is_ready(*endpoint) || Arc::strong_count(lane) > 1;
+            if !is_known {
+                counters.granted_at_once += lane.granted();
+            }
+            is_known
+        });
+    }
+}

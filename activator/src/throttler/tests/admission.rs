@@ -1,0 +1,359 @@
+//! Who is admitted where, in what order, within which bounds, and what is told about it.
+
+use tokio::time::{Instant, advance};
+use tokio_test::task::{Spawn, spawn};
+use tokio_test::{assert_pending, assert_ready};
+
+use super::*;
+
+#[test]
+fn warm_revision_without_a_limit_counts_in_flight_by_endpoint() {
+    let stage = stage(0);
+    stage.endpoints([1, 2]);
+
+    let permits: Vec<_> = (0..10).map(|_| stage.granted()).collect();
+
+    let in_flight: Vec<_> = stage
+        .state()
+        .endpoints
+        .iter()
+        .map(|endpoint| endpoint.in_flight)
+        .collect();
+    assert_eq!(in_flight, [5, 5], "two random choices of two are exact");
+    assert_eq!(stage.state().endpoints[0].slots_in_use, 0);
+    drop(permits);
+    stage.assert_empty();
+    assert_eq!(stage.state().counters.granted_at_once, 10);
+}
+
+#[test]
+fn without_a_limit_a_newcomer_does_not_overtake_the_parked() {
+    let limits = QueueLimits {
+        release_window: NonZeroU32::new(1).unwrap(),
+        ..QueueLimits::default()
+    };
+    let mut stage = stage_with(limits, 0);
+    let mut first = stage.parked();
+    let mut second = stage.parked();
+    stage.endpoints([1]);
+    let mut newcomer = stage.parked();
+
+    stage.pump();
+    let permit = assert_ready!(first.poll()).unwrap();
+    assert_pending!(second.poll());
+    drop(permit);
+    stage.pump();
+    let permit = assert_ready!(second.poll()).unwrap();
+    assert_pending!(newcomer.poll());
+    drop(permit);
+    stage.pump();
+    let _last = assert_ready!(newcomer.poll()).unwrap();
+
+    assert!(!stage.granted().waited(), "nothing is parked: open again");
+}
+
+#[test]
+fn worker_delivers_a_batch_a_turn_in_order_and_is_woken_once() {
+    let limits = QueueLimits {
+        release_batch: 4,
+        ..QueueLimits::default()
+    };
+    let mut stage = stage_with(limits, 0);
+    let tickets: Vec<_> = (0..10).map(|_| stage.parked()).collect();
+
+    stage.endpoints([1]);
+
+    let woken = |tickets: &[Spawn<Ticket>]| {
+        tickets
+            .iter()
+            .take_while(|ticket| ticket.is_woken())
+            .count()
+    };
+    assert_pending!(stage.pump.poll());
+    assert_eq!(woken(&tickets), 4);
+    assert_pending!(stage.pump.poll());
+    assert_eq!(woken(&tickets), 8);
+    assert_pending!(stage.pump.poll());
+    assert_eq!(woken(&tickets), 10);
+    assert_eq!(
+        stage.throttler.traffic(),
+        Traffic {
+            letters: 10,
+            wakes: 1
+        }
+    );
+}
+
+#[test]
+fn service_without_endpoints_refuses_at_once() {
+    let stage = stage(1);
+    stage.throttler.upsert(&id(), spec(1), Parking::Never);
+
+    assert_eq!(stage.refused(), Refusal::NoEndpoint);
+
+    stage.endpoints([1]);
+    let _permits = [stage.granted(), stage.granted()];
+    stage.endpoints([]);
+    assert_eq!(stage.refused(), Refusal::NoEndpoint);
+    assert_eq!(stage.state().counters.refused.no_endpoint, 2);
+}
+
+#[test]
+fn what_a_revision_parked_is_ended_when_it_turns_out_to_be_a_service() {
+    let mut stage = stage(1);
+    let mut ticket = stage.parked();
+
+    stage.throttler.upsert(&id(), spec(1), Parking::Never);
+    stage.pump();
+
+    assert_eq!(
+        assert_ready!(ticket.poll()).unwrap_err(),
+        Refusal::NoEndpoint
+    );
+    stage.assert_empty();
+}
+
+#[test]
+fn service_whose_endpoints_are_all_suspect_uses_them_anyway() {
+    let stage = stage(0);
+    stage.throttler.upsert(&id(), spec(0), Parking::Never);
+    stage.endpoints([1, 2]);
+    stage.throttler.suspect(&id(), endpoint(1));
+    for _ in 0..8 {
+        assert_eq!(stage.granted().endpoint(), endpoint(2));
+    }
+
+    stage.throttler.suspect(&id(), endpoint(2));
+
+    drop(stage.granted());
+}
+
+#[test]
+fn suspect_endpoint_is_left_out_until_restored() {
+    for concurrency in [0, 1] {
+        let mut stage = stage(concurrency);
+        stage.endpoints([1]);
+        drop(stage.granted());
+        stage.throttler.suspect(&id(), endpoint(1));
+        assert!(stage.throttler.is_suspect(&id(), endpoint(1)));
+        let mut ticket = stage.parked();
+
+        stage.throttler.restore(&id(), endpoint(1));
+        stage.pump();
+
+        drop(assert_ready!(ticket.poll()).unwrap());
+        assert!(!stage.throttler.is_suspect(&id(), endpoint(1)));
+        stage.assert_empty();
+    }
+}
+
+#[test]
+fn suspects_are_told_once_and_only_while_they_are_suspect() {
+    let stage = stage(1);
+    stage.endpoints([1, 2, 3]);
+    let mut suspects = spawn(stage.throttler.suspects());
+    assert_pending!(suspects.poll());
+    for last in [1, 2, 3, 3, 4] {
+        stage.throttler.suspect(&id(), endpoint(last));
+    }
+    assert!(suspects.is_woken());
+    drop(suspects); // cancelled: nothing is lost
+    stage.throttler.restore(&id(), endpoint(1));
+    stage.endpoints([1, 3]);
+
+    assert_eq!(
+        assert_ready!(spawn(stage.throttler.suspects()).poll()),
+        [(id(), endpoint(3))]
+    );
+    assert_pending!(spawn(stage.throttler.suspects()).poll());
+
+    stage.throttler.suspect(&id(), endpoint(1));
+    stage.throttler.remove(&id());
+    assert_pending!(spawn(stage.throttler.suspects()).poll());
+}
+
+#[test]
+fn a_retry_avoids_the_endpoint_it_came_from() {
+    for concurrency in [0, 5] {
+        let stage = stage(concurrency);
+        stage.endpoints([1, 2, 3]);
+        for avoided in [1, 2, 3].repeat(5) {
+            let ask = Ask {
+                avoid: Some(endpoint(avoided)),
+                ..Ask::default()
+            };
+            let Admission::Granted(permit) = stage.worker.admit(&id(), ask) else {
+                panic!()
+            };
+            assert_ne!(permit.endpoint(), endpoint(avoided));
+        }
+        stage.endpoints([1]);
+        let ask = Ask {
+            avoid: Some(endpoint(1)),
+            ..Ask::default()
+        };
+        let Admission::Granted(permit) = stage.worker.admit(&id(), ask) else {
+            panic!()
+        };
+        assert_eq!(permit.endpoint(), endpoint(1), "there is no other");
+    }
+}
+
+#[test]
+fn raised_limit_lets_parked_requests_go() {
+    let mut stage = stage(1);
+    stage.endpoints([1]);
+    let _running = stage.granted();
+    let mut parked = stage.parked();
+
+    stage.throttler.upsert(&id(), spec(2), Parking::Allowed);
+    stage.pump();
+
+    drop(assert_ready!(parked.poll()).unwrap());
+}
+
+#[test]
+fn bytes_of_all_revisions_are_bounded_together() {
+    let limits = QueueLimits {
+        total_bytes: 100,
+        ..QueueLimits::default()
+    };
+    let stage = stage_with(limits, 1);
+    let other = RevisionId::new("default", "cart-00001");
+    stage.throttler.upsert(&other, spec(0), Parking::Allowed);
+    let ask = |bytes| Ask {
+        bytes,
+        ..Ask::default()
+    };
+    let mut ticket = stage.parked_with(ask(60));
+    let bound = |admission| match admission {
+        Admission::Refused(Refusal::QueueFull { bound, .. }) => bound,
+        other => panic!("{other:?}"),
+    };
+
+    assert_eq!(
+        bound(stage.worker.admit(&other, ask(41))),
+        Bound::TotalBytes
+    );
+    assert_eq!(ticket.grow(41), Err(Bound::TotalBytes));
+    assert_eq!(ticket.grow(40), Ok(()));
+    assert_eq!(stage.throttler.parked_bytes(), 100);
+
+    drop(ticket);
+    drop(stage.worker.admit(&other, ask(100)));
+    assert_eq!(stage.throttler.parked_bytes(), 0);
+}
+
+#[test]
+fn what_a_queue_refuses_it_does_not_hold() {
+    let limits = QueueLimits {
+        depth: 1,
+        bytes: 50,
+        client_share: NonZeroU8::new(50),
+        ..QueueLimits::default()
+    };
+    let stage = stage_with(limits, 1);
+    let ask = |bytes, client| Ask {
+        bytes,
+        client,
+        ..Ask::default()
+    };
+    let bound = |refusal| match refusal {
+        Refusal::QueueFull { bound, .. } => bound,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(bound(stage.refused_with(ask(51, None))), Bound::Bytes);
+    assert_eq!(
+        bound(stage.refused_with(ask(26, Some(1)))),
+        Bound::ClientShare
+    );
+    assert_eq!(stage.throttler.parked_bytes(), 0);
+
+    let mut ticket = stage.parked_with(ask(25, Some(1)));
+    assert_eq!(bound(stage.refused_with(ask(10, None))), Bound::Depth);
+    assert_eq!(ticket.grow(1), Err(Bound::ClientShare));
+    assert_eq!(stage.throttler.parked_bytes(), 25);
+
+    let refused = stage.state().counters.refused;
+    assert_eq!(
+        (refused.bytes, refused.client_share, refused.depth),
+        (1, 1, 1)
+    );
+    assert_eq!(refused.total(), 3);
+}
+
+#[test]
+fn ticket_that_has_its_permit_grows_no_more() {
+    let mut stage = stage(1);
+    let mut ticket = stage.parked();
+    stage.endpoints([1]);
+
+    assert_eq!(
+        ticket.grow(usize::MAX / 4),
+        Err(Bound::TotalBytes),
+        "no more than all may hold"
+    );
+    assert_eq!(ticket.grow(1_000), Ok(()));
+    assert_eq!(stage.throttler.parked_bytes(), 0);
+
+    stage.pump();
+    drop(assert_ready!(ticket.poll()).unwrap());
+    assert_eq!(ticket.grow(1_000), Ok(()));
+    stage.assert_empty();
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_follows_from_observed_starts() {
+    let limits = QueueLimits {
+        depth: 1,
+        ..QueueLimits::default()
+    };
+    let mut stage = stage_with(limits, 1);
+    let retry_after = |stage: &Stage| match stage.refused() {
+        Refusal::QueueFull { retry_after, .. } => retry_after,
+        other => panic!("{other:?}"),
+    };
+    let mut ticket = stage.parked();
+    assert_eq!(retry_after(&stage), 5 * SECOND, "nothing is known yet");
+    advance(8 * SECOND).await;
+    stage.endpoints([1]);
+    stage.pump();
+    let running = assert_ready!(ticket.poll()).unwrap();
+    let _parked = stage.parked();
+    assert_eq!(retry_after(&stage), SECOND, "an endpoint is ready");
+    drop(_parked);
+    drop(running);
+
+    stage.endpoints([]);
+    let _parked = stage.parked();
+    advance(2 * SECOND).await;
+
+    assert_eq!(retry_after(&stage), 6 * SECOND);
+    let state = stage.state();
+    assert_eq!(state.counters.cold_starts, 2);
+    assert_eq!(state.cold_start_seconds.sum(), 8 * SECOND);
+    assert_eq!(state.starting_since, Some(Instant::now() - 2 * SECOND));
+}
+
+#[test]
+fn unknown_revision_is_refused() {
+    let stage = stage(1);
+    let unknown = RevisionId::new("default", "nobody");
+
+    let admission = stage.worker.admit(&unknown, Ask::default());
+
+    assert!(matches!(
+        admission,
+        Admission::Refused(Refusal::UnknownRevision)
+    ));
+}
+
+#[test]
+fn throttler_and_permit_cross_threads_and_tickets_move() {
+    fn crosses<T: Send>() {}
+    fn shared<T: Send + Sync>() {}
+    fn moves<T: Unpin>() {}
+    crosses::<Permit>();
+    shared::<Throttler>();
+    moves::<Ticket>();
+}
