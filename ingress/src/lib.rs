@@ -1,1 +1,5 @@
 //! Parkway's front end.
+
+pub mod provider;
+
+pub mod workload;
