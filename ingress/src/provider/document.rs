@@ -574,3 +574,6 @@ fn is_float(unsigned: &str) -> bool {
         ".inf" | ".Inf" | ".INF" | ".nan" | ".NaN" | ".NAN"
     ) || (looks_like_one && unsigned.parse::<f64>().is_ok())
 }
+
+#[cfg(test)]
+mod tests;
