@@ -1,0 +1,276 @@
+//! The objects of one state of the configuration, sorted by kind and checked against each other.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parkway_activator::revision::{RevisionId, RevisionSpec};
+
+use super::super::knative;
+use super::super::object::{
+    ConfigMap, CoreService, EndpointSlice, Ingress, Object, Service, TemplateSpec,
+};
+use super::super::problem::{Origin, Problem, did_you_mean};
+use super::super::settings::Settings;
+use super::super::world::{Options, Validate};
+use super::invalid_keys;
+use crate::workload::Workload;
+
+/// One state of the configuration.
+#[derive(Debug)]
+pub(super) struct Input {
+    pub(super) settings: Settings,
+    pub(super) services: Vec<Service>,
+    /// The place of each Service among all objects.
+    orders: Vec<usize>,
+    pub(super) documents: BTreeMap<RevisionId, ResolvedRevision>,
+    /// With their place among all objects.
+    pub(super) ingresses: Vec<(usize, Ingress)>,
+    pub(super) slices: Vec<EndpointSlice>,
+    pub(super) core_services: Vec<CoreService>,
+    pub(super) warnings: Vec<Problem>,
+}
+
+/// A Revision with its defaults filled in, from a document of its own or from a Service's template.
+#[derive(Clone, Debug)]
+pub(super) struct ResolvedRevision {
+    pub(super) template: TemplateSpec,
+    pub(super) annotations: BTreeMap<String, String>,
+    pub(super) spec: Arc<RevisionSpec>,
+    pub(super) workload: Option<Arc<Workload>>,
+    pub(super) origin: Origin,
+    /// Where the fields of the template stand in the object.
+    spec_path: &'static str,
+}
+
+/// Annotations of a Revision that mean something, for the sake of misspelt ones.
+///
+/// Source: knative/serving `pkg/apis/autoscaling/register.go`.
+const SCALING_ANNOTATIONS: [&str; 26] = [
+    "activation-scale",
+    "activationScale",
+    "class",
+    "initial-scale",
+    "initialScale",
+    "max-scale",
+    "maxScale",
+    "metric",
+    "metric-aggregation-algorithm",
+    "metricAggregationAlgorithm",
+    "min-scale",
+    "minScale",
+    "panic-threshold-percentage",
+    "panicThresholdPercentage",
+    "panic-window-percentage",
+    "panicWindowPercentage",
+    "scale-down-delay",
+    "scaleDownDelay",
+    "scale-to-zero-pod-retention-period",
+    "scaleToZeroPodRetentionPeriod",
+    "target",
+    "target-burst-capacity",
+    "targetBurstCapacity",
+    "target-utilization-percentage",
+    "targetUtilizationPercentage",
+    "window",
+];
+
+const SCALING_GROUP: &str = "autoscaling.knative.dev/";
+
+impl Input {
+    pub(super) fn empty(options: &Options) -> Self {
+        Self {
+            settings: Settings::new(&options.domain, options.autoscaler_defaults.clone()),
+            services: Vec::new(),
+            orders: Vec::new(),
+            documents: BTreeMap::new(),
+            ingresses: Vec::new(),
+            slices: Vec::new(),
+            core_services: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    pub(super) fn read(
+        objects: Vec<Object>,
+        options: &Options,
+        validate: &dyn Validate,
+    ) -> Result<Self, Vec<Problem>> {
+        let mut problems = repeated(&objects);
+        let mut input = Self::empty(options);
+        let mut revisions = Vec::new();
+        let mut configs = Vec::new();
+        for (order, object) in objects.into_iter().enumerate() {
+            match object {
+                Object::Service(service) => {
+                    input.services.push(service);
+                    input.orders.push(order);
+                }
+                Object::Revision(revision) => revisions.push(revision),
+                Object::Ingress(ingress) => input.ingresses.push((order, ingress)),
+                Object::EndpointSlice(slice) => input.slices.push(slice),
+                Object::CoreService(service) => input.core_services.push(service),
+                Object::ConfigMap(config) => configs.push(config),
+            }
+        }
+        input.read_configs(&configs, validate, &mut problems);
+        for revision in revisions {
+            let meta = &revision.meta;
+            let id = RevisionId::new(meta.namespace.as_str(), meta.name.as_str());
+            let label = |key| meta.labels.get(key).map_or("", String::as_str);
+            let template = Template {
+                spec: &revision.spec,
+                annotations: &meta.annotations,
+                service: label("serving.knative.dev/service"),
+                configuration: label("serving.knative.dev/configuration"),
+                origin: &meta.origin,
+                spec_path: "spec",
+                annotations_path: "metadata.annotations",
+            };
+            match input.resolve(&id, &template, validate) {
+                Ok((known, warnings)) => {
+                    input.documents.insert(id, known);
+                    input.warnings.extend(warnings);
+                }
+                Err(found) => problems.extend(found),
+            }
+        }
+        if problems.iter().any(Problem::is_error) {
+            return Err(problems);
+        }
+        input.warnings.extend(problems);
+        Ok(input)
+    }
+
+    fn read_configs(
+        &mut self,
+        configs: &[ConfigMap],
+        validate: &dyn Validate,
+        problems: &mut Vec<Problem>,
+    ) {
+        for config in configs {
+            self.settings.read(config, problems);
+        }
+        let invalid = validate.autoscaler_config(&self.settings.autoscaler);
+        let written = configs
+            .iter()
+            .find(|config| config.meta.name == "config-autoscaler");
+        let origin = written.map_or_else(
+            || Origin::elsewhere("ConfigMap", "knative-serving", "config-autoscaler"),
+            |config| config.meta.origin.clone(),
+        );
+        problems.extend(invalid_keys(invalid, &origin, "data"));
+    }
+
+    /// The place of a Service among all objects.
+    pub(super) fn order_of(&self, service: usize) -> usize {
+        self.orders.get(service).copied().unwrap_or(usize::MAX)
+    }
+
+    /// Fills in the defaults of a Revision and checks its values.
+    pub(super) fn resolve(
+        &self,
+        id: &RevisionId,
+        template: &Template<'_>,
+        validate: &dyn Validate,
+    ) -> Result<(ResolvedRevision, Vec<Problem>), Vec<Problem>> {
+        let origin = template.origin;
+        let (path, annotations) = (template.annotations_path, template.annotations);
+        let mut spec = knative::revision_spec(
+            template.spec,
+            &self.settings.defaults,
+            origin,
+            template.spec_path,
+        )?;
+        spec.service = template.service.into();
+        spec.configuration = template.configuration.into();
+        let mut problems = unknown_annotations(annotations, origin, path);
+        let invalid = validate.scaling(annotations, spec.concurrency, &self.settings.autoscaler);
+        problems.extend(invalid_keys(invalid, origin, path));
+        let workload = match knative::workload(id, template.spec, &spec, annotations, origin, path)
+        {
+            Ok(workload) => workload,
+            Err(problem) => {
+                problems.push(*problem);
+                None
+            }
+        };
+        if problems.iter().any(Problem::is_error) {
+            return Err(problems);
+        }
+        let known = ResolvedRevision {
+            template: template.spec.clone(),
+            annotations: annotations.clone(),
+            spec: Arc::new(spec),
+            workload: workload.map(Arc::new),
+            origin: origin.clone(),
+            spec_path: template.spec_path,
+        };
+        Ok((known, problems))
+    }
+}
+
+/// What a Revision is made of, and where that stands in its object.
+pub(super) struct Template<'a> {
+    pub(super) spec: &'a TemplateSpec,
+    pub(super) annotations: &'a BTreeMap<String, String>,
+    pub(super) service: &'a str,
+    pub(super) configuration: &'a str,
+    pub(super) origin: &'a Origin,
+    pub(super) spec_path: &'static str,
+    pub(super) annotations_path: &'static str,
+}
+
+impl ResolvedRevision {
+    /// Where a field of the template stands in the object.
+    pub(super) fn path(&self, field: &str) -> String {
+        format!("{}.{field}", self.spec_path)
+    }
+}
+
+/// Objects of one kind, namespace and name exist once.
+fn repeated(objects: &[Object]) -> Vec<Problem> {
+    let mut seen: BTreeMap<(&str, &str, &str), &Origin> = BTreeMap::new();
+    let mut problems = Vec::new();
+    for object in objects {
+        let (meta, kind) = (object.meta(), object.kind());
+        match seen.get(&(kind, meta.namespace.as_str(), meta.name.as_str())) {
+            Some(first) => {
+                let message = format!(
+                    "the {kind} {}/{} stands here a second time",
+                    meta.namespace, meta.name
+                );
+                let problem = meta.origin.problem("metadata.name", message);
+                problems.push(problem.remedy(format!(
+                    "it is already in {first}: keep one of them, or rename it"
+                )));
+            }
+            None => drop(seen.insert((kind, &meta.namespace, &meta.name), &meta.origin)),
+        }
+    }
+    problems
+}
+
+/// Scaling annotations nobody knows: a slip there would be silent.
+fn unknown_annotations(
+    annotations: &BTreeMap<String, String>,
+    origin: &Origin,
+    path: &str,
+) -> Vec<Problem> {
+    let scaling = annotations
+        .keys()
+        .filter_map(|key| Some((key, key.strip_prefix(SCALING_GROUP)?)));
+    let unknown = scaling.filter(|(_, name)| !SCALING_ANNOTATIONS.contains(name));
+    let warn = |(key, name): (&String, &str)| {
+        let problem = origin.problem(
+            format!("{path}[\"{key}\"]"),
+            format!("there is no annotation {key}"),
+        );
+        match did_you_mean(name, SCALING_ANNOTATIONS) {
+            Some(meant) => problem
+                .warning()
+                .remedy(format!("did you mean {SCALING_GROUP}{meant}?")),
+            None => problem.warning().remedy("remove it, or check the spelling"),
+        }
+    };
+    unknown.map(warn).collect()
+}

@@ -1,0 +1,494 @@
+//! From the KIngress to rules: which split means a Revision, which an ordinary Service, and where its endpoints are.
+//!
+//! Knows no YAML and no Kubernetes client, so that files and clusters are translated by the same code. Source of the
+//! semantics: knative/networking `pkg/apis/networking/v1alpha1/ingress_types.go` and `ingress_validation.go`; the
+//! checks of the webhook are repeated, because a file passes none.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue};
+use parkway_activator::endpoint::Endpoint;
+use parkway_activator::revision::{Protocol, RevisionId, RevisionSpec};
+
+use super::kingress::{IngressPath, IngressRule, IngressSplit, ServicePort};
+use super::knative::{NAMESPACE_HEADER, REVISION_HEADER, service_spec};
+use super::object::{CoreService, CoreServicePort, EndpointSlice, Ingress, TargetPort};
+use super::problem::Problem;
+use crate::routing::rules::{
+    Backend, IngressName, IngressRules, PathRule, Rule, Target, Visibility,
+};
+use crate::routing::split::Splits;
+
+/// The label that says which Service an EndpointSlice belongs to.
+pub(crate) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+/// The label that says which Revision something belongs to.
+const REVISION_LABEL: &str = "serving.knative.dev/revision";
+/// The label that tells a Revision's own endpoints (`Private`) from those the ingress is to use (`Public`), which are
+/// an activator's while the Revision is at zero.
+const SERVICE_TYPE_LABEL: &str = "networking.internal.knative.dev/serviceType";
+/// `appProtocol` of a port that speaks HTTP/2 by prior knowledge.
+const H2C_APP_PROTOCOL: &str = "kubernetes.io/h2c";
+
+/// Endpoints of ordinary Services, by the identity their rules use.
+pub type ServiceEndpoints = BTreeMap<RevisionId, (Arc<RevisionSpec>, Vec<Endpoint>)>;
+
+/// What splits may refer to.
+#[derive(Clone, Debug, Default)]
+pub struct Lookup<'a> {
+    services: BTreeMap<(&'a str, &'a str), &'a CoreService>,
+    slices: BTreeMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>,
+    revisions: BTreeMap<RevisionId, Arc<RevisionSpec>>,
+}
+
+/// The rules of every KIngress, in their order, and what they refer to.
+#[derive(Clone, Debug, Default)]
+pub struct Translation {
+    /// The rules, oldest KIngress first.
+    pub ingresses: Vec<IngressRules>,
+    /// Endpoints of the ordinary Services they name.
+    pub services: ServiceEndpoints,
+    /// Errors name each KIngress that was left out; warnings tell what is missing or cannot act.
+    pub problems: Vec<Problem>,
+}
+
+impl<'a> Lookup<'a> {
+    /// Services, endpoints and Revisions, to be found by name.
+    pub fn new(
+        services: impl IntoIterator<Item = &'a CoreService>,
+        slices: impl IntoIterator<Item = &'a EndpointSlice>,
+        revisions: BTreeMap<RevisionId, Arc<RevisionSpec>>,
+    ) -> Self {
+        let mut lookup = Self {
+            revisions,
+            ..Self::default()
+        };
+        for service in services {
+            lookup.services.entry(service.meta.key()).or_insert(service);
+        }
+        for slice in slices {
+            if let Some(name) = slice.meta.labels.get(SERVICE_NAME_LABEL) {
+                lookup
+                    .slices
+                    .entry((&slice.meta.namespace, name))
+                    .or_default()
+                    .push(slice);
+            }
+        }
+        lookup
+    }
+}
+
+/// Translates every KIngress, oldest first.
+///
+/// A KIngress with an error is left out; the others are not affected.
+pub fn translate(mut ingresses: Vec<&Ingress>, lookup: &Lookup<'_>) -> Translation {
+    sort_by_age(&mut ingresses);
+    let mut translation = Translation::default();
+    for ingress in ingresses {
+        let mut translator = Translator {
+            ingress,
+            lookup,
+            services: BTreeMap::new(),
+            problems: Vec::new(),
+        };
+        let rules = translator.rules();
+        if translator
+            .problems
+            .iter()
+            .all(|problem| !problem.is_error())
+        {
+            translation.ingresses.push(rules);
+            translation.services.append(&mut translator.services);
+        }
+        translation.problems.append(&mut translator.problems);
+    }
+    translation
+}
+
+/// Oldest first; those of one second by name; those without a time after them, in the order they were written in.
+fn sort_by_age(ingresses: &mut [&Ingress]) {
+    let age = |ingress: &Ingress| match &ingress.meta.created {
+        Some(created) => (
+            0,
+            created.clone(),
+            ingress.meta.namespace.clone(),
+            ingress.meta.name.clone(),
+        ),
+        None => (1, String::new(), String::new(), String::new()),
+    };
+    ingresses.sort_by_cached_key(|ingress| age(ingress));
+}
+
+struct Translator<'a> {
+    ingress: &'a Ingress,
+    lookup: &'a Lookup<'a>,
+    services: ServiceEndpoints,
+    problems: Vec<Problem>,
+}
+
+impl Translator<'_> {
+    fn rules(&mut self) -> IngressRules {
+        let meta = &self.ingress.meta;
+        let spec = &self.ingress.spec;
+        if spec.rules.is_empty() {
+            self.refuse("spec.rules", "a KIngress needs a rule", "");
+        }
+        match spec.http_option.as_str() {
+            "" | "Enabled" => {}
+            "Redirected" => self.warn(
+                "spec.httpOption",
+                "there is no TLS here to redirect to: plain HTTP is served",
+            ),
+            _ => self.refuse("spec.httpOption", "this must be Enabled or Redirected", ""),
+        }
+        for (index, tls) in spec.tls.iter().enumerate() {
+            if tls.secret_name.is_empty() || tls.secret_namespace.is_empty() {
+                let message = "a tls entry needs a secretName and a secretNamespace";
+                self.refuse(&format!("spec.tls[{index}]"), message, "");
+            }
+        }
+        if !spec.tls.is_empty() {
+            self.warn("spec.tls", "there is no TLS here: plain HTTP is served");
+        }
+        let rules = spec.rules.iter().enumerate();
+        let rules = rules
+            .map(|(index, rule)| self.rule(rule, &format!("spec.rules[{index}]")))
+            .collect();
+        IngressRules {
+            name: IngressName {
+                namespace: meta.namespace.as_str().into(),
+                name: meta.name.as_str().into(),
+            },
+            hash: spec.hash(&meta.namespace, &meta.name).into(),
+            rules,
+        }
+    }
+
+    fn rule(&mut self, rule: &IngressRule, at: &str) -> Rule {
+        let paths = rule.http.iter().flat_map(|http| &http.paths).enumerate();
+        let paths: Vec<PathRule> = paths
+            .filter_map(|(index, path)| self.path(path, &format!("{at}.http.paths[{index}]")))
+            .collect();
+        match &rule.http {
+            None => self.refuse(at, "a rule needs http with its paths", ""),
+            Some(http) if http.paths.is_empty() => {
+                self.refuse(&format!("{at}.http.paths"), "a rule needs a path", "");
+            }
+            Some(_) => {}
+        }
+        for (index, host) in rule.hosts.iter().enumerate() {
+            if host.is_empty() || host.contains(['/', ' ', '*']) {
+                let remedy = "write it without scheme and path; wildcards are not understood";
+                self.refuse(
+                    &format!("{at}.hosts[{index}]"),
+                    "this is not a host name",
+                    remedy,
+                );
+            }
+        }
+        Rule {
+            hosts: rule.hosts.clone(),
+            visibility: match rule.visibility.as_str() {
+                "ClusterLocal" => Visibility::ClusterLocal,
+                _ => Visibility::ExternalIp,
+            },
+            paths,
+        }
+    }
+
+    /// A path; nothing when it has an error.
+    fn path(&mut self, path: &IngressPath, at: &str) -> Option<PathRule> {
+        if !path.path.is_empty() && !path.path.starts_with('/') {
+            self.warn(
+                &format!("{at}.path"),
+                "no request path begins with this: they all begin with \"/\"",
+            );
+        }
+        if HeaderValue::try_from(&path.rewrite_host).is_err() {
+            self.refuse(&format!("{at}.rewriteHost"), "this is not a host name", "");
+        }
+        let matches = path
+            .headers
+            .iter()
+            .map(|(name, value)| (name, &value.exact));
+        let headers = self.headers(matches, &format!("{at}.headers"));
+        let set_headers = self.headers(&path.append_headers, &format!("{at}.appendHeaders"));
+        let mut shares = Vec::new();
+        for (index, split) in path.splits.iter().enumerate() {
+            let at = format!("{at}.splits[{index}]");
+            shares.push((self.percent(split, &at)?, self.backend(split, &at)?));
+        }
+        match Splits::try_new(shares) {
+            Ok(splits) => Some(PathRule {
+                prefix: path.path.clone(),
+                headers,
+                rewrite_host: Some(path.rewrite_host.clone()).filter(|host| !host.is_empty()),
+                set_headers,
+                splits,
+            }),
+            Err(error) => {
+                self.refuse(&format!("{at}.splits"), &error.to_string(), "");
+                None
+            }
+        }
+    }
+
+    fn percent(&mut self, split: &IngressSplit, at: &str) -> Option<u8> {
+        match u8::try_from(split.percent) {
+            Ok(percent) if percent <= 100 => Some(percent),
+            _ => {
+                self.refuse(&format!("{at}.percent"), "a share is from 0 to 100", "");
+                None
+            }
+        }
+    }
+
+    fn headers<'h>(
+        &mut self,
+        headers: impl IntoIterator<Item = (&'h String, &'h String)>,
+        at: &str,
+    ) -> Vec<(HeaderName, HeaderValue)> {
+        let mut parsed = Vec::new();
+        for (name, value) in headers {
+            match (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+                (Ok(name), Ok(value)) => parsed.push((name, value)),
+                _ => self.refuse(&format!("{at}[\"{name}\"]"), "this is not a header", ""),
+            }
+        }
+        parsed
+    }
+
+    fn backend(&mut self, split: &IngressSplit, at: &str) -> Option<Backend> {
+        let namespace = &self.ingress.meta.namespace;
+        if split.service_name.is_empty() {
+            self.refuse(
+                &format!("{at}.serviceName"),
+                "a split needs a serviceName",
+                "",
+            );
+            return None;
+        }
+        if split.service_namespace != *namespace {
+            let remedy = format!("write {namespace}");
+            let message = "the Service must be in the namespace of the KIngress";
+            self.refuse(&format!("{at}.serviceNamespace"), message, &remedy);
+            return None;
+        }
+        let set_headers = self.headers(&split.append_headers, &format!("{at}.appendHeaders"));
+        let target = self.target(split);
+        if let Target::Missing { reason } = &target {
+            self.warn(
+                &format!("{at}.serviceName"),
+                &format!("{reason}: requests are answered with 503"),
+            );
+        }
+        Some(Backend {
+            target,
+            set_headers,
+        })
+    }
+
+    fn target(&mut self, split: &IngressSplit) -> Target {
+        let named = revision_of_headers(split);
+        if let Some(id) = &named
+            && !self.lookup.revisions.contains_key(id)
+        {
+            return missing(format!("there is no Revision {id}"));
+        }
+        let id = named.unwrap_or_else(|| {
+            RevisionId::new(
+                split.service_namespace.as_str(),
+                split.service_name.as_str(),
+            )
+        });
+        match self.lookup.revisions.get(&id) {
+            Some(spec) => Target::Revision {
+                id,
+                spec: spec.clone(),
+            },
+            None => self.service_target(split),
+        }
+    }
+
+    fn service_target(&mut self, split: &IngressSplit) -> Target {
+        let key = (
+            split.service_namespace.as_str(),
+            split.service_name.as_str(),
+        );
+        let Some(service) = self.lookup.services.get(&key) else {
+            return missing(format!(
+                "there is no Service or Revision {}/{}",
+                key.0, key.1
+            ));
+        };
+        let port = service.ports.iter().find(|port| match &split.service_port {
+            ServicePort::Number(number) => i64::from(port.port) == *number,
+            ServicePort::Name(name) => port.name == *name,
+        });
+        let spec = service_spec(port.map_or(Protocol::Http1, protocol_of));
+        if let Some(host) = &service.external_name {
+            let number = match &split.service_port {
+                ServicePort::Number(number) => {
+                    u16::try_from(*number).ok().filter(|number| *number > 0)
+                }
+                ServicePort::Name(_) => port.map(|port| port.port),
+            };
+            return match number {
+                Some(port) => Target::External {
+                    id: RevisionId::of_service(key.0, key.1, port),
+                    host: host.clone(),
+                    port,
+                    spec,
+                },
+                None => missing(no_such_port(service, &split.service_port)),
+            };
+        }
+        let Some(port) = port else {
+            return missing(no_such_port(service, &split.service_port));
+        };
+        let id = RevisionId::of_service(key.0, key.1, port.port);
+        let slices = self.lookup.slices.get(&key).map_or(&[][..], Vec::as_slice);
+        let endpoints = endpoints(slices, |slice| port_in_slice(port, slice));
+        self.services.insert(id.clone(), (spec.clone(), endpoints));
+        Target::Service { id, spec }
+    }
+
+    fn refuse(&mut self, field: &str, message: &str, remedy: &str) {
+        let problem = self.ingress.meta.origin.problem(field, message);
+        self.problems.push(problem.remedy(remedy));
+    }
+
+    fn warn(&mut self, field: &str, message: &str) {
+        self.problems
+            .push(self.ingress.meta.origin.problem(field, message).warning());
+    }
+}
+
+fn missing(reason: String) -> Target {
+    Target::Missing {
+        reason: reason.into(),
+    }
+}
+
+fn no_such_port(service: &CoreService, port: &ServicePort) -> String {
+    let ports: Vec<String> = service
+        .ports
+        .iter()
+        .map(|port| format!("{} {}", port.port, port.name))
+        .collect();
+    let known = ports.join(", ");
+    format!(
+        "the Service {}/{} has no port {port}, only {}",
+        service.meta.namespace,
+        service.meta.name,
+        known.trim_end()
+    )
+}
+
+/// The Revision named by the headers that Serving sets on its splits.
+fn revision_of_headers(split: &IngressSplit) -> Option<RevisionId> {
+    let header = |wanted: &str| {
+        let found = split
+            .append_headers
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case(wanted));
+        found.map(|(_, value)| value.as_str())
+    };
+    let revision = header(REVISION_HEADER)?;
+    Some(RevisionId::new(
+        header(NAMESPACE_HEADER).unwrap_or(&split.service_namespace),
+        revision,
+    ))
+}
+
+/// What a port speaks: by `appProtocol`, or by the names Knative gives it.
+fn protocol_of(port: &CoreServicePort) -> Protocol {
+    let is_h2c = port.app_protocol.as_deref() == Some(H2C_APP_PROTOCOL)
+        || matches!(port.name.as_str(), "http2" | "h2c");
+    if is_h2c {
+        Protocol::H2c
+    } else {
+        Protocol::Http1
+    }
+}
+
+/// The number a Service's port has in a slice: slices carry the names of the Service's ports.
+fn port_in_slice(port: &CoreServicePort, slice: &EndpointSlice) -> Option<u16> {
+    let by_name = slice.ports.iter().find(|known| known.name == port.name);
+    let by_target = || match &port.target {
+        Some(TargetPort::Number(number)) => slice.ports.iter().find(|known| known.port == *number),
+        Some(TargetPort::Name(name)) => slice.ports.iter().find(|known| known.name == *name),
+        None => slice.ports.iter().find(|known| known.port == port.port),
+    };
+    by_name.or_else(by_target).map(|known| known.port)
+}
+
+/// The ready endpoints of slices, in the order of their addresses.
+fn endpoints(
+    slices: &[&EndpointSlice],
+    port: impl Fn(&EndpointSlice) -> Option<u16>,
+) -> Vec<Endpoint> {
+    let mut endpoints = Vec::new();
+    for slice in slices {
+        let Some(port) = port(slice) else { continue };
+        let ready = slice.endpoints.iter().filter(|endpoint| endpoint.is_ready);
+        endpoints
+            .extend(ready.map(|endpoint| Endpoint::new(SocketAddr::new(endpoint.address, port))));
+    }
+    endpoints.sort_unstable();
+    endpoints.dedup();
+    endpoints
+}
+
+/// A Revision's endpoints when EndpointSlices say where they are; none when no slice is about it.
+///
+/// A slice is about a Revision when it carries the Revision's label, or belongs to the Service `<revision>` or
+/// `<revision>-private`. Where a private one exists the others are left aside: they name an activator while the
+/// Revision is at zero. Source: knative/serving `pkg/reconciler/serverlessservice/resources/services.go`.
+pub fn revision_endpoints<'a>(
+    id: &RevisionId,
+    protocol: Protocol,
+    slices: impl IntoIterator<Item = &'a EndpointSlice>,
+) -> Option<Vec<Endpoint>> {
+    let private_name = format!("{}-private", id.name());
+    let belongs = |slice: &&EndpointSlice| {
+        let service = label_of(slice, SERVICE_NAME_LABEL);
+        slice.meta.namespace == id.namespace()
+            && (label_of(slice, REVISION_LABEL) == Some(id.name())
+                || service == Some(id.name())
+                || service == Some(&private_name))
+    };
+    let own: Vec<&EndpointSlice> = slices.into_iter().filter(belongs).collect();
+    if own.is_empty() {
+        return None;
+    }
+    let is_private = |slice: &&&EndpointSlice| {
+        label_of(slice, SERVICE_TYPE_LABEL) == Some("Private")
+            || label_of(slice, SERVICE_NAME_LABEL) == Some(&private_name)
+    };
+    let private: Vec<&EndpointSlice> = own.iter().filter(is_private).copied().collect();
+    let chosen = if private.is_empty() { own } else { private };
+    Some(endpoints(&chosen, |slice| serving_port(slice, protocol)))
+}
+
+fn label_of<'s>(slice: &'s EndpointSlice, key: &str) -> Option<&'s str> {
+    slice.meta.labels.get(key).map(String::as_str)
+}
+
+/// The port that serves requests: `http` or `http2`, as Knative names it, or the only one there is.
+fn serving_port(slice: &EndpointSlice, protocol: Protocol) -> Option<u16> {
+    let names = match protocol {
+        Protocol::Http1 => ["http", "http1"],
+        Protocol::H2c => ["http2", "h2c"],
+    };
+    let named = slice
+        .ports
+        .iter()
+        .find(|port| names.contains(&port.name.as_str()));
+    match (named, slice.ports.as_slice()) {
+        (Some(port), _) | (None, [port]) => Some(port.port),
+        _ => None,
+    }
+}
