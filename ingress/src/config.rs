@@ -1,0 +1,79 @@
+//! The process's own limits: every bound of the data path with its name, unit and default.
+//!
+//! A leaf: anyone may use it. Nothing here is re-read while running; a limit that is reached answers as its line says.
+
+use std::time::Duration;
+
+/// The bounds of the front end and the proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Request head in bytes; above it 431. Default 64 KiB.
+    pub header_bytes: usize,
+    /// Fields of a request head; cookie crumbs count. Above it 431. Default 128.
+    pub header_fields: usize,
+    /// Request target in bytes; above it 414. Default 16 KiB.
+    pub uri_bytes: usize,
+    /// From accept to the first byte; then the connection is closed. Default 30 s.
+    pub first_byte: Duration,
+    /// From the first byte of a request head to its last; then 408. Default 30 s.
+    pub header_read: Duration,
+    /// How long a connection without a request is kept; then it is closed. Default 60 s.
+    pub idle: Duration,
+    /// How long an idle HTTP/1 connection keeps its buffers; then only the socket stays. Default 1 s.
+    pub linger: Duration,
+    /// Client connections over both entrances and all workers; one more is answered 503 and closed. Default 16,384.
+    pub connections: usize,
+    /// Connections to one endpoint over all workers; one more request waits for one of them, in order of arrival.
+    /// Default 1,024.
+    pub endpoint_connections: usize,
+    /// Connections by HTTP/2 to one endpoint from one worker. Default 4.
+    pub endpoint_h2_connections: usize,
+    /// Requests at once on one HTTP/2 connection, both sides. Default 250, as Go's server has it.
+    pub h2_streams: u32,
+    /// Receive window of one HTTP/2 stream in bytes. Default 64 KiB.
+    pub h2_stream_window: u32,
+    /// Receive window of one HTTP/2 connection in bytes. Default 1 MiB.
+    pub h2_connection_window: u32,
+    /// From connecting to connected; then the attempt failed. Default 5 s, as Kourier has it.
+    pub connect: Duration,
+    /// How long an unused connection to an endpoint is kept. Default 90 s, as the activator has it.
+    pub upstream_idle: Duration,
+    /// Request body bytes kept so that a request can be sent again. Default 64 KiB; a longer body is not replayed.
+    pub replay_bytes: usize,
+    /// Input read ahead while a request is parked, so that a departed client is noticed. Default 64 KiB; a client that
+    /// sends more is watched without reading.
+    pub read_ahead: usize,
+    /// How long to hold a request body back that waits for `100 Continue`. Default 1 s, as Go's transport has it.
+    pub expect_continue: Duration,
+    /// How often one request may be sent in all. Default 16.
+    pub attempts: u32,
+    /// How long parked and running requests may take to end after a signal. Default 30 s.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            header_bytes: 64 * 1024,
+            header_fields: 128,
+            uri_bytes: 16 * 1024,
+            first_byte: Duration::from_secs(30),
+            header_read: Duration::from_secs(30),
+            idle: Duration::from_secs(60),
+            linger: Duration::from_secs(1),
+            connections: 16_384,
+            endpoint_connections: 1_024,
+            endpoint_h2_connections: 4,
+            h2_streams: 250,
+            h2_stream_window: 64 * 1024,
+            h2_connection_window: 1024 * 1024,
+            connect: Duration::from_secs(5),
+            upstream_idle: Duration::from_secs(90),
+            replay_bytes: 64 * 1024,
+            read_ahead: 64 * 1024,
+            expect_continue: Duration::from_secs(1),
+            attempts: 16,
+            drain: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! A client's connection from accept to the protocol it speaks.
+//!
+//! HTTP/2 by prior knowledge begins with a fixed preface (RFC 9113 section 3.4); everything else is HTTP/1. The first
+//! byte has a deadline, and so has the rest of the preface.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tracing::debug;
+
+use super::worker::Worker;
+use super::{http1, http2};
+use crate::routing::rules::Visibility;
+
+/// Whose connection it is and where it came in.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) worker: Rc<Worker>,
+    pub(super) address: SocketAddr,
+    /// By the entrance, never by a header.
+    pub(super) visibility: Visibility,
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Serves a connection until it ends.
+pub(super) async fn serve(peer: Rc<Peer>, mut stream: TcpStream, open: OpenConnection) {
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(client = %peer.address, %error, "connection is gone already");
+        return;
+    }
+    let limits = &peer.worker.limits;
+    let mut start = BytesMut::new();
+    let sniffed = tokio::select! {
+        sniffed = tokio::time::timeout(limits.first_byte, sniff(&mut stream, &mut start)) => sniffed,
+        () = peer.worker.drain.cancelled() => return,
+    };
+    match sniffed {
+        Ok(Ok(Sniffed::Http2)) => {
+            Box::pin(http2::serve(Rc::clone(&peer), stream, start.freeze())).await;
+        }
+        Ok(Ok(Sniffed::Http1)) => http1::serve(Rc::clone(&peer), stream, start.freeze()).await,
+        Ok(Ok(Sniffed::Nothing) | Err(_)) | Err(_) => {}
+    }
+    drop(open);
+}
+
+enum Sniffed {
+    Http1,
+    Http2,
+    Nothing,
+}
+
+/// Reads until the preface is told from anything else.
+async fn sniff(stream: &mut TcpStream, start: &mut BytesMut) -> std::io::Result<Sniffed> {
+    // No memory is set aside before there is something to read.
+    stream.readable().await?;
+    start.reserve(FIRST_READ);
+    loop {
+        if stream.read_buf(start).await? == 0 {
+            return Ok(Sniffed::Nothing);
+        }
+        let known = start.len().min(PREFACE.len());
+        if start.get(..known) != PREFACE.get(..known) {
+            return Ok(Sniffed::Http1);
+        }
+        if known == PREFACE.len() {
+            return Ok(Sniffed::Http2);
+        }
+    }
+}
+
+/// Room for a usual request head, so that most connections read once before the engine does.
+const FIRST_READ: usize = 1024;
+
+/// Counts one open connection; its drop counts it out.
+#[derive(Debug)]
+pub(super) struct OpenConnection(Arc<AtomicUsize>);
+
+impl OpenConnection {
+    /// Counts one more, unless `bound` are open.
+    pub(super) fn within(open: &Arc<AtomicUsize>, bound: usize) -> Option<Self> {
+        let counted = open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
+            (count < bound).then_some(count + 1)
+        });
+        counted.ok().map(|_| Self(Arc::clone(open)))
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Tells a client that there are too many connections.
+pub(super) async fn turn_away(mut stream: TcpStream) {
+    let answer = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\nretry-after: 1\r\n\
+        connection: close\r\ncontent-length: 21\r\n\r\ntoo many connections\n";
+    if let Err(error) = stream.write_all(answer).await {
+        debug!(%error, "the client did not take the 503");
+    }
+}

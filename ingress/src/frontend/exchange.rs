@@ -1,0 +1,167 @@
+//! A request's first steps, the same for every protocol: check, route, edit, count in, ask for a permit.
+//!
+//! All of it is synchronous: it ends with an answer, a permit, or a place in a queue. What it must know later travels in
+//! the [`Job`].
+
+use std::hash::BuildHasher;
+use std::rc::Rc;
+
+use http::request::Parts;
+use http::{HeaderValue, Method, Response, Version, header};
+use parkway_activator::throttler::{Admission, Permit};
+use tokio::time::Instant;
+
+use super::connection::Peer;
+use super::respond::{Asked, respond_probe};
+use crate::proxy::deadlines::Deadlines;
+use crate::proxy::destination::Destination;
+use crate::proxy::failure::Failure;
+use crate::proxy::forward::{Framing, Job, Waiting};
+use crate::proxy::head::PackedHead;
+use crate::proxy::held::Held;
+use crate::proxy::observe::Observation;
+use crate::routing::headers::{self, Arrival, Scheme};
+use crate::routing::host::Host;
+use crate::routing::probe::{ProbeAnswer, probe_answer};
+use crate::routing::rules::Target;
+use crate::routing::timeout::parse_grpc_timeout;
+use crate::routing::validate;
+
+/// How a request begins.
+pub(super) enum Begin {
+    /// It is answered at once.
+    Answer(Response<Held>),
+    /// It may go to an endpoint.
+    Forward(Job, Permit),
+    /// It waits.
+    Parked(Box<Waiting>),
+}
+
+/// Takes a request in.
+pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
+    let worker = &peer.worker;
+    let arrived = Instant::now();
+    let mut observation = Observation::new(Rc::clone(&worker.counts), arrived);
+    if worker.policy.access_log {
+        let host = head
+            .uri
+            .authority()
+            .map(|authority| authority.as_str().to_owned());
+        let host = host.or_else(|| Some(head.headers.get(header::HOST)?.to_str().ok()?.to_owned()));
+        observation.log(&head.method, &host.unwrap_or_default(), head.uri.path());
+    }
+    let asked = Asked::of(head);
+    let framing = Framing::of(head);
+    let destination = match route(peer, head) {
+        Ok(Routed::To(destination)) => destination,
+        Ok(Routed::Probe(answer)) => return Begin::Answer(respond_probe(answer, observation)),
+        Err(failure) => return Begin::Answer(asked.respond(&failure, observation)),
+    };
+    observation.destination(&destination);
+    let in_flight = destination
+        .stats
+        .as_ref()
+        .map(|stats| stats.enter(worker.index, arrived));
+    let deadlines = destination.stats.is_some().then(|| Deadlines {
+        timeouts: destination.spec.timeouts,
+        arrived,
+        client: grpc_timeout(head),
+    });
+    let client = worker
+        .policy
+        .client_shares
+        .as_ref()
+        .map(|shares| shares.key(peer, head));
+    let mut job = Job {
+        destination,
+        in_flight,
+        deadlines,
+        client,
+        framing,
+        observation,
+    };
+    let ask = job.ask(PackedHead::packed_len(head), None);
+    match worker.forwarder.throttle.admit(&job.destination.id, ask) {
+        Admission::Granted(permit) => Begin::Forward(job, permit),
+        Admission::Parked(ticket) => {
+            job.observation.has_parked();
+            Begin::Parked(Box::new(Waiting {
+                job,
+                ticket,
+                head: PackedHead::pack(head),
+            }))
+        }
+        Admission::Refused(refusal) => {
+            Begin::Answer(asked.respond(&refusal.into(), job.observation))
+        }
+    }
+}
+
+enum Routed {
+    To(Rc<Destination>),
+    Probe(ProbeAnswer),
+}
+
+/// Finds out what a request is for, and edits its headers as the rules on the way say.
+fn route(peer: &Peer, head: &mut Parts) -> Result<Routed, Failure> {
+    let worker = &peer.worker;
+    validate::validate(head, &worker.request_limits)?;
+    let arrival = Arrival {
+        entrance: peer.visibility,
+        peer: peer.address.ip(),
+        scheme: Scheme::Http,
+        trusted_hops: worker.policy.trusted_hops,
+    };
+    headers::admit(head, &arrival);
+    // Only HTTP/1.0 may come without a host; it is served by rules for all hosts.
+    let written = head.headers.get(header::HOST).cloned().unwrap_or(NO_HOST);
+    let host =
+        Host::parse(written.to_str().unwrap_or_default()).map_err(validate::BadRequest::from)?;
+    let routes = worker.routes();
+    let mut dealer = worker.dealer.borrow_mut();
+    let resolved = routes.resolve(
+        peer.visibility,
+        &host,
+        head.uri.path(),
+        &mut head.headers,
+        |matched| dealer.choose(matched.key, &matched.path.splits),
+    )?;
+    let target = &resolved.backend.target;
+    if matches!(target, Target::Revision { .. })
+        && let Some(answer) = probe_answer(&head.headers, resolved.matched.hash)
+    {
+        return Ok(Routed::Probe(answer));
+    }
+    worker.destination(target).map(Routed::To)
+}
+
+const NO_HOST: HeaderValue = HeaderValue::from_static("no-host.invalid");
+
+/// A gRPC client's own deadline, which counts while the call is parked.
+///
+/// Source: grpc/grpc `doc/PROTOCOL-HTTP2.md`, `Timeout`.
+fn grpc_timeout(head: &Parts) -> Option<std::time::Duration> {
+    if head.version != Version::HTTP_2 || head.method != Method::POST {
+        return None;
+    }
+    parse_grpc_timeout(head.headers.get("grpc-timeout")?.as_bytes())
+}
+
+/// By what a client is told from others when shares of a queue are bounded.
+#[derive(Clone, Debug, Default)]
+pub struct ClientShares {
+    /// A header whose value names the client; its address where the header is missing.
+    pub header: Option<http::HeaderName>,
+    /// Keyed by chance at start, so that nobody can choose to collide with somebody else.
+    pub hasher: std::hash::RandomState,
+}
+
+impl ClientShares {
+    fn key(&self, peer: &Peer, head: &Parts) -> u64 {
+        let named = self.header.as_ref().and_then(|name| head.headers.get(name));
+        match named {
+            Some(value) => self.hasher.hash_one(value.as_bytes()),
+            None => self.hasher.hash_one(peer.address.ip()),
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The entrances: listeners, connections, and a request's first steps.
+//!
+//! [`worker`] is where a connection lives; `connection` tells its protocol; `http1` and `http2` are the engines;
+//! `exchange` takes a request in, whatever engine it came by; `respond` says what went wrong.
+
+mod connection;
+pub mod exchange;
+mod http1;
+mod http2;
+mod input;
+pub mod listener;
+mod respond;
+pub mod worker;

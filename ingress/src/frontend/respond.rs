@@ -1,0 +1,158 @@
+//! The one place that turns failures into answers, for HTTP and gRPC.
+//!
+//! Bodies are those of Knative's activator where it has one: text written by Go's `http.Error`, with its headers.
+//! A gRPC call gets status 200 and its own status in trailers-only form, as gRPC's HTTP mapping wants it
+//! (grpc/grpc `doc/PROTOCOL-HTTP2.md`).
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use parkway_activator::throttler::Refusal;
+
+use crate::proxy::body::ResponseBody;
+use crate::proxy::failure::Failure;
+use crate::proxy::held::{Held, Holds};
+use crate::proxy::observe::Observation;
+use crate::routing::names::NETWORK_HASH;
+use crate::routing::probe::ProbeAnswer;
+
+/// What of a request decides how its failure is told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    is_grpc: bool,
+    is_head: bool,
+}
+
+impl Asked {
+    pub(super) fn of(head: &Parts) -> Self {
+        let content_type = head
+            .headers
+            .get(header::CONTENT_TYPE)
+            .map_or(&b""[..], HeaderValue::as_bytes);
+        Self {
+            is_grpc: content_type.starts_with(b"application/grpc"),
+            is_head: head.method == Method::HEAD,
+        }
+    }
+
+    /// The answer to a request that no endpoint answered.
+    pub(super) fn respond(self, failure: &Failure, observation: Observation) -> Response<Held> {
+        if self.is_grpc && !matches!(failure, Failure::BadRequest(_)) {
+            return grpc(failure, observation);
+        }
+        let mut response = local(
+            failure.status(),
+            text_of(failure),
+            self.is_head,
+            observation,
+        );
+        let fields = response.headers_mut();
+        if let Some(after) = failure.retry_after() {
+            fields.insert(
+                header::RETRY_AFTER,
+                HeaderValue::from(after.as_secs().max(1)),
+            );
+        }
+        if matches!(failure, Failure::Incomplete) {
+            fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+/// What the client reads. Queue full and timeout are the activator's words: knative/serving
+/// `pkg/activator/handler/handler.go` and `cmd/activator/main.go`.
+fn text_of(failure: &Failure) -> String {
+    match failure {
+        // Written by the timeout handler without a line end.
+        Failure::TimedOut => failure.to_string(),
+        Failure::Refused(Refusal::QueueFull { .. }) => "pending request queue full\n".to_owned(),
+        _ => format!("{failure}\n"),
+    }
+}
+
+fn local(
+    status: StatusCode,
+    text: String,
+    is_head: bool,
+    mut observation: Observation,
+) -> Response<Held> {
+    observation.status(status);
+    let length = text.len();
+    let body = if is_head {
+        ResponseBody::Empty
+    } else {
+        ResponseBody::Text(Bytes::from(text))
+    };
+    let mut response = Response::new(Held::new(body, Holds::of_answer(observation)));
+    *response.status_mut() = status;
+    let fields = response.headers_mut();
+    if length > 0 {
+        fields.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
+        fields.insert(
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        );
+    }
+    fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    response
+}
+
+/// The answer to a probe.
+pub(super) fn respond_probe(answer: ProbeAnswer, observation: Observation) -> Response<Held> {
+    let mut response = local(answer.status, answer.body.into_owned(), false, observation);
+    if let Some(hash) = answer.hash {
+        response.headers_mut().insert(NETWORK_HASH, hash);
+    }
+    response
+}
+
+fn grpc(failure: &Failure, mut observation: Observation) -> Response<Held> {
+    observation.status(StatusCode::OK);
+    let mut response = Response::new(Held::new(
+        ResponseBody::Empty,
+        Holds::of_answer(observation),
+    ));
+    let fields: &mut HeaderMap = response.headers_mut();
+    fields.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/grpc"),
+    );
+    fields.insert(
+        GRPC_STATUS,
+        HeaderValue::from(grpc_status(failure.status())),
+    );
+    if let Ok(message) = HeaderValue::try_from(percent_encoded(&failure.to_string())) {
+        fields.insert(GRPC_MESSAGE, message);
+    }
+    response
+}
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// Source: grpc/grpc `doc/http-grpc-status-mapping.md`; 504 is our own deadline, which is gRPC's `DEADLINE_EXCEEDED`.
+fn grpc_status(status: StatusCode) -> u16 {
+    match status {
+        StatusCode::NOT_FOUND => 12,      // UNIMPLEMENTED
+        StatusCode::GATEWAY_TIMEOUT => 4, // DEADLINE_EXCEEDED
+        StatusCode::BAD_REQUEST => 13,    // INTERNAL
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY => 14, // UNAVAILABLE
+        _ => 2,                           // UNKNOWN
+    }
+}
+
+/// `grpc-message` is percent-encoded outside printable ASCII (grpc/grpc `doc/PROTOCOL-HTTP2.md`).
+fn percent_encoded(message: &str) -> String {
+    let mut encoded = String::with_capacity(message.len());
+    for byte in message.bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => encoded.push(char::from(byte)),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}

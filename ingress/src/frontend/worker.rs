@@ -1,0 +1,398 @@
+//! A worker: one thread, one single-threaded runtime, its own listeners; a connection stays here from accept to close.
+//!
+//! Nothing a warm request needs is shared with other workers in a way that is written: the route snapshot is kept and
+//! re-read when its generation changes, connections to endpoints and counters are this worker's own.
+
+use std::cell::{Cell, Ref, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parkway_activator::revision::RevisionId;
+use parkway_activator::stats::Stats;
+use parkway_activator::throttler::Throttler;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info, warn};
+
+use super::connection::{self, OpenConnection, Peer};
+use super::exchange::ClientShares;
+use crate::config::Limits;
+use crate::proxy::destination::Destination;
+use crate::proxy::failure::Failure;
+use crate::proxy::forward::Forwarder;
+use crate::proxy::observe::{RequestCounts, WorkerCounts};
+use crate::proxy::pool::Pool;
+use crate::routing::headers::HostMode;
+use crate::routing::retry::{Budget, BudgetLimits};
+use crate::routing::rules::{Target, Visibility};
+use crate::routing::split::{Dealer, PathKey, Percentile};
+use crate::routing::table::RouteSnapshot;
+use crate::routing::validate;
+
+/// The current routes; the holder of [`RoutePublisher`] is the only one who changes them.
+#[derive(Clone, Debug)]
+pub struct Routes(Arc<Published>);
+
+#[derive(Debug)]
+struct Published {
+    generation: AtomicU64,
+    current: ArcSwap<RouteSnapshot>,
+}
+
+/// Publishes routes to all workers.
+#[derive(Debug)]
+pub struct RoutePublisher(Routes);
+
+impl RoutePublisher {
+    /// A publisher of `first`, and what readers hold.
+    pub fn new(first: RouteSnapshot) -> (Self, Routes) {
+        let routes = Routes(Arc::new(Published {
+            generation: AtomicU64::new(first.generation()),
+            current: ArcSwap::from_pointee(first),
+        }));
+        (Self(routes.clone()), routes)
+    }
+
+    /// Makes `snapshot` what new requests are routed by; running ones keep theirs.
+    pub fn publish(&self, snapshot: RouteSnapshot) {
+        let generation = snapshot.generation();
+        let published = &self.0.0;
+        published.current.store(Arc::new(snapshot));
+        published.generation.store(generation, Ordering::Release);
+    }
+}
+
+impl Routes {
+    /// The routes of this moment.
+    pub fn current(&self) -> Arc<RouteSnapshot> {
+        self.0.current.load_full()
+    }
+
+    fn generation(&self) -> u64 {
+        self.0.generation.load(Ordering::Acquire)
+    }
+}
+
+/// What decides about requests besides routes and limits.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// How many proxies in front of the external entrance are trusted to have appended to `X-Forwarded-For`. Default 0:
+    /// what comes from outside is replaced.
+    pub trusted_hops: usize,
+    /// How clients are told apart, if the share one may have of a queue is bounded. Default: it is not.
+    pub client_shares: Option<ClientShares>,
+    /// Whether each request is logged when it ends.
+    pub access_log: bool,
+}
+
+/// What all workers are made of.
+#[derive(Clone, Debug)]
+pub struct WorkerParts {
+    /// How many workers there are.
+    pub workers: usize,
+    /// Bounds.
+    pub limits: Arc<Limits>,
+    /// Decisions.
+    pub policy: Arc<Policy>,
+    /// The current routes.
+    pub routes: Routes,
+    /// Queues and slots.
+    pub throttler: Throttler,
+    /// Accounting for the autoscaler.
+    pub stats: Stats,
+    /// Accounting for the operator.
+    pub counts: RequestCounts,
+    /// Client connections open, over all workers.
+    pub connections: Arc<AtomicUsize>,
+    /// Cancelled when no new connections and requests are taken.
+    pub drain: CancellationToken,
+}
+
+/// One worker's state.
+#[derive(Debug)]
+pub struct Worker {
+    pub(super) index: usize,
+    pub(super) limits: Arc<Limits>,
+    pub(super) policy: Arc<Policy>,
+    pub(super) forwarder: Rc<Forwarder>,
+    pub(super) counts: Rc<WorkerCounts>,
+    pub(super) request_limits: validate::Limits,
+    pub(super) dealer: RefCell<Dealer>,
+    pub(super) drain: CancellationToken,
+    routes: Routes,
+    kept: RefCell<Arc<RouteSnapshot>>,
+    kept_generation: Cell<u64>,
+    stats: Stats,
+    destinations: RefCell<HashMap<RevisionId, Rc<Destination>>>,
+}
+
+impl Worker {
+    fn new(index: usize, parts: &WorkerParts) -> Self {
+        let kept = parts.routes.current();
+        Self {
+            index,
+            limits: Arc::clone(&parts.limits),
+            policy: Arc::clone(&parts.policy),
+            forwarder: Rc::new(Forwarder {
+                throttle: parts.throttler.worker(index),
+                throttler: parts.throttler.clone(),
+                pool: Pool::new(Arc::clone(&parts.limits), parts.workers),
+                budget: RefCell::new(Budget::new(BudgetLimits::default())),
+                host_mode: HostMode::Process,
+                limits: Arc::clone(&parts.limits),
+            }),
+            counts: Rc::new(parts.counts.of_worker(index)),
+            request_limits: validate::Limits {
+                uri_bytes: parts.limits.uri_bytes,
+                header_bytes: parts.limits.header_bytes,
+                fields: parts.limits.header_fields,
+            },
+            dealer: RefCell::new(Dealer::new(u64::try_from(index).unwrap_or_default())),
+            drain: parts.drain.clone(),
+            routes: parts.routes.clone(),
+            kept_generation: Cell::new(kept.generation()),
+            kept: RefCell::new(kept),
+            stats: parts.stats.clone(),
+            destinations: RefCell::default(),
+        }
+    }
+
+    /// The routes for a request that arrives now; what it needs of them later, it takes along.
+    pub(super) fn routes(&self) -> Ref<'_, RouteSnapshot> {
+        let generation = self.routes.generation();
+        if generation != self.kept_generation.get() {
+            let snapshot = self.routes.current();
+            self.kept_generation.set(snapshot.generation());
+            self.dealer
+                .borrow_mut()
+                .retain(|path| snapshot.has_path(path));
+            // What a name stands for may have changed, and a Revision that came again has new counters.
+            self.destinations.borrow_mut().clear();
+            self.kept.replace(snapshot);
+        }
+        Ref::map(self.kept.borrow(), |kept| &**kept)
+    }
+
+    /// What is known of a split's target.
+    ///
+    /// # Errors
+    ///
+    /// When the split names something that is not there.
+    pub(super) fn destination(&self, target: &Target) -> Result<Rc<Destination>, Failure> {
+        let (id, spec, is_scaled) = match target {
+            Target::Revision { id, spec } => (id, spec, true),
+            Target::Service { id, spec } | Target::External { id, spec, .. } => (id, spec, false),
+            Target::Missing { reason } => return Err(Failure::Misconfigured(reason.to_string())),
+        };
+        let mut known = self.destinations.borrow_mut();
+        if let Some(destination) = known.get(id) {
+            return Ok(Rc::clone(destination));
+        }
+        let destination = Rc::new(Destination {
+            id: id.clone(),
+            spec: Arc::clone(spec),
+            target: target.clone(),
+            stats: is_scaled.then(|| self.stats.revision(id)),
+        });
+        known.insert(id.clone(), Rc::clone(&destination));
+        Ok(destination)
+    }
+}
+
+/// An entrance's listening socket of one worker.
+#[derive(Debug)]
+pub struct Entrance {
+    /// Bound with `SO_REUSEPORT`.
+    pub listener: std::net::TcpListener,
+    /// What may be reached by it.
+    pub visibility: Visibility,
+}
+
+/// A question to a worker: what would the next request on this path draw?
+#[derive(Debug)]
+pub struct Peek {
+    /// The path.
+    pub path: PathKey,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Percentile>,
+}
+
+/// How many such questions may wait; when full, the asker does without.
+pub const PEEKS: usize = 16;
+
+/// Starts worker `index` on a thread of its own. It ends when `parts.drain` is cancelled and its connections are done.
+///
+/// # Errors
+///
+/// When the thread, its runtime or the registration of a listener cannot be had.
+pub fn start(
+    index: usize,
+    parts: WorkerParts,
+    entrances: Vec<Entrance>,
+    peeks: mpsc::Receiver<Peek>,
+) -> std::io::Result<std::thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let listeners = {
+        let _entered = runtime.enter();
+        let listen = |entrance: Entrance| {
+            entrance.listener.set_nonblocking(true)?;
+            Ok((
+                TcpListener::from_std(entrance.listener)?,
+                entrance.visibility,
+            ))
+        };
+        entrances
+            .into_iter()
+            .map(listen)
+            .collect::<std::io::Result<Vec<_>>>()?
+    };
+    std::thread::Builder::new()
+        .name(format!("worker-{index}"))
+        .spawn(move || {
+            let local = LocalSet::new();
+            local.block_on(&runtime, run(index, parts, listeners, peeks));
+        })
+}
+
+async fn run(
+    index: usize,
+    parts: WorkerParts,
+    listeners: Vec<(TcpListener, Visibility)>,
+    peeks: mpsc::Receiver<Peek>,
+) {
+    let worker = Rc::new(Worker::new(index, &parts));
+    let connections = TaskTracker::new();
+    let accepting: Vec<_> = listeners
+        .into_iter()
+        .map(|(listener, visibility)| {
+            let accept = accept(
+                Rc::clone(&worker),
+                listener,
+                visibility,
+                connections.clone(),
+                Arc::clone(&parts.connections),
+            );
+            tokio::task::spawn_local(accept)
+        })
+        .collect();
+    let helpers = [
+        tokio::task::spawn_local({
+            let forwarder = Rc::clone(&worker.forwarder);
+            async move { forwarder.throttle.run().await }
+        }),
+        tokio::task::spawn_local(sweep(Rc::clone(&worker.forwarder))),
+        tokio::task::spawn_local(answer_peeks(Rc::clone(&worker), peeks)),
+    ];
+    for task in accepting {
+        if let Err(error) = task.await {
+            warn!(%error, "an accept loop ended early");
+        }
+    }
+    connections.close();
+    if tokio::time::timeout(worker.limits.drain, connections.wait())
+        .await
+        .is_err()
+    {
+        warn!(
+            worker = index,
+            connections = connections.len(),
+            "drain deadline passed: the rest is cut off"
+        );
+    }
+    for helper in helpers {
+        helper.abort();
+    }
+    debug!(worker = index, "worker ended");
+}
+
+/// Accepts connections until the drain begins; what has been queued by then is still taken.
+async fn accept(
+    worker: Rc<Worker>,
+    listener: TcpListener,
+    visibility: Visibility,
+    connections: TaskTracker,
+    open: Arc<AtomicUsize>,
+) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = worker.drain.cancelled() => break,
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                welcome(&worker, stream, address, visibility, &connections, &open);
+            }
+            Err(error) => refuse_for_a_moment(&error).await,
+        }
+    }
+    info!(
+        worker = worker.index,
+        ?visibility,
+        "no longer accepting connections"
+    );
+}
+
+fn welcome(
+    worker: &Rc<Worker>,
+    stream: tokio::net::TcpStream,
+    address: SocketAddr,
+    visibility: Visibility,
+    connections: &TaskTracker,
+    open: &Arc<AtomicUsize>,
+) {
+    let Some(open) = OpenConnection::within(open, worker.limits.connections) else {
+        debug!(client = %address, "too many connections");
+        connections.spawn_local(connection::turn_away(stream));
+        return;
+    };
+    let peer = Rc::new(Peer {
+        worker: Rc::clone(worker),
+        address,
+        visibility,
+    });
+    connections.spawn_local(connection::serve(peer, stream, open));
+}
+
+/// Out of files or memory: waiting lets running requests give some back; a peer that left meanwhile costs nothing.
+async fn refuse_for_a_moment(error: &std::io::Error) {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    if matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionReset | Interrupted
+    ) {
+        return;
+    }
+    warn!(%error, "cannot accept a connection");
+    tokio::time::sleep(ACCEPT_PAUSE).await;
+}
+
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+async fn answer_peeks(worker: Rc<Worker>, mut peeks: mpsc::Receiver<Peek>) {
+    while let Some(Peek { path, reply }) = peeks.recv().await {
+        let point = worker.dealer.borrow().peek(path);
+        // Nobody waits any more: fine.
+        reply.send(point).unwrap_or_default();
+    }
+}
+
+/// Closes idle connections to endpoints.
+async fn sweep(forwarder: Rc<Forwarder>) {
+    let mut tick = tokio::time::interval(SWEEP);
+    loop {
+        let now = tick.tick().await;
+        forwarder.pool.sweep(now);
+    }
+}
+
+const SWEEP: Duration = Duration::from_secs(5);

@@ -1,0 +1,65 @@
+//! Why a request gets an answer of our own instead of an endpoint's.
+//!
+//! What went wrong and which status it means is decided where it is known; how it is said, in `frontend::respond`.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use parkway_activator::throttler::Refusal;
+
+use crate::routing::table;
+use crate::routing::validate::BadRequest;
+
+/// A request that no endpoint answered.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The request itself cannot be served.
+    #[error("{0}")]
+    BadRequest(#[from] BadRequest),
+    /// No rule matches.
+    #[error("{0}")]
+    NoRoute(#[from] table::NoRoute),
+    /// The rule refers to something that is not there.
+    #[error("{0}")]
+    Misconfigured(String),
+    /// Not parked, or parked and turned away.
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    /// The Revision's total, response-start or idle timeout passed before the response began.
+    ///
+    /// Text and status: knative/serving `pkg/activator/handler/main_test.go` and `pkg/http/handler/timeout.go`.
+    #[error("activator request timeout")]
+    TimedOut,
+    /// The endpoint broke off or answered nonsense, and the request must not be sent again.
+    #[error("{0}")]
+    BadGateway(String),
+    /// The client did not send the whole request.
+    #[error("the request was not sent completely")]
+    Incomplete,
+}
+
+impl Failure {
+    /// The answer's status.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::BadRequest(bad) => bad.status(),
+            Self::NoRoute(missing) => missing.status(),
+            Self::Refused(Refusal::UnknownRevision) => StatusCode::NOT_FOUND,
+            Self::Refused(_) | Self::Misconfigured(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+            Self::BadGateway(_) => StatusCode::BAD_GATEWAY,
+            Self::Incomplete => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// When it is worth asking again, if that is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused(
+                Refusal::QueueFull { retry_after, .. } | Refusal::StartFailed { retry_after, .. },
+            ) => Some(*retry_after),
+            Self::Refused(Refusal::Draining | Refusal::NoEndpoint) => Some(Duration::from_secs(1)),
+            _ => None,
+        }
+    }
+}

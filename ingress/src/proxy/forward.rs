@@ -1,0 +1,339 @@
+//! From a permit to a response: one request to one endpoint after another until one answers.
+//!
+//! What has not been started is always sent again, what may have been started only if that does no harm, what has begun
+//! to answer never; `routing::retry` decides, within a budget. An endpoint that refuses is set aside. Between two
+//! attempts the request has no permit: it asks for one again, first in line, and may have to be parked again.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{Response, StatusCode, header};
+use hyper::upgrade::OnUpgrade;
+use parkway_activator::endpoint::Endpoint;
+use parkway_activator::stats::InFlight;
+use parkway_activator::throttler::{Admission, Ask, Permit, Refusal, Throttler, Ticket, Worker};
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::body::{BusyGuard, Left, Replay, RequestBody, ResponseBody};
+use super::deadlines::Deadlines;
+use super::destination::Destination;
+use super::failure::Failure;
+use super::head::PackedHead;
+use super::held::{Held, Holds};
+use super::observe::Observation;
+use super::pool::Pool;
+use super::send::{Answered, Attempt, SendError, send};
+use crate::config::Limits;
+use crate::routing::headers;
+use crate::routing::headers::HostMode;
+use crate::routing::retry::{BodyState, Budget, Failed, Verdict};
+
+/// What forwarding needs of its worker.
+#[derive(Debug)]
+pub struct Forwarder {
+    /// Hands out permits.
+    pub throttle: Worker,
+    /// To tell which endpoints refuse.
+    pub throttler: Throttler,
+    /// Connections to endpoints.
+    pub pool: Pool,
+    /// How many requests may be sent again.
+    pub budget: RefCell<Budget>,
+    /// Who restores the Host that the client meant.
+    pub host_mode: HostMode,
+    /// Bounds.
+    pub limits: Arc<Limits>,
+}
+
+/// One request on its way: what is known of it besides head and body.
+#[derive(Debug)]
+pub struct Job {
+    /// Whose endpoints serve it.
+    pub destination: Rc<Destination>,
+    /// Its count for the autoscaler; `None` for an ordinary Service.
+    pub in_flight: Option<InFlight>,
+    /// When it may take no longer; `None` for an ordinary Service.
+    pub deadlines: Option<Deadlines>,
+    /// Which client it counts for in the queue, where shares are bounded.
+    pub client: Option<u64>,
+    /// How its message was framed, for a connection that is built anew.
+    pub framing: Framing,
+    /// What is written down when it ends.
+    pub observation: Observation,
+}
+
+/// What of an HTTP/1 head concerns the connection and is not passed on, but is needed to replay it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Framing {
+    is_chunked: bool,
+    closes: bool,
+}
+
+impl Framing {
+    /// Notes the framing of a head as it came in.
+    pub fn of(head: &Parts) -> Self {
+        let mut options = head
+            .headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok());
+        Self {
+            is_chunked: head.headers.contains_key(header::TRANSFER_ENCODING),
+            closes: options.any(|value| {
+                value
+                    .split(',')
+                    .any(|option| option.trim().eq_ignore_ascii_case("close"))
+            }),
+        }
+    }
+
+    /// The fields a replayed head needs besides those that are passed on.
+    pub fn fields(self) -> &'static [u8] {
+        match (self.is_chunked, self.closes) {
+            (false, false) => b"",
+            (true, false) => b"transfer-encoding: chunked\r\n",
+            (false, true) => b"connection: close\r\n",
+            (true, true) => b"transfer-encoding: chunked\r\nconnection: close\r\n",
+        }
+    }
+}
+
+/// How forwarding went.
+#[derive(Debug)]
+pub enum Outcome {
+    /// An endpoint answers.
+    Answered(Response<Held>),
+    /// An endpoint switched protocols: after this response the connection's bytes are relayed.
+    Switched(Response<Held>, Box<Tunnel>),
+    /// No endpoint has answered and the request must wait again; its body is as it came.
+    Parked(Box<Waiting>, RequestBody),
+    /// The answer is ours.
+    Failed(Failure, Observation),
+}
+
+/// A request that is parked.
+#[derive(Debug)]
+pub struct Waiting {
+    /// What is known of it.
+    pub job: Job,
+    /// Its place.
+    pub ticket: Ticket,
+    /// Its head.
+    pub head: PackedHead,
+}
+
+/// Both ends of a connection that switched protocols, on the endpoint's side.
+#[derive(Debug)]
+pub struct Tunnel {
+    /// Gives the endpoint's bytes.
+    pub upstream: OnUpgrade,
+    /// What the request holds until the tunnel ends.
+    pub holds: Holds,
+}
+
+impl Job {
+    /// When the request ends if no response head comes.
+    pub fn due(&self) -> Option<Instant> {
+        self.deadlines.as_ref().map(Deadlines::before_response)
+    }
+
+    /// Asks for a permit.
+    pub fn ask(&self, bytes: usize, avoid: Option<Endpoint>) -> Ask {
+        Ask {
+            bytes,
+            client: self.client,
+            avoid,
+            first_in_line: avoid.is_some(),
+        }
+    }
+}
+
+impl Forwarder {
+    /// Sends the request to `permit`'s endpoint, and to others as long as that is right.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future ends the request and frees all it holds.
+    pub async fn forward(
+        &self,
+        mut job: Job,
+        mut permit: Permit,
+        head: Parts,
+        body: RequestBody,
+        busy: Option<BusyGuard>,
+    ) -> Outcome {
+        let is_upgrade = head.headers.contains_key(header::UPGRADE);
+        let expects_continue = head.headers.contains_key(header::EXPECT);
+        let body = (!body.is_empty()).then(|| Replay::new(body, self.limits.replay_bytes));
+        self.budget.borrow_mut().arrived(Instant::now());
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            job.observation.attempt();
+            let attempt = Attempt {
+                endpoint: permit.endpoint(),
+                target: &job.destination.target,
+                host_mode: self.host_mode,
+                protocol: job.destination.spec.protocol,
+                head: &head,
+                body: body.as_ref(),
+                is_upgrade,
+                expects_continue,
+            };
+            let sent = within(job.due(), send(&self.pool, &self.limits, attempt)).await;
+            let error = match sent {
+                Err(Elapsed) => return Outcome::Failed(Failure::TimedOut, job.observation),
+                Ok(Ok(answered)) => {
+                    if let Some(body) = &body {
+                        body.forget();
+                    }
+                    return answer(job, permit, answered, busy);
+                }
+                Ok(Err(error)) => error,
+            };
+            debug!(revision = %job.destination.id, endpoint = %permit.endpoint(), attempts, %error, "attempt failed");
+            let failed = permit.endpoint();
+            if error.is_refusal() {
+                self.throttler.suspect(&job.destination.id, failed);
+            }
+            // The slot goes to others while this request asks anew.
+            drop(permit);
+            if let Some(failure) = self.gives_up(&error, &head, body.as_ref(), attempts) {
+                return Outcome::Failed(failure, job.observation);
+            }
+            let ask = job.ask(PackedHead::packed_len(&head), Some(failed));
+            permit = match self.throttle.admit(&job.destination.id, ask) {
+                Admission::Granted(permit) => permit,
+                Admission::Refused(refusal) => {
+                    return Outcome::Failed(refusal.into(), job.observation);
+                }
+                Admission::Parked(ticket) => {
+                    let untouched = body
+                        .as_ref()
+                        .map_or(Some(RequestBody::Empty), Replay::take_untouched);
+                    if let Some(body) = untouched {
+                        job.observation.has_parked();
+                        let head = PackedHead::pack(&head);
+                        return Outcome::Parked(Box::new(Waiting { job, ticket, head }), body);
+                    }
+                    match wait_in_place(&mut job, ticket).await {
+                        Ok(permit) => permit,
+                        Err(failure) => return Outcome::Failed(failure, job.observation),
+                    }
+                }
+            };
+        }
+    }
+
+    /// The failure that ends the request, unless it may be sent again.
+    fn gives_up(
+        &self,
+        error: &SendError,
+        head: &Parts,
+        body: Option<&Replay>,
+        attempts: u32,
+    ) -> Option<Failure> {
+        if matches!(error, SendError::Client) {
+            return Some(Failure::Incomplete);
+        }
+        let body = match body.map(Replay::left) {
+            None | Some(Left::Empty) => BodyState::Empty,
+            Some(Left::Whole) => BodyState::Buffered,
+            Some(Left::Gone) => BodyState::Gone,
+        };
+        let mut budget = self.budget.borrow_mut();
+        let failed = Failed {
+            progress: error.progress(),
+            method: &head.method,
+            body,
+            attempts,
+        };
+        match failed.decide(&mut budget, Instant::now()) {
+            Verdict::SendAgain => None,
+            Verdict::GiveUp(_) | Verdict::Truncate => Some(Failure::BadGateway(error.to_string())),
+        }
+    }
+}
+
+/// Waits for a permit inside a request whose body has been read already.
+async fn wait_in_place(job: &mut Job, ticket: Ticket) -> Result<Permit, Failure> {
+    let since = Instant::now();
+    let granted = within(job.due(), ticket).await;
+    job.observation.parked(since.elapsed());
+    match granted {
+        Ok(granted) => granted.map_err(Failure::Refused),
+        Err(Elapsed) => Err(Failure::TimedOut),
+    }
+}
+
+/// Puts the response together with what its request holds.
+fn answer(job: Job, permit: Permit, answered: Answered, busy: Option<BusyGuard>) -> Outcome {
+    let Job {
+        in_flight,
+        deadlines,
+        mut observation,
+        ..
+    } = job;
+    let Answered {
+        mut head,
+        body,
+        carrier,
+        upgraded,
+    } = answered;
+    observation.status(head.status);
+    headers::edit_response(&mut head.headers, head.status);
+    let holds = Holds {
+        permit: Some(permit),
+        in_flight,
+        carrier: Some(carrier),
+        deadlines,
+        last_write: Instant::now(),
+        observation,
+        busy,
+    };
+    if let Some(upstream) = upgraded {
+        let response = Response::from_parts(head, Held::bare(ResponseBody::Empty));
+        return Outcome::Switched(response, Box::new(Tunnel { upstream, holds }));
+    }
+    Outcome::Answered(Response::from_parts(head, Held::new(body, holds)))
+}
+
+/// The deadline passed.
+#[derive(Debug)]
+pub struct Elapsed;
+
+/// Awaits `future`, no longer than `due`.
+///
+/// # Errors
+///
+/// When the deadline passed.
+pub async fn within<F: Future>(due: Option<Instant>, future: F) -> Result<F::Output, Elapsed> {
+    match due {
+        None => Ok(future.await),
+        Some(due) => tokio::time::timeout_at(due, future)
+            .await
+            .map_err(|_elapsed| Elapsed),
+    }
+}
+
+/// Whether a status has no body whatever its headers say (RFC 9110 section 6.4.1).
+pub fn is_bodyless(status: StatusCode) -> bool {
+    status.is_informational()
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED
+}
+
+/// Names the reason a request was turned away, for metrics.
+pub fn refusal_label(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::UnknownRevision => "unknown_revision",
+        Refusal::QueueFull { .. } => "queue_full",
+        Refusal::StartFailed { .. } => "start_failed",
+        Refusal::RevisionGone => "revision_gone",
+        Refusal::NoEndpoint => "no_endpoint",
+        Refusal::Draining => "draining",
+    }
+}

@@ -1,0 +1,168 @@
+//! The body of a response together with what its request holds.
+//!
+//! A request ends when its body ends, or when the client stops reading: both drop [`Held`], and with it the permit, the
+//! count for the autoscaler, and the connection. The Revision's timeouts are looked at only when the body makes the
+//! client wait, so that a response that is there costs no timer.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use parkway_activator::stats::InFlight;
+use parkway_activator::throttler::Permit;
+use tokio::time::{Instant, Sleep};
+
+use super::body::{BodyError, BusyGuard, ResponseBody};
+use super::deadlines::Deadlines;
+use super::observe::Observation;
+use super::send::Carrier;
+
+/// A response body that owns what its request holds until it ends.
+#[derive(Debug)]
+pub struct Held {
+    body: ResponseBody,
+    holds: Option<Box<Holds>>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// What a request holds while its response streams.
+#[derive(Debug)]
+pub struct Holds {
+    /// The right to send to the endpoint; its drop frees the slot.
+    pub permit: Option<Permit>,
+    /// The count for the autoscaler; its drop counts the request out.
+    pub in_flight: Option<InFlight>,
+    /// The connection the body comes by.
+    pub carrier: Option<Carrier>,
+    /// When the response may take no longer.
+    pub deadlines: Option<Deadlines>,
+    /// When the last piece went to the client.
+    pub last_write: Instant,
+    /// Writes metrics and the access log when dropped.
+    pub observation: Observation,
+    /// Keeps the client's connection marked as busy.
+    pub busy: Option<BusyGuard>,
+}
+
+impl Holds {
+    /// What an answer of our own holds: only what is written down about it.
+    pub fn of_answer(observation: Observation) -> Self {
+        Self {
+            permit: None,
+            in_flight: None,
+            carrier: None,
+            deadlines: None,
+            last_write: Instant::now(),
+            observation,
+            busy: None,
+        }
+    }
+}
+
+impl Held {
+    /// `body`, and what it holds until its end.
+    pub fn new(body: ResponseBody, holds: Holds) -> Self {
+        let mut held = Self {
+            body,
+            holds: Some(Box::new(holds)),
+            timer: None,
+        };
+        if held.body.is_end_stream() {
+            held.finish();
+        }
+        held
+    }
+
+    /// A body that holds nothing.
+    pub fn bare(body: ResponseBody) -> Self {
+        Self {
+            body,
+            holds: None,
+            timer: None,
+        }
+    }
+
+    /// The body ended well: its connection may be used again, all else is freed.
+    fn finish(&mut self) {
+        self.timer = None;
+        if let Some(mut holds) = self.holds.take() {
+            holds.observation.ended();
+            if let Some(carrier) = holds.carrier.take() {
+                carrier.finish();
+            }
+        }
+    }
+
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(holds) = &self.holds else {
+            return Poll::Pending;
+        };
+        let Some(deadlines) = &holds.deadlines else {
+            return Poll::Pending;
+        };
+        let Some(due) = deadlines.while_streaming(holds.last_write) else {
+            return Poll::Pending;
+        };
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+        if timer.deadline() != due {
+            timer.as_mut().reset(due);
+        }
+        timer.as_mut().poll(cx)
+    }
+}
+
+impl Body for Held {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(holds) = &mut self.holds {
+                    holds
+                        .observation
+                        .sent(frame.data_ref().map_or(0, Bytes::len));
+                    if holds.deadlines.is_some() {
+                        holds.last_write = Instant::now();
+                    }
+                }
+                if self.body.is_end_stream() {
+                    self.finish();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) => {
+                self.finish();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.holds = None;
+                Poll::Ready(Some(Err(error)))
+            }
+            Poll::Pending => match self.poll_deadline(cx) {
+                Poll::Ready(()) => {
+                    if let Some(holds) = &mut self.holds {
+                        holds.observation.timed_out();
+                    }
+                    self.holds = None;
+                    Poll::Ready(Some(Err(BodyError::TimedOut)))
+                }
+                Poll::Pending => Poll::Pending,
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

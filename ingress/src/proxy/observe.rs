@@ -1,0 +1,287 @@
+//! What is written down about each request when it ends: counters, a duration, an access log line.
+//!
+//! Every worker counts for itself; the admin adds the workers up when it is asked.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use parking_lot::Mutex;
+use parkway_activator::revision::RevisionId;
+use tokio::time::Instant;
+use tracing::info;
+
+use super::destination::Destination;
+
+/// Upper bounds of the duration buckets in seconds, as Knative's histograms have them.
+///
+/// Source: knative/serving `pkg/metrics`, the explicit bounds of Knative-defined durations.
+pub const DURATION_BOUNDS: [f64; 14] = [
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+];
+
+/// All counts about requests, one shard per worker.
+#[derive(Clone, Debug)]
+pub struct RequestCounts(Arc<[Shard]>);
+
+/// On a cache line of its own: only its worker writes it.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Shard(Mutex<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    by_revision: HashMap<RevisionId, Counts>,
+    unrouted: Counts,
+}
+
+/// What is known of the requests of one Revision, or of those that reached none.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// Requests by status, in order of first sight; at most a few dozen.
+    pub by_status: Vec<(u16, u64)>,
+    /// Requests whose response did not reach its end: the client left, the endpoint broke off, a timeout.
+    pub aborted: u64,
+    /// Requests that had to wait for an endpoint.
+    pub parked: u64,
+    /// Requests that were sent again at least once.
+    pub retried: u64,
+    /// Response body bytes.
+    pub response_bytes: u64,
+    /// Requests by duration; the last bucket has no upper bound.
+    pub durations: [u64; DURATION_BOUNDS.len() + 1],
+    /// All durations together.
+    pub seconds: f64,
+}
+
+impl RequestCounts {
+    /// Counts for `workers` workers.
+    pub fn new(workers: usize) -> Self {
+        Self((0..workers.max(1)).map(|_| Shard::default()).collect())
+    }
+
+    /// The counts of all workers together.
+    pub fn total(&self) -> HashMap<Option<RevisionId>, Counts> {
+        let mut total: HashMap<Option<RevisionId>, Counts> = HashMap::new();
+        for shard in &*self.0 {
+            let shard = shard.0.lock();
+            total.entry(None).or_default().add(&shard.unrouted);
+            for (revision, counts) in &shard.by_revision {
+                total.entry(Some(revision.clone())).or_default().add(counts);
+            }
+        }
+        total
+    }
+
+    /// Forgets Revisions that are gone, so that the table is bounded by what is configured.
+    pub fn retain(&self, mut keep: impl FnMut(&RevisionId) -> bool) {
+        for shard in &*self.0 {
+            shard
+                .0
+                .lock()
+                .by_revision
+                .retain(|revision, _| keep(revision));
+        }
+    }
+
+    /// The part of worker `index`.
+    pub fn of_worker(&self, index: usize) -> WorkerCounts {
+        WorkerCounts {
+            all: self.clone(),
+            index,
+        }
+    }
+}
+
+/// The counts that one worker writes.
+#[derive(Debug)]
+pub struct WorkerCounts {
+    all: RequestCounts,
+    index: usize,
+}
+
+impl WorkerCounts {
+    fn record(&self, observation: &Observation) {
+        let Some(shard) = self.all.0.get(self.index) else {
+            return;
+        };
+        let took = observation.arrived.elapsed();
+        let revision = observation
+            .destination
+            .as_ref()
+            .map(|destination| &destination.id);
+        let mut shard = shard.0.lock();
+        // Looked up without cloning the key: the clone would write a count that all workers share.
+        let counts = match revision {
+            None => &mut shard.unrouted,
+            Some(id) if shard.by_revision.contains_key(id) => match shard.by_revision.get_mut(id) {
+                Some(counts) => counts,
+                None => return,
+            },
+            Some(id) => shard.by_revision.entry(id.clone()).or_default(),
+        };
+        counts.record(observation, took);
+    }
+}
+
+impl Counts {
+    fn record(&mut self, observation: &Observation, took: Duration) {
+        let status = observation.status.map_or(0, |status| status.as_u16());
+        match self
+            .by_status
+            .iter_mut()
+            .find(|(known, _)| *known == status)
+        {
+            Some((_, count)) => *count += 1,
+            None => self.by_status.push((status, 1)),
+        }
+        self.aborted += u64::from(!observation.is_ended);
+        self.parked += u64::from(observation.was_parked);
+        self.retried += u64::from(observation.attempts > 1);
+        self.response_bytes += observation.response_bytes;
+        let seconds = took.as_secs_f64();
+        let bucket = DURATION_BOUNDS
+            .iter()
+            .position(|bound| seconds <= *bound)
+            .unwrap_or(DURATION_BOUNDS.len());
+        if let Some(count) = self.durations.get_mut(bucket) {
+            *count += 1;
+        }
+        self.seconds += seconds;
+    }
+
+    fn add(&mut self, other: &Self) {
+        for (status, count) in &other.by_status {
+            match self.by_status.iter_mut().find(|(known, _)| known == status) {
+                Some((_, total)) => *total += count,
+                None => self.by_status.push((*status, *count)),
+            }
+        }
+        self.aborted += other.aborted;
+        self.parked += other.parked;
+        self.retried += other.retried;
+        self.response_bytes += other.response_bytes;
+        for (total, count) in self.durations.iter_mut().zip(other.durations) {
+            *total += count;
+        }
+        self.seconds += other.seconds;
+    }
+}
+
+/// One request, from its head to its end; its drop writes it down.
+#[derive(Debug)]
+pub struct Observation {
+    counts: Rc<WorkerCounts>,
+    log: Option<Box<LogLine>>,
+    destination: Option<Rc<Destination>>,
+    arrived: Instant,
+    status: Option<StatusCode>,
+    attempts: u32,
+    response_bytes: u64,
+    was_parked: bool,
+    is_ended: bool,
+    has_timed_out: bool,
+}
+
+/// What the access log says besides figures.
+#[derive(Debug)]
+struct LogLine {
+    method: Method,
+    host: String,
+    path: String,
+    parked: Duration,
+}
+
+impl Observation {
+    /// A request that arrived at `arrived`.
+    pub fn new(counts: Rc<WorkerCounts>, arrived: Instant) -> Self {
+        Self {
+            counts,
+            log: None,
+            destination: None,
+            arrived,
+            status: None,
+            attempts: 0,
+            response_bytes: 0,
+            was_parked: false,
+            is_ended: false,
+            has_timed_out: false,
+        }
+    }
+
+    /// Notes what the access log shows.
+    pub fn log(&mut self, method: &Method, host: &str, path: &str) {
+        self.log = Some(Box::new(LogLine {
+            method: method.clone(),
+            host: host.to_owned(),
+            path: path.to_owned(),
+            parked: Duration::ZERO,
+        }));
+    }
+
+    /// The request is for this destination.
+    pub fn destination(&mut self, destination: &Rc<Destination>) {
+        self.destination = Some(Rc::clone(destination));
+    }
+
+    /// The request had to wait for an endpoint.
+    pub fn has_parked(&mut self) {
+        self.was_parked = true;
+    }
+
+    /// The request was parked this long.
+    pub fn parked(&mut self, parked: Duration) {
+        if let Some(log) = &mut self.log {
+            log.parked += parked;
+        }
+    }
+
+    /// The request is sent to an endpoint, perhaps once more.
+    pub fn attempt(&mut self) {
+        self.attempts += 1;
+    }
+
+    /// The response's status.
+    pub fn status(&mut self, status: StatusCode) {
+        self.status = Some(status);
+    }
+
+    /// So many bytes of the body went on.
+    pub fn sent(&mut self, bytes: usize) {
+        self.response_bytes += u64::try_from(bytes).unwrap_or(u64::MAX);
+    }
+
+    /// The response reached its end.
+    pub fn ended(&mut self) {
+        self.is_ended = true;
+    }
+
+    /// A timeout cut the response.
+    pub fn timed_out(&mut self) {
+        self.has_timed_out = true;
+    }
+}
+
+impl Drop for Observation {
+    fn drop(&mut self) {
+        self.counts.record(self);
+        let Some(log) = &self.log else { return };
+        info!(
+            target: "parkway::access",
+            method = %log.method,
+            host = %log.host,
+            path = %log.path,
+            status = self.status.map_or(0, |status| status.as_u16()),
+            revision = self.destination.as_ref().map(|destination| tracing::field::display(&destination.id)),
+            bytes = self.response_bytes,
+            attempts = self.attempts,
+            parked_ms = u64::try_from(log.parked.as_millis()).unwrap_or(u64::MAX),
+            took_ms = u64::try_from(self.arrived.elapsed().as_millis()).unwrap_or(u64::MAX),
+            ended = self.is_ended,
+            timed_out = self.has_timed_out,
+            "request"
+        );
+    }
+}

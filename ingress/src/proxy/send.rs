@@ -1,0 +1,491 @@
+//! One attempt: one request to one endpoint, by HTTP/1 or HTTP/2, up to its response head.
+//!
+//! The engines behind this seam can be exchanged: what goes in is a head and a body that can be replayed, what comes
+//! out is a response head, its body, and the connection that carries it. A failure says what is known of how far the
+//! request got, for `routing::retry` to decide on.
+
+use std::error::Error as StdError;
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, header};
+use http_body::Body;
+use http_body_util::{Either, Empty};
+use hyper::client::conn::http1::SendRequest;
+use parkway_activator::endpoint::Endpoint;
+use parkway_activator::revision::Protocol;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::body::{
+    AttemptBody, BodyError, ContinueGate, ContinueSignal, Left, Replay, ResponseBody,
+};
+use super::pool::{Http1Lease, Http2Lease, Pool, UpstreamBody};
+use crate::config::Limits;
+use crate::routing::headers::{self, HostMode};
+use crate::routing::retry::Progress;
+use crate::routing::rules::Target;
+
+/// Why an attempt brought no response head.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// No connection could be made.
+    #[error("cannot connect: {0}")]
+    Connect(#[source] io::Error),
+    /// The endpoint has not begun with the request: the engine gave it back, the stream was refused, or the connection
+    /// is going away and the stream is above the last one it serves (RFC 9113 section 6.8).
+    #[error("the endpoint did not take the request: {0}")]
+    NotStarted(#[source] Box<dyn StdError>),
+    /// Bytes were written and the connection ended before a response head.
+    #[error("the endpoint ended the connection before it answered: {0}")]
+    MaybeStarted(#[source] Box<dyn StdError>),
+    /// What came back is no response we can pass on.
+    #[error("the endpoint sent an invalid response: {0}")]
+    Invalid(#[source] Box<dyn StdError>),
+    /// The client's body broke off.
+    #[error("the client did not send the whole request")]
+    Client,
+}
+
+impl SendError {
+    /// How far the request may have got.
+    pub fn progress(&self) -> Progress {
+        match self {
+            Self::Connect(_) | Self::NotStarted(_) => Progress::NotStarted,
+            Self::MaybeStarted(_) => Progress::MaybeStarted,
+            Self::Invalid(_) | Self::Client => Progress::ResponseBegun,
+        }
+    }
+
+    /// Whether the endpoint should be set aside until it accepts connections again.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            // Out of ports or files on our side is not the endpoint's doing.
+            Self::Connect(error) => {
+                !matches!(
+                    error.kind(),
+                    io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse
+                ) && !matches!(
+                    error.raw_os_error(),
+                    Some(libc_emfile::EMFILE | libc_emfile::ENFILE)
+                )
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn handshake(error: hyper::Error) -> Self {
+        Self::NotStarted(error.into())
+    }
+}
+
+/// `errno` values of a full file table (Linux `errno-base.h`).
+mod libc_emfile {
+    pub(super) const ENFILE: i32 = 23;
+    pub(super) const EMFILE: i32 = 24;
+}
+
+/// A response head, its body, and what keeps the connection until the body's end.
+#[derive(Debug)]
+pub struct Answered {
+    /// Status, version and fields.
+    pub head: http::response::Parts,
+    /// What follows.
+    pub body: ResponseBody,
+    /// Carries the body.
+    pub carrier: Carrier,
+    /// The endpoint switched protocols: the connection's bytes are the request's from now on.
+    pub upgraded: Option<hyper::upgrade::OnUpgrade>,
+}
+
+/// The connection a response comes by.
+#[derive(Debug)]
+pub enum Carrier {
+    /// HTTP/1: used again when the body was read to its end, else closed.
+    Http1(Option<Http1Lease>),
+    /// HTTP/2: a place among the streams, and the task that still sends the request body.
+    Http2 {
+        /// The place; freed when dropped.
+        lease: Http2Lease,
+        /// Sends what the client still sends; stopped when dropped.
+        pump: Option<PumpTask>,
+    },
+    /// A connection of its own that is not used again.
+    Single,
+}
+
+impl Carrier {
+    /// The response was read to its end.
+    pub fn finish(self) {
+        if let Self::Http1(Some(lease)) = self {
+            lease.finish();
+        }
+    }
+}
+
+/// What one attempt needs to know.
+#[derive(Debug)]
+pub struct Attempt<'a> {
+    /// Where to.
+    pub endpoint: Endpoint,
+    /// What the endpoint speaks.
+    pub protocol: Protocol,
+    /// What the split names, for the edits that depend on the endpoint.
+    pub target: &'a Target,
+    /// Who restores the Host that the client meant.
+    pub host_mode: HostMode,
+    /// The head, edited by the rules it passed.
+    pub head: &'a Parts,
+    /// The body; `None` when there is none.
+    pub body: Option<&'a Replay>,
+    /// The client asks to switch protocols.
+    pub is_upgrade: bool,
+    /// The client waits for `100 Continue`.
+    pub expects_continue: bool,
+}
+
+impl Attempt<'_> {
+    fn headers(&self) -> HeaderMap {
+        let mut fields = self.head.headers.clone();
+        headers::address(&mut fields, self.target, self.host_mode, self.endpoint);
+        fields
+    }
+}
+
+/// Sends one request to one endpoint.
+///
+/// # Errors
+///
+/// When no response head comes back; [`SendError::progress`] says how far the request may have got.
+///
+/// # Cancel safety
+///
+/// Dropping the future ends the attempt: the connection is closed, or the stream reset.
+pub async fn send(
+    pool: &Pool,
+    limits: &Limits,
+    attempt: Attempt<'_>,
+) -> Result<Answered, SendError> {
+    let answered = match attempt.protocol {
+        _ if attempt.is_upgrade => send_for_upgrade(pool, &attempt).await,
+        Protocol::Http1 => send_http1(pool, limits, &attempt).await,
+        Protocol::H2c => send_http2(pool, limits, &attempt).await,
+    };
+    match attempt.body {
+        Some(body) if answered.is_err() && body.client_failed() => Err(SendError::Client),
+        _ => answered,
+    }
+}
+
+async fn send_http1(
+    pool: &Pool,
+    limits: &Limits,
+    attempt: &Attempt<'_>,
+) -> Result<Answered, SendError> {
+    let mut lease = pool.http1(attempt.endpoint).await?;
+    if lease.is_reused() && !is_replayable(attempt) {
+        // A close that has arrived but was not looked at yet would cost this request: let the reactor look first.
+        tokio::task::yield_now().await;
+        while lease.is_reused() && lease.sender().is_closed() {
+            lease = pool.http1(attempt.endpoint).await?;
+        }
+    }
+    let (gate, signal) = gate(attempt, limits);
+    let mut request = http1_request(attempt, gate);
+    if let Some(signal) = signal {
+        hyper::ext::on_informational(&mut request, move |response| {
+            if response.status() == StatusCode::CONTINUE {
+                signal.open();
+            }
+        });
+    }
+    let response = exchange_http1(lease.sender(), request).await?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(SendError::Invalid(
+            "it switched protocols, which nobody asked for".into(),
+        ));
+    }
+    let (head, body) = response.into_parts();
+    Ok(Answered {
+        head,
+        body: ResponseBody::Http1(body),
+        carrier: Carrier::Http1(Some(lease)),
+        upgraded: None,
+    })
+}
+
+async fn send_for_upgrade(pool: &Pool, attempt: &Attempt<'_>) -> Result<Answered, SendError> {
+    let mut sender = pool.http1_for_upgrade(attempt.endpoint).await?;
+    let request = http1_request(attempt, None);
+    let mut response = exchange_http1(&mut sender, request).await?;
+    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let upgraded = switched.then(|| hyper::upgrade::on(&mut response));
+    let (head, body) = response.into_parts();
+    let body = if switched {
+        ResponseBody::Empty
+    } else {
+        ResponseBody::Http1(body)
+    };
+    Ok(Answered {
+        head,
+        body,
+        carrier: Carrier::Single,
+        upgraded,
+    })
+}
+
+async fn exchange_http1(
+    sender: &mut SendRequest<UpstreamBody>,
+    request: Request<UpstreamBody>,
+) -> Result<Response<hyper::body::Incoming>, SendError> {
+    let failed = match sender.try_send_request(request).await {
+        Ok(response) => return Ok(response),
+        Err(failed) => failed,
+    };
+    let given_back = failed.message().is_some();
+    let error = failed.into_error();
+    Err(if given_back {
+        SendError::NotStarted(error.into())
+    } else if error.is_parse() || error.is_parse_too_large() {
+        SendError::Invalid(error.into())
+    } else {
+        SendError::MaybeStarted(error.into())
+    })
+}
+
+/// Whether the request may be sent again although the endpoint may have begun with it.
+fn is_replayable(attempt: &Attempt<'_>) -> bool {
+    let idempotent = attempt.head.method.is_idempotent();
+    idempotent && attempt.body.is_none_or(|body| body.left() != Left::Gone)
+}
+
+fn gate(
+    attempt: &Attempt<'_>,
+    limits: &Limits,
+) -> (Option<ContinueGate>, Option<Arc<ContinueSignal>>) {
+    if attempt.expects_continue && attempt.body.is_some() {
+        let (gate, signal) = ContinueGate::new(Instant::now() + limits.expect_continue);
+        (Some(gate), Some(signal))
+    } else {
+        (None, None)
+    }
+}
+
+/// The head as HTTP/1 has it: origin form, the authority in `Host`.
+fn http1_request(attempt: &Attempt<'_>, gate: Option<ContinueGate>) -> Request<UpstreamBody> {
+    let body = match attempt.body {
+        Some(body) => Either::Right(body.attempt(gate)),
+        None => Either::Left(Empty::new()),
+    };
+    let mut request = Request::new(body);
+    *request.method_mut() = attempt.head.method.clone();
+    *request.uri_mut() = origin_form(&attempt.head.uri);
+    *request.version_mut() = Version::HTTP_11;
+    *request.headers_mut() = attempt.headers();
+    request
+}
+
+fn origin_form(uri: &Uri) -> Uri {
+    let path = uri
+        .path_and_query()
+        .cloned()
+        .unwrap_or_else(|| PathAndQuery::from_static("/"));
+    Uri::from(path)
+}
+
+async fn send_http2(
+    pool: &Pool,
+    limits: &Limits,
+    attempt: &Attempt<'_>,
+) -> Result<Answered, SendError> {
+    let lease = pool.http2(attempt.endpoint).await?;
+    let mut sender = lease.sender().ready().await.map_err(|error| {
+        lease.retire();
+        SendError::NotStarted(error.into())
+    })?;
+    let request = http2_request(attempt)?;
+    let (mut response, stream) = match sender.send_request(request, attempt.body.is_none()) {
+        Ok(sent) => sent,
+        Err(error) => {
+            lease.retire();
+            return Err(SendError::NotStarted(error.into()));
+        }
+    };
+    let (gate, signal) = gate(attempt, limits);
+    let pump = attempt
+        .body
+        .map(|body| PumpTask::spawn(body.attempt(gate), stream));
+    if let Some(signal) = signal {
+        poll_fn(|cx| match response.poll_informational(cx) {
+            Poll::Ready(Some(Ok(informational)))
+                if informational.status() == StatusCode::CONTINUE =>
+            {
+                signal.open();
+                Poll::Ready(())
+            }
+            Poll::Ready(_) => Poll::Ready(()),
+            Poll::Pending => Poll::Pending,
+        })
+        .await;
+    }
+    let response = response
+        .await
+        .map_err(|error| http2_failure(error, &lease))?;
+    let (head, body) = response.into_parts();
+    Ok(Answered {
+        head,
+        body: ResponseBody::Http2(body),
+        carrier: Carrier::Http2 { lease, pump },
+        upgraded: None,
+    })
+}
+
+/// Refused streams and streams above a GOAWAY's last were not begun with (RFC 9113 sections 6.8 and 8.7).
+fn http2_failure(error: h2::Error, lease: &Http2Lease) -> SendError {
+    if error.is_go_away() && error.is_remote() {
+        lease.retire();
+        return SendError::NotStarted(error.into());
+    }
+    match error.reason() {
+        Some(h2::Reason::REFUSED_STREAM) if error.is_remote() => {
+            SendError::NotStarted(error.into())
+        }
+        Some(_) if error.is_reset() && error.is_remote() => SendError::MaybeStarted(error.into()),
+        Some(_) => SendError::Invalid(error.into()),
+        None => {
+            lease.retire();
+            SendError::MaybeStarted(error.into())
+        }
+    }
+}
+
+/// The head as HTTP/2 has it: the authority as pseudo-header, no `Host` (RFC 9113 section 8.3.1).
+fn http2_request(attempt: &Attempt<'_>) -> Result<Request<()>, SendError> {
+    let head = attempt.head;
+    let mut headers = attempt.headers();
+    let host = headers.remove(header::HOST);
+    let authority = host
+        .as_ref()
+        .map_or(b"localhost".as_slice(), HeaderValue::as_bytes);
+    let path = head
+        .uri
+        .path_and_query()
+        .cloned()
+        .unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let uri = Uri::builder()
+        .scheme(Scheme::HTTP)
+        .authority(authority)
+        .path_and_query(path)
+        .build()
+        .map_err(|error| SendError::Invalid(error.into()))?;
+    let mut request = Request::new(());
+    *request.method_mut() = head.method.clone();
+    *request.uri_mut() = uri;
+    *request.version_mut() = Version::HTTP_2;
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+/// Sends a request body on a stream, as far as the endpoint's window lets it; stopped when dropped.
+#[derive(Debug)]
+pub struct PumpTask(JoinHandle<()>);
+
+impl PumpTask {
+    fn spawn(body: AttemptBody, stream: h2::SendStream<Bytes>) -> Self {
+        Self(tokio::task::spawn_local(async move {
+            let mut stream = stream;
+            if let Err(_error) = pump(body, &mut stream).await {
+                stream.send_reset(h2::Reason::CANCEL);
+            }
+        }))
+    }
+}
+
+impl Drop for PumpTask {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Writes `body` to `stream` with back-pressure; trailers end it.
+///
+/// # Errors
+///
+/// When the body breaks off or the stream was reset.
+pub async fn pump<B>(body: B, stream: &mut h2::SendStream<Bytes>) -> Result<(), BodyError>
+where
+    B: Body<Data = Bytes, Error = BodyError>,
+{
+    let mut body = std::pin::pin!(body);
+    loop {
+        let frame = poll_fn(|cx| {
+            // A reset ends the wait for a body that may never go on.
+            if let Poll::Ready(reset) = stream.poll_reset(cx) {
+                return Poll::Ready(Some(Err(match reset {
+                    Ok(reason) => BodyError::Http2(reason.into()),
+                    Err(error) => BodyError::Http2(error),
+                })));
+            }
+            body.as_mut().poll_frame(cx)
+        })
+        .await;
+        let Some(frame) = frame.transpose()? else {
+            stream.send_data(Bytes::new(), true)?;
+            return Ok(());
+        };
+        match frame.into_data() {
+            Ok(data) => {
+                let is_last = body.is_end_stream();
+                send_data(data, is_last, stream).await?;
+                if is_last {
+                    return Ok(());
+                }
+            }
+            Err(frame) => {
+                if let Ok(trailers) = frame.into_trailers() {
+                    stream.send_trailers(trailers)?;
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+async fn send_data(
+    mut data: Bytes,
+    is_last: bool,
+    stream: &mut h2::SendStream<Bytes>,
+) -> Result<(), BodyError> {
+    if data.is_empty() && !is_last {
+        return Ok(());
+    }
+    while !data.is_empty() {
+        stream.reserve_capacity(data.len());
+        let room = poll_fn(|cx| {
+            if let Poll::Ready(reset) = stream.poll_reset(cx) {
+                return Poll::Ready(Some(reset.and_then(|reason| Err(h2::Error::from(reason)))));
+            }
+            stream.poll_capacity(cx)
+        })
+        .await;
+        let room = match room {
+            Some(room) => room?,
+            None => return Err(BodyError::Http2(h2::Reason::STREAM_CLOSED.into())),
+        };
+        let piece = data.split_to(room.min(data.len()));
+        let ends = is_last && data.is_empty();
+        stream.send_data(piece, ends)?;
+        if ends {
+            return Ok(());
+        }
+    }
+    if is_last {
+        stream.send_data(Bytes::new(), true)?;
+    }
+    Ok(())
+}
