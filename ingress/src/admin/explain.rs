@@ -1,0 +1,189 @@
+//! `/explain`: where a request would go, whether it would have to wait, and why.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use axum::response::{IntoResponse, Json, Response};
+use parkway_activator::throttler::RevisionState;
+use serde_json::json;
+use tokio::sync::oneshot;
+
+use super::Admin;
+use crate::explain::{Answer, QUESTION, Question};
+use crate::frontend::worker::Peek;
+use crate::routing::explain::{Explanation, explain};
+use crate::routing::host::Host;
+use crate::routing::rules::Visibility;
+use crate::routing::split::{PathKey, Percentile};
+
+/// Answers a [`Question`].
+pub(super) async fn answer(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    match parsed(&headers) {
+        Ok(asked) => Json(answer_to(&admin, &asked).await).into_response(),
+        Err(mistake) => (StatusCode::BAD_REQUEST, mistake).into_response(),
+    }
+}
+
+struct Asked {
+    question: Question,
+    method: Method,
+    headers: HeaderMap,
+}
+
+fn parsed(headers: &HeaderMap) -> Result<Asked, String> {
+    let question = headers
+        .get(QUESTION)
+        .ok_or_else(|| format!("the header {QUESTION} is missing; use `parkway explain`"))?;
+    let question: Question = serde_json::from_slice(question.as_bytes())
+        .map_err(|error| format!("{QUESTION}: {error}"))?;
+    let method = question
+        .method
+        .parse()
+        .map_err(|_| format!("{:?} is not a method", question.method))?;
+    let mut asked = HeaderMap::new();
+    for line in &question.headers {
+        let (name, value) = line
+            .split_once(':')
+            .ok_or_else(|| format!("header {line:?}: expected `Name: value`"))?;
+        let name: HeaderName = name
+            .trim()
+            .parse()
+            .map_err(|error| format!("header {line:?}: {error}"))?;
+        let value: HeaderValue = value
+            .trim()
+            .parse()
+            .map_err(|error| format!("header {line:?}: {error}"))?;
+        asked.append(name, value);
+    }
+    Ok(Asked {
+        question,
+        method,
+        headers: asked,
+    })
+}
+
+async fn answer_to(admin: &Admin, asked: &Asked) -> Answer {
+    let question = &asked.question;
+    let routes = admin.routes.current();
+    let entrance = if question.local {
+        Visibility::ClusterLocal
+    } else {
+        Visibility::ExternalIp
+    };
+    let host = match Host::parse(&question.host) {
+        Ok(host) => host,
+        Err(error) => {
+            let text = format!("400: {error}\n");
+            return Answer {
+                is_served: false,
+                explanation: json!({ "refusal": text.trim() }),
+                text,
+            };
+        }
+    };
+    let explained = |point| {
+        explain(
+            &routes,
+            entrance,
+            &asked.method,
+            &host,
+            &question.path,
+            &asked.headers,
+            point,
+        )
+    };
+    let mut explanation = explained(None);
+    let mut draws = Vec::new();
+    if question.next
+        && let Ok(matched) = routes.find(entrance, &host, &question.path, &asked.headers)
+    {
+        for (worker, point) in peek(admin, matched.key).await {
+            let next = explained(Some(point));
+            draws.push(format!(
+                "next on worker {worker}: {}",
+                chosen(&next).unwrap_or("no target")
+            ));
+            explanation = if draws.len() == 1 { next } else { explanation };
+        }
+    }
+    let waits = waits(admin, &explanation);
+    let mut text = explanation.to_string();
+    for line in draws.iter().chain(&waits) {
+        text.push_str(line);
+        text.push('\n');
+    }
+    Answer {
+        is_served: explanation.refusal.is_none(),
+        explanation: json!({ "explanation": explanation, "next": draws, "waits": waits }),
+        text,
+    }
+}
+
+/// What each worker would draw next for a path.
+async fn peek(admin: &Admin, path: PathKey) -> Vec<(usize, Percentile)> {
+    let mut points = Vec::new();
+    for (worker, peeks) in admin.peeks.iter().enumerate() {
+        let (reply, answer) = oneshot::channel();
+        // A worker that has ended, or has more questions than it may queue, is left out.
+        if peeks.try_send(Peek { path, reply }).is_ok()
+            && let Ok(point) = answer.await
+        {
+            points.push((worker, point));
+        }
+    }
+    points
+}
+
+fn chosen(explanation: &Explanation) -> Option<&str> {
+    let shares = &explanation.passes.last()?.shares;
+    let chosen = shares.iter().find(|share| share.is_chosen == Some(true))?;
+    Some(&chosen.target)
+}
+
+/// For each Revision the request may go to: whether it would have to wait now.
+fn waits(admin: &Admin, explanation: &Explanation) -> Vec<String> {
+    let Some(last) = explanation.passes.last() else {
+        return Vec::new();
+    };
+    let shares = last
+        .shares
+        .iter()
+        .filter(|share| share.kind == "revision" && share.is_chosen != Some(false));
+    let states = admin.throttler.state();
+    shares
+        .filter_map(|share| {
+            let state = states
+                .iter()
+                .find(|state| state.id.to_string() == share.target)?;
+            Some(format!("{}: {}", share.target, wait(state)))
+        })
+        .collect()
+}
+
+fn wait(state: &RevisionState) -> String {
+    let ready = state
+        .endpoints
+        .iter()
+        .filter(|endpoint| endpoint.is_ready && !endpoint.is_suspect)
+        .count();
+    let limit = u64::from(state.spec.concurrency.as_number());
+    let in_flight = state.in_flight;
+    let parked = state.parked;
+    if let Some(failure) = state.failure.as_deref().filter(|_| ready == 0) {
+        return format!("would be parked or answered 503: the last start failed: {failure}");
+    }
+    if ready == 0 {
+        return format!(
+            "would wait: no endpoint is ready (at zero or starting), {parked} parked before it"
+        );
+    }
+    if limit > 0 && in_flight >= limit * ready as u64 {
+        return format!(
+            "would wait: all {} slots of {ready} endpoints are taken, {parked} parked before it",
+            limit * ready as u64
+        );
+    }
+    if parked > 0 {
+        return format!("would wait: {parked} parked before it");
+    }
+    format!("would go at once: {ready} endpoints ready, {in_flight} requests in flight")
+}

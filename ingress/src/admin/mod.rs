@@ -1,0 +1,165 @@
+//! The admin entrance: health, readiness, metrics, state, and what a request would meet.
+//!
+//! On a listener of its own, apart from all traffic, on the control thread: a heavy scrape is not seen as latency.
+
+mod explain;
+mod metrics;
+mod state;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderName, StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use parking_lot::Mutex;
+use parkway_activator::stats::Stats;
+use parkway_activator::throttler::Throttler;
+use parkway_autoscaler_client::embedded::Embedded;
+use parkway_autoscaler_client::remote::RemoteSink;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tracing::error;
+
+use crate::frontend::worker::{Peek, Routes};
+use crate::provider::problem::Problem;
+use crate::proxy::observe::RequestCounts;
+use crate::ready::Ready;
+use crate::routing::table::Conflict;
+use crate::standalone::Processes;
+
+/// What the admin can tell about.
+#[derive(Clone)]
+pub struct Admin {
+    /// Readiness.
+    pub ready: Ready,
+    /// The current routes.
+    pub routes: Routes,
+    /// Queues and endpoints.
+    pub throttler: Throttler,
+    /// Accounting for the autoscaler.
+    pub stats: Stats,
+    /// Accounting for the operator.
+    pub counts: RequestCounts,
+    /// Local processes.
+    pub processes: Processes,
+    /// The autoscaler.
+    pub autoscaler: Autoscaler,
+    /// What is wrong with the configuration.
+    pub problems: Problems,
+    /// Client connections open.
+    pub connections: Arc<AtomicUsize>,
+    /// How many workers there are.
+    pub workers: usize,
+    /// Asks each worker what its next request would draw.
+    pub peeks: Vec<mpsc::Sender<Peek>>,
+}
+
+/// The autoscaler as the admin sees it.
+#[derive(Clone)]
+pub enum Autoscaler {
+    /// The one inside.
+    Embedded(Embedded),
+    /// The one reported to.
+    Remote(RemoteSink),
+}
+
+/// What the last configuration was like.
+#[derive(Clone, Debug, Default)]
+pub struct Problems(Arc<Mutex<Found>>);
+
+#[derive(Clone, Debug, Default)]
+struct Found {
+    generation: u64,
+    is_rejected: bool,
+    rejections: u64,
+    problems: Vec<Problem>,
+    conflicts: Vec<String>,
+}
+
+impl Problems {
+    /// A configuration took effect, perhaps with warnings.
+    pub fn accepted(&self, generation: u64, warnings: &[Problem], conflicts: &[Conflict]) {
+        let mut found = self.0.lock();
+        let rejections = found.rejections;
+        *found = Found {
+            generation,
+            is_rejected: false,
+            rejections,
+            problems: warnings.to_vec(),
+            conflicts: conflicts.iter().map(ToString::to_string).collect(),
+        };
+    }
+
+    /// A configuration was rejected; the one before it stays in effect.
+    pub fn rejected(&self, problems: Vec<Problem>) {
+        let mut found = self.0.lock();
+        found.is_rejected = true;
+        found.rejections += 1;
+        found.problems = problems;
+    }
+
+    fn found(&self) -> Found {
+        self.0.lock().clone()
+    }
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin")
+            .field("workers", &self.workers)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Autoscaler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Embedded(_) => "Embedded",
+            Self::Remote(_) => "Remote",
+        })
+    }
+}
+
+/// Serves the admin entrance until the process ends.
+pub async fn serve(listener: TcpListener, admin: Admin) {
+    let router = Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route(
+            "/state",
+            get(async |State(admin): State<Admin>| Json(state::of(&admin))),
+        )
+        .route("/explain", get(explain::answer))
+        .with_state(admin);
+    if let Err(error) = axum::serve(listener, router).await {
+        error!(%error, "the admin entrance ended");
+    }
+}
+
+async fn readyz(State(admin): State<Admin>) -> Response {
+    let waits_for = admin.ready.waits_for();
+    if waits_for.is_empty() {
+        return "ready\n".into_response();
+    }
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        format!("waiting for {}\n", waits_for.join(", ")),
+    )
+        .into_response()
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    const CONTENT_TYPE: (HeaderName, &str) = (
+        header::CONTENT_TYPE,
+        "application/openmetrics-text; version=1.0.0; charset=utf-8",
+    );
+    match metrics::encode(&admin) {
+        Ok(text) => ([CONTENT_TYPE], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}

@@ -1,0 +1,159 @@
+//! `/state`: everything that is going on at this moment, as JSON.
+
+use std::sync::atomic::Ordering;
+
+use parkway_activator::throttler::{Histogram, RevisionState};
+use parkway_autoscaler_client::embedded::DeciderState;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{Admin, Autoscaler};
+use crate::routing::rules::Visibility;
+use crate::standalone::ReplicaState;
+
+/// The state as one JSON value.
+pub(super) fn of(admin: &Admin) -> Value {
+    let now = Instant::now();
+    let found = admin.problems.found();
+    let routes = admin.routes.current();
+    let processes = admin.processes.state();
+    let deciders = match &admin.autoscaler {
+        Autoscaler::Embedded(embedded) => embedded.state(),
+        Autoscaler::Remote(_) => Vec::new(),
+    };
+    let revisions: Vec<_> = admin
+        .throttler
+        .state()
+        .iter()
+        .map(|revision| {
+            let decider = deciders
+                .iter()
+                .find(|decider| decider.revision == revision.id);
+            of_revision(revision, decider, &processes, now)
+        })
+        .collect();
+    json!({
+        "ready": admin.ready.waits_for().is_empty(),
+        "waitsFor": admin.ready.waits_for(),
+        "workers": admin.workers,
+        "connections": admin.connections.load(Ordering::Relaxed),
+        "parked": admin.throttler.parked(),
+        "parkedBytes": admin.throttler.parked_bytes(),
+        "configuration": {
+            "generation": routes.generation(),
+            "accepted": found.generation,
+            "rejected": found.is_rejected,
+            "rejections": found.rejections,
+            "problems": found.problems,
+            "conflicts": found.conflicts,
+        },
+        "hosts": {
+            "external": hosts(&routes, Visibility::ExternalIp),
+            "local": hosts(&routes, Visibility::ClusterLocal),
+        },
+        "autoscaler": autoscaler(&admin.autoscaler),
+        "revisions": revisions,
+    })
+}
+
+fn hosts(routes: &crate::routing::table::RouteSnapshot, entrance: Visibility) -> Vec<Value> {
+    let mut hosts: Vec<_> = routes
+        .hosts(entrance)
+        .map(|(host, ingress)| (host.to_owned(), ingress.to_string()))
+        .collect();
+    hosts.sort();
+    hosts
+        .into_iter()
+        .map(|(host, ingress)| json!({ "host": host, "ingress": ingress }))
+        .collect()
+}
+
+fn autoscaler(autoscaler: &Autoscaler) -> Value {
+    match autoscaler {
+        Autoscaler::Embedded(_) => json!({ "kind": "embedded" }),
+        Autoscaler::Remote(sink) => {
+            let connections = sink.connections().into_iter().map(|connection| {
+                json!({
+                    "address": connection.address,
+                    "connected": connection.is_connected,
+                    "errors": connection.errors,
+                    "dropped": connection.dropped,
+                })
+            });
+            json!({ "kind": "remote", "connections": connections.collect::<Vec<_>>() })
+        }
+    }
+}
+
+fn of_revision(
+    revision: &RevisionState,
+    decider: Option<&DeciderState>,
+    processes: &[ReplicaState],
+    now: Instant,
+) -> Value {
+    let endpoints = revision.endpoints.iter().map(|endpoint| {
+        json!({
+            "address": endpoint.endpoint.to_string(),
+            "inFlight": endpoint.in_flight,
+            "ready": endpoint.is_ready,
+            "suspect": endpoint.is_suspect,
+        })
+    });
+    let processes = processes
+        .iter()
+        .filter(|process| process.revision == revision.id)
+        .map(|process| {
+            json!({
+                "number": process.number,
+                "pid": process.pid,
+                "address": process.endpoint.to_string(),
+                "phase": process.phase.as_str(),
+                "ageSeconds": now.saturating_duration_since(process.started).as_secs_f64(),
+            })
+        });
+    let counters = &revision.counters;
+    json!({
+        "namespace": revision.id.namespace(),
+        "name": revision.id.name(),
+        "service": &*revision.spec.service,
+        "containerConcurrency": revision.spec.concurrency.as_number(),
+        "parked": revision.parked,
+        "parkedBytes": revision.parked_bytes,
+        "inFlight": revision.in_flight,
+        "endpoints": endpoints.collect::<Vec<_>>(),
+        "processes": processes.collect::<Vec<_>>(),
+        "startingSeconds": revision.starting_since.map(|since| now.saturating_duration_since(since).as_secs_f64()),
+        "failure": revision.failure.as_deref(),
+        "counters": {
+            "grantedAtOnce": counters.granted_at_once,
+            "parked": counters.parked_total,
+            "released": counters.released,
+            "cancelled": counters.cancelled,
+            "refused": counters.refused.total(),
+            "queueFull": counters.refused.depth + counters.refused.bytes + counters.refused.total_bytes + counters.refused.client_share,
+            "coldStarts": counters.cold_starts,
+        },
+        "parkedSeconds": summary(&revision.parked_seconds),
+        "coldStartSeconds": summary(&revision.cold_start_seconds),
+        "autoscaler": decider.map(of_decider),
+    })
+}
+
+fn summary(histogram: &Histogram) -> Value {
+    json!({ "count": histogram.count(), "sum": histogram.sum().as_secs_f64() })
+}
+
+fn of_decider(decider: &DeciderState) -> Value {
+    json!({
+        "phase": format!("{:?}", decider.phase),
+        "desired": decider.desired,
+        "wanted": decider.wanted,
+        "ready": decider.ready,
+        "metric": format!("{:?}", decider.metric),
+        "target": decider.target,
+        "stable": decider.stable,
+        "panic": decider.panic,
+        "panicking": decider.is_panicking,
+        "excessBurstCapacity": decider.excess_burst_capacity,
+    })
+}

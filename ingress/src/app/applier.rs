@@ -1,0 +1,231 @@
+//! Makes a [`World`] real: queues, processes, the autoscaler and the routes, in an order in which nothing is lost.
+//!
+//! What is new is set up first, then the routes are published, then what nothing leads to any more is retired: it keeps
+//! its queue and its processes until its last request has ended.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use parkway_activator::endpoint::Endpoint;
+use parkway_activator::revision::{RevisionId, RevisionSpec};
+use parkway_activator::stats::Stats;
+use parkway_activator::throttler::{Parking, Throttler};
+use parkway_autoscaler_client::embedded::{
+    AutoscalerConfig, Embedded, Reachability, RevisionScaling,
+};
+use tracing::{info, warn};
+
+use super::validate::autoscaler_config;
+use crate::frontend::worker::RoutePublisher;
+use crate::provider::{RevisionEntry, World};
+use crate::proxy::observe::RequestCounts;
+use crate::routing::rules::{IngressRules, Target};
+use crate::routing::table::{Conflict, RouteSnapshot};
+use crate::standalone::Processes;
+
+/// Who decides how many processes there are.
+#[derive(Debug)]
+pub(super) enum Scaling {
+    /// The autoscaler inside.
+    Embedded(Embedded),
+    /// Someone who is only reported to: one process per Revision with traffic.
+    Elsewhere,
+}
+
+/// Everything a configuration reaches.
+#[derive(Debug)]
+pub(super) struct Applier {
+    pub(super) throttler: Throttler,
+    pub(super) stats: Stats,
+    pub(super) counts: RequestCounts,
+    pub(super) processes: Processes,
+    pub(super) scaling: Scaling,
+    pub(super) publisher: RoutePublisher,
+    pub(super) applied: Applied,
+}
+
+/// What is set up.
+#[derive(Debug, Default)]
+pub(super) struct Applied {
+    revisions: BTreeMap<RevisionId, RevisionEntry>,
+    services: BTreeSet<RevisionId>,
+    /// Names to resolve, by the identity of their endpoints.
+    external: BTreeMap<RevisionId, (String, u16)>,
+    /// Revisions without traffic whose last requests still run.
+    retiring: BTreeMap<RevisionId, RevisionEntry>,
+}
+
+impl Applier {
+    /// Makes `world` real. Returns the hosts that more than one KIngress claims.
+    pub(super) fn apply(&mut self, world: &World) -> Vec<Conflict> {
+        // The provider has checked the same values with the same function.
+        let config = autoscaler_config(&world.autoscaler_config)
+            .unwrap_or_else(|_| AutoscalerConfig::standalone());
+        for (id, entry) in &world.revisions {
+            self.set_up(id, entry, &config);
+        }
+        for (id, (spec, endpoints)) in &world.services {
+            self.throttler.upsert(id, Arc::clone(spec), Parking::Never);
+            self.throttler.set_endpoints(id, endpoints.clone());
+        }
+        let external = externals(&world.ingresses);
+        for (id, (_, _, spec)) in &external {
+            self.throttler.upsert(id, Arc::clone(spec), Parking::Never);
+        }
+        let (snapshot, conflicts) = RouteSnapshot::build(world.generation, world.ingresses.clone());
+        self.publisher.publish(snapshot);
+        self.retire(
+            world,
+            external
+                .into_iter()
+                .map(|(id, (host, port, _))| (id, (host, port)))
+                .collect(),
+        );
+        conflicts
+    }
+
+    fn set_up(&mut self, id: &RevisionId, entry: &RevisionEntry, config: &AutoscalerConfig) {
+        self.applied.retiring.remove(id);
+        self.throttler
+            .upsert(id, Arc::clone(&entry.spec), Parking::Allowed);
+        if let Some(endpoints) = &entry.endpoints {
+            self.throttler.set_endpoints(id, endpoints.clone());
+        }
+        if let Some(workload) = &entry.workload {
+            self.processes.set(Arc::clone(workload));
+            self.scale(id, entry, config, Reachability::Reachable);
+        }
+        self.applied.revisions.insert(id.clone(), entry.clone());
+    }
+
+    fn scale(
+        &self,
+        id: &RevisionId,
+        entry: &RevisionEntry,
+        config: &AutoscalerConfig,
+        reachability: Reachability,
+    ) {
+        let Scaling::Embedded(embedded) = &self.scaling else {
+            self.processes
+                .scale(id, u32::from(reachability == Reachability::Reachable));
+            return;
+        };
+        let mut annotations = entry.annotations.clone();
+        if entry.takeover {
+            // It must be started once to prove itself before it gets the traffic of the one before it.
+            annotations
+                .entry(INITIAL_SCALE.to_owned())
+                .or_insert_with(|| "1".to_owned());
+        }
+        match RevisionScaling::parse(&annotations, entry.spec.concurrency, config) {
+            Ok(scaling) => embedded.upsert(id.clone(), scaling, reachability),
+            // The provider has checked the same values with the same function.
+            Err(invalid) => warn!(revision = %id, ?invalid, "scaling annotations were not applied"),
+        }
+    }
+
+    /// Takes leave of what the world does not name any more.
+    fn retire(&mut self, world: &World, external: BTreeMap<RevisionId, (String, u16)>) {
+        let gone: Vec<_> = self
+            .applied
+            .revisions
+            .keys()
+            .filter(|id| !world.revisions.contains_key(id))
+            .cloned()
+            .collect();
+        for id in gone {
+            if let Some(entry) = self.applied.revisions.remove(&id) {
+                info!(revision = %id, "has no traffic any more: retires when its last request has ended");
+                self.applied.retiring.insert(id, entry);
+            }
+        }
+        let services: BTreeSet<_> = world
+            .services
+            .keys()
+            .chain(external.keys())
+            .cloned()
+            .collect();
+        for id in self.applied.services.difference(&services) {
+            self.throttler.remove(id);
+        }
+        self.applied.services = services;
+        self.applied.external = external;
+        self.finish_retiring();
+    }
+
+    /// Removes retired Revisions without requests. Called again and again until there are none.
+    pub(super) fn finish_retiring(&mut self) {
+        let is_done = |id: &RevisionId| {
+            let state = self.throttler.revision_state(id);
+            state.is_none_or(|state| state.parked == 0 && state.in_flight == 0)
+        };
+        let done: Vec<_> = self
+            .applied
+            .retiring
+            .keys()
+            .filter(|id| is_done(id))
+            .cloned()
+            .collect();
+        for id in done {
+            self.applied.retiring.remove(&id);
+            if let Scaling::Embedded(embedded) = &self.scaling {
+                embedded.remove(&id);
+            }
+            self.processes.remove(&id);
+            self.throttler.remove(&id);
+            self.stats.remove(&id);
+            info!(revision = %id, "retired");
+        }
+        self.counts.retain(|id| self.applied.knows(id));
+    }
+
+    /// Whether there are Revisions to look after with [`finish_retiring`](Self::finish_retiring).
+    pub(super) fn is_retiring(&self) -> bool {
+        !self.applied.retiring.is_empty()
+    }
+
+    /// Names that stand for endpoints elsewhere, and whose they are.
+    pub(super) fn names_to_resolve(&self) -> Vec<(RevisionId, String, u16)> {
+        let external = self.applied.external.iter();
+        external
+            .map(|(id, (host, port))| (id.clone(), host.clone(), *port))
+            .collect()
+    }
+
+    /// The addresses a name stands for now.
+    pub(super) fn resolved(&self, id: &RevisionId, endpoints: Vec<Endpoint>) {
+        if self.applied.external.contains_key(id) {
+            self.throttler.set_endpoints(id, endpoints);
+        }
+    }
+}
+
+impl Applied {
+    fn knows(&self, id: &RevisionId) -> bool {
+        self.revisions.contains_key(id)
+            || self.retiring.contains_key(id)
+            || self.services.contains(id)
+    }
+}
+
+const INITIAL_SCALE: &str = "autoscaling.knative.dev/initial-scale";
+
+/// All ExternalName targets of all rules.
+fn externals(ingresses: &[IngressRules]) -> BTreeMap<RevisionId, (String, u16, Arc<RevisionSpec>)> {
+    let paths = ingresses
+        .iter()
+        .flat_map(|ingress| &ingress.rules)
+        .flat_map(|rule| &rule.paths);
+    paths
+        .flat_map(|path| path.splits.iter())
+        .filter_map(|(_, backend)| match &backend.target {
+            Target::External {
+                id,
+                host,
+                port,
+                spec,
+            } => Some((id.clone(), (host.clone(), *port, Arc::clone(spec)))),
+            Target::Revision { .. } | Target::Service { .. } | Target::Missing { .. } => None,
+        })
+        .collect()
+}

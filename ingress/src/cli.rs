@@ -1,0 +1,337 @@
+//! The command line: what was written, and what it means.
+//!
+//! Every flag has an environment variable; everything is checked here, so that nothing later can find a setting wrong.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU8;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use http::HeaderName;
+
+/// Parks requests for workloads at zero, wakes them, and routes everything else.
+#[derive(Debug, Parser)]
+#[command(name = "parkway", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What Parkway can be asked to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs Knative Services on this machine, from zero and back.
+    ///
+    /// Reads ordinary Knative manifests and runs their containers' commands as local processes: a request to a
+    /// Service at zero is parked, the process is started, the request goes on, and after the stable window without
+    /// requests the process ends. The files are watched; a change takes effect without losing a request.
+    Run(Box<Run>),
+    /// Checks manifests and says what is wrong, without running anything.
+    ///
+    /// Ends with status 0 when nothing is wrong and 2 when something is.
+    Check(Check),
+    /// Says where a request to a running Parkway would go, and why.
+    ///
+    /// Prints the rule, the split with its shares, the Revision, the header edits and timeouts, and whether a request
+    /// would have to wait at this moment.
+    Explain(Explain),
+    /// Serves a small HTTP workload on $PORT, for examples and tests.
+    #[command(hide = true)]
+    Hello,
+}
+
+/// `parkway run`.
+#[derive(Args, Debug)]
+pub struct Run {
+    /// Manifests: files, or folders whose .yaml, .yml and .json files are read.
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+
+    /// External entrance: serves rules that are visible from outside.
+    #[arg(
+        long,
+        env = "PARKWAY_LISTEN",
+        default_value = "127.0.0.1:8080",
+        value_name = "ADDRESS"
+    )]
+    pub listen: SocketAddr,
+
+    /// Cluster-local entrance: serves all rules.
+    #[arg(
+        long,
+        env = "PARKWAY_LISTEN_LOCAL",
+        default_value = "127.0.0.1:8081",
+        value_name = "ADDRESS"
+    )]
+    pub listen_local: SocketAddr,
+
+    /// Admin: /healthz, /readyz, /metrics, /state. Not for the public.
+    #[arg(
+        long,
+        env = "PARKWAY_ADMIN",
+        default_value = "127.0.0.1:9090",
+        value_name = "ADDRESS"
+    )]
+    pub admin: SocketAddr,
+
+    /// Threads that serve requests. Default: one per core.
+    #[arg(long, env = "PARKWAY_WORKERS", value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "COUNT")]
+    pub workers: Option<u16>,
+
+    /// Domain of the hosts of Services without another by config-domain.
+    #[arg(
+        long,
+        env = "PARKWAY_DOMAIN",
+        default_value = "localhost",
+        value_name = "DOMAIN"
+    )]
+    pub domain: String,
+
+    /// Who decides how many processes there are: `embedded`, or the address of a Knative autoscaler, which is then
+    /// only reported to: Parkway keeps one process per Revision with traffic.
+    #[arg(
+        long,
+        env = "PARKWAY_AUTOSCALER",
+        default_value = "embedded",
+        value_name = "embedded|ws://HOST:PORT"
+    )]
+    pub autoscaler: AutoscalerChoice,
+
+    /// Form of the log on standard error.
+    #[arg(
+        long,
+        env = "PARKWAY_LOG_FORMAT",
+        default_value = "text",
+        value_name = "FORMAT"
+    )]
+    pub log_format: LogFormat,
+
+    /// What is logged: `error`, `warn`, `info`, `debug`, or filters such as `parkway_ingress::proxy=debug`.
+    #[arg(
+        long,
+        env = "PARKWAY_LOG",
+        default_value = "info",
+        value_name = "FILTER"
+    )]
+    pub log: String,
+
+    /// Log each request when it ends.
+    #[arg(long, env = "PARKWAY_ACCESS_LOG")]
+    pub access_log: bool,
+
+    /// How many proxies in front of the external entrance may be believed about X-Forwarded-For and Forwarded.
+    #[arg(
+        long,
+        env = "PARKWAY_TRUSTED_HOPS",
+        default_value_t = 0,
+        value_name = "COUNT"
+    )]
+    pub trusted_hops: usize,
+
+    /// Requests that may be parked for one Revision. One more is answered 503 with Retry-After.
+    #[arg(
+        long,
+        env = "PARKWAY_QUEUE_DEPTH",
+        default_value_t = 10_000,
+        value_name = "COUNT"
+    )]
+    pub queue_depth: usize,
+
+    /// Memory that requests parked for one Revision may take, in MiB. Beyond: 503 with Retry-After.
+    #[arg(
+        long,
+        env = "PARKWAY_QUEUE_MIB",
+        default_value_t = 64,
+        value_name = "MIB"
+    )]
+    pub queue_mib: usize,
+
+    /// Memory that all parked requests together may take, in MiB. Beyond: 503 with Retry-After.
+    #[arg(
+        long,
+        env = "PARKWAY_QUEUE_TOTAL_MIB",
+        default_value_t = 256,
+        value_name = "MIB"
+    )]
+    pub queue_total_mib: usize,
+
+    /// Percentage of a Revision's queue that one client may hold. Default: all of it.
+    #[arg(long, env = "PARKWAY_CLIENT_SHARE", value_parser = clap::value_parser!(u8).range(1..=100), value_name = "PERCENT")]
+    pub client_share: Option<u8>,
+
+    /// Header whose value tells clients apart for --client-share. Default: their address.
+    #[arg(
+        long,
+        env = "PARKWAY_CLIENT_HEADER",
+        requires = "client_share",
+        value_name = "NAME"
+    )]
+    pub client_header: Option<HeaderName>,
+
+    /// Connections from clients in all; one more is answered 503 and closed.
+    #[arg(
+        long,
+        env = "PARKWAY_CONNECTIONS",
+        default_value_t = 16_384,
+        value_name = "COUNT"
+    )]
+    pub connections: usize,
+
+    /// How long parked and running requests may take to end after Ctrl-C or SIGTERM, in seconds.
+    #[arg(
+        long,
+        env = "PARKWAY_DRAIN_SECONDS",
+        default_value_t = 30,
+        value_name = "SECONDS"
+    )]
+    pub drain_seconds: u64,
+
+    /// Where started processes are recorded, so that the next start can end what a killed Parkway left behind.
+    /// Default: a folder for this user and --listen address below the system's folder for temporary files.
+    #[arg(long, env = "PARKWAY_STATE_DIR", value_name = "PATH")]
+    pub state_dir: Option<PathBuf>,
+}
+
+impl Run {
+    /// The share of a queue one client may hold, if it is bounded.
+    pub fn client_share(&self) -> Option<NonZeroU8> {
+        self.client_share.and_then(NonZeroU8::new)
+    }
+
+    /// How long a drain may take.
+    pub fn drain(&self) -> Duration {
+        Duration::from_secs(self.drain_seconds)
+    }
+}
+
+/// `parkway check`.
+#[derive(Args, Debug)]
+pub struct Check {
+    /// Manifests: files, or folders whose .yaml, .yml and .json files are read.
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+
+    /// Domain of the hosts of Services without another by config-domain.
+    #[arg(
+        long,
+        env = "PARKWAY_DOMAIN",
+        default_value = "localhost",
+        value_name = "DOMAIN"
+    )]
+    pub domain: String,
+}
+
+/// `parkway explain`.
+#[derive(Args, Debug)]
+pub struct Explain {
+    /// The request's method.
+    pub method: http::Method,
+
+    /// The request's URL; its host decides the rule. Connects to no such host.
+    pub url: http::Uri,
+
+    /// A header of the request, as `Name: value`; may be given several times.
+    #[arg(short = 'H', long = "header", value_name = "HEADER")]
+    pub headers: Vec<String>,
+
+    /// Say also which split the next such request falls to, for each worker.
+    #[arg(long)]
+    pub next: bool,
+
+    /// Ask as a client at the cluster-local entrance.
+    #[arg(long)]
+    pub local: bool,
+
+    /// Print JSON instead of text.
+    #[arg(long)]
+    pub json: bool,
+
+    /// Admin address of the running Parkway.
+    #[arg(
+        long,
+        env = "PARKWAY_ADMIN",
+        default_value = "127.0.0.1:9090",
+        value_name = "ADDRESS"
+    )]
+    pub admin: SocketAddr,
+}
+
+/// Who decides how many processes there are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AutoscalerChoice {
+    /// The one inside.
+    Embedded,
+    /// A Knative autoscaler at this `ws://` address.
+    Remote(String),
+}
+
+impl std::str::FromStr for AutoscalerChoice {
+    type Err = String;
+
+    fn from_str(written: &str) -> Result<Self, String> {
+        if written == "embedded" {
+            return Ok(Self::Embedded);
+        }
+        let uri: http::Uri = written
+            .parse()
+            .map_err(|error| format!("neither `embedded` nor an address: {error}"))?;
+        match (uri.scheme_str(), uri.authority()) {
+            (Some("ws"), Some(_)) => Ok(Self::Remote(written.to_owned())),
+            _ => Err(
+                "expected `embedded` or an address such as ws://autoscaler.knative-serving:8080"
+                    .to_owned(),
+            ),
+        }
+    }
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// A line for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_of_run_has_an_environment_variable() {
+        let command = Cli::command();
+        let run = command.find_subcommand("run").unwrap();
+        let without: Vec<_> = run
+            .get_arguments()
+            .filter(|argument| {
+                argument.get_long().is_some()
+                    && !["help", "version"].contains(&argument.get_id().as_str())
+            })
+            .filter(|argument| argument.get_env().is_none())
+            .map(|argument| argument.get_id().to_string())
+            .collect();
+        assert_eq!(without, Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_autoscaler_is_embedded_or_has_a_websocket_address() {
+        assert_eq!("embedded".parse(), Ok(AutoscalerChoice::Embedded));
+        let remote = "ws://127.0.0.1:8080";
+        assert_eq!(
+            remote.parse(),
+            Ok(AutoscalerChoice::Remote(remote.to_owned()))
+        );
+        assert!("http://127.0.0.1:8080".parse::<AutoscalerChoice>().is_err());
+        assert!("".parse::<AutoscalerChoice>().is_err());
+    }
+}
