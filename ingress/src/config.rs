@@ -40,8 +40,8 @@ pub struct Limits {
     pub upstream_idle: Duration,
     /// Request body bytes kept so that a request can be sent again. Default 64 KiB; a longer body is not replayed.
     pub replay_bytes: usize,
-    /// Input read ahead while a request is parked, so that a departed client is noticed. Default 64 KiB; a client that
-    /// sends more is watched without reading.
+    /// Input of one request read ahead while it is parked, so that a departed client is noticed. Default 256 KiB,
+    /// within what the queue may hold; a client that sends more is watched without reading.
     pub read_ahead: usize,
     /// How long to hold a request body back that waits for `100 Continue`. Default 1 s, as Go's transport has it.
     pub expect_continue: Duration,
@@ -70,7 +70,7 @@ impl Default for Limits {
             connect: Duration::from_secs(5),
             upstream_idle: Duration::from_secs(90),
             replay_bytes: 64 * 1024,
-            read_ahead: 64 * 1024,
+            read_ahead: 256 * 1024,
             expect_continue: Duration::from_secs(1),
             attempts: 16,
             drain: Duration::from_secs(30),
