@@ -17,8 +17,10 @@
 //!
 //! [`provider`] reads manifests and says what there should be; [`standalone`] runs local processes; [`admin`] shows what
 //! is going on; [`app`] joins them and is where starting and stopping can be read from top to bottom. Arrows go one
-//! way: `main` → [`app`] → `frontend`, `provider`, `standalone`, `admin` → `proxy` → `routing`. [`config`], [`ready`],
-//! [`telemetry`] and [`workload`] are leaves anyone may use.
+//! way: `main` → [`app`] → [`admin`] → [`frontend`], [`provider`], [`standalone`] → [`proxy`] → [`routing`], and the
+//! three in the middle do not name each other. (The admin stands above them because it shows what they know.)
+//! [`config`], [`cli`], [`ready`], [`telemetry`] and [`workload`] are leaves anyone may use. `tests/layering.rs` holds
+//! us to it.
 
 pub mod admin;
 pub mod app;

@@ -156,7 +156,6 @@ async fn drive(
     poll_fn(|cx| {
         if !is_draining && draining.as_mut().poll(cx).is_ready() {
             is_draining = true;
-            Pin::new(&mut *engine).graceful_shutdown();
         }
         match engine.poll_without_shutdown(cx) {
             Poll::Ready(result) => {
@@ -169,6 +168,11 @@ async fn drive(
                 });
             }
             Poll::Pending => {}
+        }
+        // Only while a request runs: an engine that has not read its replayed head yet would take itself for idle and
+        // close.
+        if is_draining && signals.in_flight.get() > 0 {
+            Pin::new(&mut *engine).graceful_shutdown();
         }
         // An earlier response may still be on its way out: the engine stays until it is.
         if signals.is_flushed.get()

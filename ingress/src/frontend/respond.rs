@@ -4,7 +4,7 @@
 //! A gRPC call gets status 200 and its own status in trailers-only form, as gRPC's HTTP mapping wants it
 //! (grpc/grpc `doc/PROTOCOL-HTTP2.md`).
 
-use bytes::Bytes;
+use axum::response::IntoResponse as _;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use parkway_activator::throttler::Refusal;
@@ -71,6 +71,7 @@ fn text_of(failure: &Failure) -> String {
     }
 }
 
+/// An answer of our own: axum's form of a status and a text.
 fn local(
     status: StatusCode,
     text: String,
@@ -79,26 +80,25 @@ fn local(
 ) -> Response<Held> {
     observation.status(status);
     let length = text.len();
-    let body = if is_head {
-        ResponseBody::Empty
+    let answer = (status, text).into_response();
+    let (mut head, body) = answer.into_parts();
+    head.headers
+        .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    if length == 0 {
+        head.headers.remove(header::CONTENT_TYPE);
     } else {
-        ResponseBody::Text(Bytes::from(text))
-    };
-    let mut response = Response::new(Held::new(body, Holds::of_answer(observation)));
-    *response.status_mut() = status;
-    let fields = response.headers_mut();
-    if length > 0 {
-        fields.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("text/plain; charset=utf-8"),
-        );
-        fields.insert(
+        // As Go's `http.Error` has it.
+        head.headers.insert(
             header::X_CONTENT_TYPE_OPTIONS,
             HeaderValue::from_static("nosniff"),
         );
     }
-    fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    response
+    let body = if is_head || length == 0 {
+        ResponseBody::Empty
+    } else {
+        ResponseBody::Local(body)
+    };
+    Response::from_parts(head, Held::new(body, Holds::of_answer(observation)))
 }
 
 /// The answer to a probe.

@@ -28,6 +28,9 @@ pub enum BodyError {
     /// The HTTP/2 engine's reason.
     #[error("{0}")]
     Http2(#[from] h2::Error),
+    /// An answer of our own could not be produced.
+    #[error("{0}")]
+    Local(#[source] axum::Error),
     /// The Revision's total or idle timeout passed after the response had begun.
     #[error("the request timed out after its response had begun")]
     TimedOut,
@@ -397,8 +400,8 @@ impl ContinueGate {
 pub enum ResponseBody {
     /// No body.
     Empty,
-    /// A short text of our own; taken by the first poll.
-    Text(Bytes),
+    /// An answer of our own.
+    Local(axum::body::Body),
     /// From an HTTP/1 endpoint.
     Http1(Incoming),
     /// From an HTTP/2 endpoint.
@@ -415,10 +418,7 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut *self {
             Self::Empty => Poll::Ready(None),
-            Self::Text(_) => match std::mem::replace(&mut *self, Self::Empty) {
-                Self::Text(text) => Poll::Ready(Some(Ok(Frame::data(text)))),
-                _ => Poll::Ready(None),
-            },
+            Self::Local(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Local),
             Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Http1),
             Self::Http2(body) => poll_h2_frame(body, cx),
         }
@@ -427,7 +427,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Text(_) => false,
+            Self::Local(body) => body.is_end_stream(),
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(body) => body.is_end_stream(),
         }
@@ -436,10 +436,13 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Text(text) => SizeHint::with_exact(u64::try_from(text.len()).unwrap_or(u64::MAX)),
+            Self::Local(body) => body.size_hint(),
             Self::Http1(body) => body.size_hint(),
             Self::Http2(body) if body.is_end_stream() => SizeHint::with_exact(0),
             Self::Http2(_) => SizeHint::default(),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
