@@ -91,6 +91,9 @@ impl ServiceState {
                 return Err(vec![changed_under_its_name(service, &name)]);
             }
             again.look_again(service, input, validate)?;
+            if again.phase != Phase::Ready {
+                again.phase = Phase::Proving; // asked for anew, so tried anew
+            }
             self.known.push(again);
         } else {
             let known = self.new_revision(service, name, input, validate)?;
@@ -176,10 +179,10 @@ impl ServiceState {
         }
     }
 
+    /// Whether traffic waits for this Revision to become ready.
     pub(super) fn is_proving(&self, name: &str) -> bool {
-        self.known
-            .iter()
-            .any(|known| known.name == name && known.phase == Phase::Proving)
+        let is_proving = |known: &Known| known.name == name && known.phase == Phase::Proving;
+        self.wanted.contains(name) && self.known.iter().any(is_proving)
     }
 
     pub(super) fn settle(&mut self, name: &str, phase: &Phase) {
