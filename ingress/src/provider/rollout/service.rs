@@ -21,6 +21,8 @@ pub(super) struct ServiceState {
     pub(super) index: usize,
     /// Who has the traffic now.
     pub(super) routed: Vec<RoutedTarget>,
+    /// Who will have it once the Revisions that must prove themselves have.
+    pub(super) awaited: Option<Vec<RoutedTarget>>,
     /// How many templates there were; part of the names that are made.
     templates: u32,
     /// Its Revisions, oldest first; the last was made from the present template.
@@ -225,8 +227,11 @@ impl ServiceState {
                 tag: target.tag.clone(),
             });
         }
-        if !(is_waiting && self.can_stay(service, input)) {
+        if is_waiting && self.can_stay(service, input) {
+            self.awaited = Some(targets);
+        } else {
             self.routed = targets;
+            self.awaited = None;
         }
         Ok(())
     }

@@ -261,6 +261,16 @@ fn traffic_that_names_an_unproven_revision_waits_as_a_whole() {
 }
 
 #[test]
+fn a_mistake_in_traffic_that_waits_is_told_at_once() {
+    let mut story = Story::new();
+    story.shows(&named("shop-a", "one", ""));
+    let tag = "t".repeat(60);
+    let tagged = format!("  traffic: [{{revisionName: shop-b, percent: 100, tag: {tag}}}]\n");
+    let refusal = story.refusal(&named("shop-b", "two", &tagged));
+    assert!(refusal.contains("would not be a host name"), "{refusal}");
+}
+
+#[test]
 fn a_latest_revision_without_traffic_is_not_started() {
     let mut story = Story::new();
     let pinned = traffic(&[("shop-a", 100)]);
