@@ -114,7 +114,7 @@ impl<'a> Field<'a> {
             Value::Int(number) if range.contains(number) => Some(*number),
             Value::Int(_) => {
                 let (from, to) = (range.start(), range.end());
-                self.report(if *to == i64::MAX {
+                self.report(if *to >= i64::from(u32::MAX) {
                     self.problem(format!("this must be at least {from}"))
                 } else {
                     self.problem(format!("this must be from {from} to {to}"))
@@ -146,7 +146,7 @@ impl<'a> Field<'a> {
         }
         let problem = self.problem(format!(
             "this must be one of {}",
-            listed(words.iter().copied())
+            listed(words.iter().copied().filter(|word| !word.is_empty()))
         ));
         self.report(match did_you_mean(&word, words.iter().copied()) {
             Some(meant) => problem.remedy(format!("did you mean {meant}?")),

@@ -5,7 +5,7 @@
 //! KIngress objects, see `knative`), and [`translate`] turns those into the rules that routing compiles. What comes out is
 //! a [`World`]: everything that follows from one state of the configuration, so that it can be taken over as a whole.
 //!
-//! [`file`] does this for files and folders. From `object` on nothing knows where the objects came from; a provider
+//! [`mod@file`] does this for files and folders. From `object` on nothing knows where the objects came from; a provider
 //! for a cluster begins there.
 
 pub mod document;

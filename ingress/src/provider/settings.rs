@@ -128,7 +128,7 @@ pub struct Settings {
     pub scheme: String,
     /// `config-domain`: domains and the labels of Services they are for; at least one is for all.
     pub domains: Vec<Domain>,
-    /// `config-autoscaler` as written, with the defaults of the provider's options.
+    /// The acting keys of `config-autoscaler`, with the defaults of the provider's options.
     pub autoscaler: BTreeMap<String, String>,
 }
 
@@ -261,14 +261,11 @@ impl Reader<'_> {
             &CONFIG_AUTOSCALER_ACTING_KEYS,
             &CONFIG_AUTOSCALER_INERT_KEYS,
         );
-        let written = self
-            .config
-            .data
-            .iter()
-            .filter(|(key, _)| *key != EXAMPLE_KEY);
-        settings
-            .autoscaler
-            .extend(written.map(|(key, value)| (key.clone(), value.clone())));
+        for key in CONFIG_AUTOSCALER_ACTING_KEYS {
+            if let Some(value) = self.config.data.get(key) {
+                settings.autoscaler.insert(key.to_owned(), value.clone());
+            }
+        }
     }
 
     fn network(&mut self, settings: &mut Settings) {

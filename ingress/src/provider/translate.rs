@@ -34,6 +34,9 @@ const H2C_APP_PROTOCOL: &str = "kubernetes.io/h2c";
 /// Endpoints of ordinary Services, by the identity their rules use.
 pub type ServiceEndpoints = BTreeMap<RevisionId, (Arc<RevisionSpec>, Vec<Endpoint>)>;
 
+/// Which KIngress has a host, by visibility and host.
+type HostOwners = BTreeMap<(String, String), String>;
+
 /// What splits may refer to.
 #[derive(Clone, Debug, Default)]
 pub struct Lookup<'a> {
@@ -86,6 +89,7 @@ impl<'a> Lookup<'a> {
 pub fn translate(mut ingresses: Vec<&Ingress>, lookup: &Lookup<'_>) -> Translation {
     sort_by_age(&mut ingresses);
     let mut translation = Translation::default();
+    let mut owners = HostOwners::new();
     for ingress in ingresses {
         let mut translator = Translator {
             ingress,
@@ -94,11 +98,8 @@ pub fn translate(mut ingresses: Vec<&Ingress>, lookup: &Lookup<'_>) -> Translati
             problems: Vec::new(),
         };
         let rules = translator.rules();
-        if translator
-            .problems
-            .iter()
-            .all(|problem| !problem.is_error())
-        {
+        if !translator.problems.iter().any(Problem::is_error) {
+            translator.warn_of_taken_hosts(&mut owners);
             translation.ingresses.push(rules);
             translation.services.append(&mut translator.services);
         }
@@ -220,6 +221,16 @@ impl Translator<'_> {
             let at = format!("{at}.splits[{index}]");
             shares.push((self.percent(split, &at)?, self.backend(split, &at)?));
         }
+        let total: u32 = shares.iter().map(|(percent, _)| u32::from(*percent)).sum();
+        if !shares.is_empty() && total != 100 {
+            let message = format!("the shares add up to {total}, not to 100");
+            self.refuse(
+                &format!("{at}.splits"),
+                &message,
+                "change the percent fields",
+            );
+            return None;
+        }
         match Splits::try_new(shares) {
             Ok(splits) => Some(PathRule {
                 prefix: path.path.clone(),
@@ -268,6 +279,15 @@ impl Translator<'_> {
                 "a split needs a serviceName",
                 "",
             );
+            return None;
+        }
+        let has_port = match &split.service_port {
+            ServicePort::Number(number) => *number > 0,
+            ServicePort::Name(name) => !name.is_empty(),
+        };
+        if !has_port {
+            let message = "a split needs a servicePort: a number or a name";
+            self.refuse(&format!("{at}.servicePort"), message, "");
             return None;
         }
         if split.service_namespace != *namespace {
@@ -353,6 +373,27 @@ impl Translator<'_> {
         let endpoints = endpoints(slices, |slice| port_in_slice(port, slice));
         self.services.insert(id.clone(), (spec.clone(), endpoints));
         Target::Service { id, spec }
+    }
+
+    /// One host, two objects: a slip that would otherwise show as requests that arrive elsewhere.
+    fn warn_of_taken_hosts(&mut self, owners: &mut HostOwners) {
+        let meta = &self.ingress.meta;
+        let name = format!("{}/{}", meta.namespace, meta.name);
+        for (index, rule) in self.ingress.spec.rules.iter().enumerate() {
+            for (host_index, host) in rule.hosts.iter().enumerate() {
+                let key = (rule.visibility.clone(), host.to_ascii_lowercase());
+                let owner = owners.entry(key).or_insert_with(|| name.clone());
+                if *owner != name {
+                    let message = format!(
+                        "the host {host} belongs to {owner}: of several objects the oldest has it"
+                    );
+                    self.warn(
+                        &format!("spec.rules[{index}].hosts[{host_index}]"),
+                        &message,
+                    );
+                }
+            }
+        }
     }
 
     fn refuse(&mut self, field: &str, message: &str, remedy: &str) {

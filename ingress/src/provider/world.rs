@@ -23,7 +23,7 @@ pub struct World {
     pub revisions: BTreeMap<RevisionId, RevisionEntry>,
     /// Endpoints of the ordinary Services that rules name.
     pub services: ServiceEndpoints,
-    /// `config-autoscaler`, with the defaults of the options.
+    /// The acting keys of `config-autoscaler`, with the defaults of the options.
     pub autoscaler_config: BTreeMap<String, String>,
     /// Where the Services can be reached, by namespace and name; tags after the Service itself.
     pub urls: Vec<ServiceUrl>,

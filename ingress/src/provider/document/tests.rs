@@ -57,6 +57,13 @@ fn json_is_read_like_yaml() {
 }
 
 #[test]
+fn json_may_be_indented_with_tabs() {
+    let node =
+        one("{\n\t\"a\": [\n\t\t1,\n\t\t2\n\t],\n\t\"b\":\t{\r\n\t\t\"c\": \"\\u00e4\\/\"}\n}\n");
+    assert_eq!(node.to_string(), "{a: [1, 2], b: {c: \"ä/\"}}");
+}
+
+#[test]
 fn every_key_and_value_knows_its_place() {
     let (documents, _) = read(
         "a.yaml",

@@ -1,1 +1,265 @@
-//! x
+//! Folders as people keep them, and edits as editors make them.
+
+use std::fs;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use super::super::world::Unchecked;
+use super::*;
+
+/// Longer than any change may take to be noticed.
+const SOON: Duration = Duration::from_secs(20);
+
+fn service(name: &str) -> String {
+    format!(
+        "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{template: {{spec: {{containers: [{{command: [x]}}]}}}}}}\n"
+    )
+}
+
+fn provider(paths: &[PathBuf]) -> FileProvider {
+    FileProvider::new(paths.to_vec(), Options::default(), Arc::new(Unchecked))
+}
+
+fn folder(files: &[(&str, &str)]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    folder
+}
+
+fn services(world: &World) -> Vec<&str> {
+    world.urls.iter().map(|url| url.service.as_str()).collect()
+}
+
+fn printed(problems: &[Problem], folder: &TempDir) -> String {
+    let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    texts
+        .join("\n")
+        .replace(&format!("{}/", folder.path().display()), "")
+}
+
+#[test]
+fn a_folder_is_its_manifests_and_those_of_its_folders() {
+    let folder = folder(&[
+        ("b.yaml", &service("b")),
+        ("a.yml", &service("a")),
+        ("sub/c.json", &service("c")),
+        ("notes.txt", "not: [yaml"),
+        (".hidden/d.yaml", &service("d")),
+        (".e.yaml", &service("e")),
+        ("f.yaml~", &service("f")),
+    ]);
+    let world = provider(&[folder.path().to_owned()]).load().unwrap();
+    assert_eq!(services(&world), ["a", "b", "c"]);
+}
+
+#[test]
+fn a_file_is_read_once_however_often_it_is_named() {
+    let folder = folder(&[("a.yaml", &service("a"))]);
+    let paths = [
+        folder.path().to_owned(),
+        folder.path().join("a.yaml"),
+        folder.path().join("./a.yaml"),
+    ];
+    let world = provider(&paths).load().unwrap();
+    assert_eq!(services(&world), ["a"]);
+}
+
+#[test]
+fn a_file_that_is_named_is_read_whatever_it_is_called() {
+    let folder = folder(&[("manifest", &service("a"))]);
+    let world = provider(&[folder.path().join("manifest")]).load().unwrap();
+    assert_eq!(services(&world), ["a"]);
+}
+
+#[test]
+fn what_is_not_there_is_named() {
+    let folder = folder(&[]);
+    let problems = provider(&[folder.path().join("gone.yaml")])
+        .load()
+        .unwrap_err();
+    assert_eq!(
+        printed(&problems, &folder),
+        "gone.yaml: error: there is no such file or folder: No such file or directory (os error 2)"
+    );
+}
+
+#[test]
+fn an_empty_folder_is_a_world_with_a_warning() {
+    let folder = folder(&[]);
+    let world = provider(&[folder.path().join("")]).load().unwrap();
+    assert_eq!(
+        printed(&world.warnings, &folder),
+        ": warning: there is no file to read here\n  help: add files that end in .yaml, .yml or .json"
+    );
+}
+
+#[test]
+fn a_file_that_is_too_large_is_refused() {
+    let folder = folder(&[]);
+    let file = File::create(folder.path().join("a.yaml")).unwrap();
+    file.set_len(MAX_FILE_BYTES + 1).unwrap();
+    let problems = provider(&[folder.path().to_owned()]).load().unwrap_err();
+    assert_eq!(
+        printed(&problems, &folder),
+        "a.yaml: error: this file cannot be read: it is larger than 16777216 bytes"
+    );
+}
+
+#[test]
+fn too_many_files_are_refused() {
+    let folder = folder(&[]);
+    for number in 0..=MAX_FILES {
+        fs::write(folder.path().join(format!("{number}.yaml")), "").unwrap();
+    }
+    let problems = provider(&[folder.path().to_owned()]).load().unwrap_err();
+    assert_eq!(problems.len(), 1);
+    assert_eq!(problems[0].message, "there are more than 1000 files");
+}
+
+#[cfg(unix)]
+#[test]
+fn folders_that_link_to_themselves_end() {
+    let folder = folder(&[("a.yaml", &service("a"))]);
+    std::os::unix::fs::symlink(folder.path(), folder.path().join("again")).unwrap();
+    let world = provider(&[folder.path().to_owned()]).load().unwrap();
+    assert_eq!(services(&world), ["a"]);
+}
+
+#[test]
+fn a_bad_edit_keeps_the_good_world_and_what_was_noticed_stays() {
+    let folder = folder(&[
+        ("a.yaml", &service("a")),
+        ("b.yaml", "apiVersion: v1\nkind: Pod\n"),
+    ]);
+    let mut provider = provider(&[folder.path().to_owned()]);
+    assert_eq!(provider.load().unwrap().warnings.len(), 1);
+
+    fs::write(
+        folder.path().join("a.yaml"),
+        service("a").replace("command", "comand"),
+    )
+    .unwrap();
+    assert!(provider.load().is_err());
+
+    fs::write(
+        folder.path().join("a.yaml"),
+        service("a").replace("[x]", "[y]"),
+    )
+    .unwrap();
+    let world = provider.load().unwrap();
+    assert_eq!(world.generation, 2);
+    let world = provider
+        .revision_ready(&RevisionId::new("default", "a-00002"))
+        .unwrap();
+    assert_eq!(world.warnings.len(), 1);
+}
+
+async fn noticed(watch: &mut Watch) {
+    timeout(SOON, watch.changed())
+        .await
+        .expect("the change is noticed");
+}
+
+#[tokio::test]
+async fn every_way_to_edit_is_noticed() {
+    let folder = folder(&[("a.yaml", &service("a"))]);
+    let path = folder.path().join("a.yaml");
+    let mut provider = provider(std::slice::from_ref(&path));
+    let mut watch = provider.watch().unwrap();
+    assert_eq!(services(&provider.load().unwrap()), ["a"]);
+
+    fs::write(&path, service("written")).unwrap();
+    noticed(&mut watch).await;
+    assert_eq!(services(&provider.load().unwrap()), ["written"]);
+
+    fs::write(folder.path().join("new"), service("moved-over")).unwrap();
+    fs::rename(folder.path().join("new"), &path).unwrap();
+    noticed(&mut watch).await;
+    assert_eq!(services(&provider.load().unwrap()), ["moved-over"]);
+
+    fs::remove_file(&path).unwrap();
+    noticed(&mut watch).await;
+    assert!(provider.load().is_err());
+    fs::write(&path, service("back")).unwrap();
+    noticed(&mut watch).await;
+    assert_eq!(services(&provider.load().unwrap()), ["back"]);
+}
+
+#[tokio::test]
+async fn files_in_new_folders_are_noticed() {
+    let folder = folder(&[]);
+    let mut provider = provider(&[folder.path().to_owned()]);
+    let mut watch = provider.watch().unwrap();
+
+    fs::create_dir(folder.path().join("sub")).unwrap();
+    noticed(&mut watch).await;
+    fs::write(folder.path().join("sub/a.yaml"), service("a")).unwrap();
+    noticed(&mut watch).await;
+
+    assert_eq!(services(&provider.load().unwrap()), ["a"]);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_mounted_config_map_is_noticed() {
+    use std::os::unix::fs::symlink;
+    let folder = folder(&[
+        ("..1/a.yaml", &service("one")),
+        ("..2/a.yaml", &service("two")),
+    ]);
+    let at = |name: &str| folder.path().join(name);
+    symlink("..1", at("..data")).unwrap();
+    symlink("..data/a.yaml", at("a.yaml")).unwrap();
+    let mut provider = provider(&[at("a.yaml")]);
+    let mut watch = provider.watch().unwrap();
+    assert_eq!(services(&provider.load().unwrap()), ["one"]);
+
+    symlink("..2", at("..tmp")).unwrap();
+    fs::rename(at("..tmp"), at("..data")).unwrap();
+    noticed(&mut watch).await;
+
+    assert_eq!(services(&provider.load().unwrap()), ["two"]);
+}
+
+#[test]
+fn reading_is_not_a_change_and_neither_are_other_files() {
+    use notify::event::{AccessKind, AccessMode, Flag, ModifyKind};
+    let roots = [
+        PathBuf::from("/etc/app/a.yaml"),
+        PathBuf::from("/srv/manifests"),
+    ];
+    let matters =
+        |kind: EventKind, path: &str| is_change(&Event::new(kind).add_path(path.into()), &roots);
+    let read = EventKind::Access(AccessKind::Close(AccessMode::Read));
+    let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
+    let modified = EventKind::Modify(ModifyKind::Any);
+
+    assert!(!matters(read, "/etc/app/a.yaml"));
+    assert!(matters(written, "/etc/app/a.yaml"));
+    assert!(matters(modified, "/etc/app/a.yaml"));
+    assert!(matters(modified, "/srv/manifests/sub/b.yaml"));
+    assert!(matters(modified, "/etc/app/..data"));
+    assert!(!matters(modified, "/etc/app/other.yaml"));
+    assert!(!matters(modified, "/srv/manifests.old"));
+    let overflow = Event::new(EventKind::Other).set_flag(Flag::Rescan);
+    assert!(is_change(&overflow, &roots), "events were lost");
+}
+
+#[tokio::test]
+async fn a_change_that_was_noticed_survives_a_dropped_wait() {
+    let folder = folder(&[("a.yaml", &service("a"))]);
+    let mut watch = provider(&[folder.path().join("a.yaml")]).watch().unwrap();
+    fs::write(folder.path().join("a.yaml"), service("b")).unwrap();
+    let deadline = Instant::now() + SOON;
+    while watch.since.is_none() {
+        assert!(Instant::now() < deadline, "the change is noticed");
+        drop(timeout(Duration::from_millis(1), watch.changed()).await);
+    }
+    noticed(&mut watch).await;
+}

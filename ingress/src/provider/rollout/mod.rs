@@ -26,7 +26,7 @@ use parkway_activator::revision::{Protocol, RevisionId};
 
 use self::input::Input;
 use self::service::{Phase, ServiceState};
-use super::knative;
+use super::knative::{self, RoutedTarget};
 use super::object::{CoreService, Ingress, Meta, Object, TemplateSpec};
 use super::problem::{Origin, Problem};
 use super::translate::{self, Lookup, revision_endpoints};
@@ -125,10 +125,10 @@ impl Rollout {
         let world = match self.world(&services, &self.input) {
             Ok(world) => world,
             Err(problems) => {
-                debug_assert!(
-                    problems.is_empty(),
-                    "every Revision was checked when it was made: {problems:?}"
-                );
+                // All of it was checked by `apply`. Should that not be true, the traffic stays where it is.
+                for problem in problems {
+                    tracing::error!(revision = %id, %problem, "the Revision cannot take over");
+                }
                 return None;
             }
         };
@@ -192,13 +192,18 @@ impl Rollout {
             }
             world.warnings.extend(state.warnings());
             let protocol_of = |name: &str| self::protocol_of(&world.revisions, &key.0, name);
-            match knative::route(
-                service,
-                &state.routed,
-                &input.settings,
-                &self.options,
-                &protocol_of,
-            ) {
+            let route = |targets: &[RoutedTarget]| {
+                knative::route(
+                    service,
+                    targets,
+                    &input.settings,
+                    &self.options,
+                    &protocol_of,
+                )
+            };
+            // What is awaited is checked now: later there would be nobody to tell.
+            let awaited = state.awaited.as_deref().map(route).transpose();
+            match awaited.and_then(|_| route(&state.routed)) {
                 Ok(route) => made.add(state.index, route),
                 Err(problem) => problems.push(*problem),
             }

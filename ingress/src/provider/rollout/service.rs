@@ -21,6 +21,8 @@ pub(super) struct ServiceState {
     pub(super) index: usize,
     /// Who has the traffic now.
     pub(super) routed: Vec<RoutedTarget>,
+    /// Who will have it once the Revisions that must prove themselves have.
+    pub(super) awaited: Option<Vec<RoutedTarget>>,
     /// How many templates there were; part of the names that are made.
     templates: u32,
     /// Its Revisions, oldest first; the last was made from the present template.
@@ -91,6 +93,9 @@ impl ServiceState {
                 return Err(vec![changed_under_its_name(service, &name)]);
             }
             again.look_again(service, input, validate)?;
+            if again.phase != Phase::Ready {
+                again.phase = Phase::Proving; // asked for anew, so tried anew
+            }
             self.known.push(again);
         } else {
             let known = self.new_revision(service, name, input, validate)?;
@@ -176,10 +181,10 @@ impl ServiceState {
         }
     }
 
+    /// Whether traffic waits for this Revision to become ready.
     pub(super) fn is_proving(&self, name: &str) -> bool {
-        self.known
-            .iter()
-            .any(|known| known.name == name && known.phase == Phase::Proving)
+        let is_proving = |known: &Known| known.name == name && known.phase == Phase::Proving;
+        self.wanted.contains(name) && self.known.iter().any(is_proving)
     }
 
     pub(super) fn settle(&mut self, name: &str, phase: &Phase) {
@@ -222,8 +227,11 @@ impl ServiceState {
                 tag: target.tag.clone(),
             });
         }
-        if !(is_waiting && self.can_stay(service, input)) {
+        if is_waiting && self.can_stay(service, input) {
+            self.awaited = Some(targets);
+        } else {
             self.routed = targets;
+            self.awaited = None;
         }
         Ok(())
     }
