@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicUsize;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use parking_lot::Mutex;
@@ -153,13 +153,15 @@ async fn readyz(State(admin): State<Admin>) -> Response {
         .into_response()
 }
 
-async fn metrics(State(admin): State<Admin>) -> Response {
-    const CONTENT_TYPE: (HeaderName, &str) = (
-        header::CONTENT_TYPE,
-        "application/openmetrics-text; version=1.0.0; charset=utf-8",
-    );
+async fn metrics(State(admin): State<Admin>, asked: HeaderMap) -> Response {
+    let accepts = asked.get(header::ACCEPT).and_then(|accepts| accepts.to_str().ok());
+    let content_type = if accepts.is_some_and(|accepts| accepts.contains("openmetrics")) {
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    } else {
+        "text/plain; version=0.0.4; charset=utf-8"
+    };
     match metrics::encode(&admin) {
-        Ok(text) => ([CONTENT_TYPE], text).into_response(),
+        Ok(text) => ([(header::CONTENT_TYPE, content_type)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
