@@ -154,7 +154,9 @@ async fn readyz(State(admin): State<Admin>) -> Response {
 }
 
 async fn metrics(State(admin): State<Admin>, asked: HeaderMap) -> Response {
-    let accepts = asked.get(header::ACCEPT).and_then(|accepts| accepts.to_str().ok());
+    let accepts = asked
+        .get(header::ACCEPT)
+        .and_then(|accepts| accepts.to_str().ok());
     let content_type = if accepts.is_some_and(|accepts| accepts.contains("openmetrics")) {
         "application/openmetrics-text; version=1.0.0; charset=utf-8"
     } else {

@@ -84,7 +84,7 @@ async fn drive(peer: &Rc<Peer>, mut connection: Connection<Input, Bytes>) {
         .await;
         match accepted {
             Some(Ok((request, respond))) => {
-                idle.restart();
+                idle.is_over();
                 streams.push(Stream::begin(Rc::clone(peer), request, respond));
             }
             Some(Err(error)) => {
@@ -99,7 +99,8 @@ async fn drive(peer: &Rc<Peer>, mut connection: Connection<Input, Bytes>) {
 /// Measures how long a connection has had no stream; its timer is not touched while there are some.
 struct Idle {
     limit: Duration,
-    since: Instant,
+    /// Since when there is no stream; `None` while there are some.
+    since: Option<Instant>,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -108,17 +109,19 @@ impl Idle {
         let limit = peer.worker.limits.idle;
         Self {
             limit,
-            since: Instant::now(),
+            since: None,
             timer: Box::pin(tokio::time::sleep(limit)),
         }
     }
 
-    fn restart(&mut self) {
-        self.since = Instant::now();
+    /// A stream begins.
+    fn is_over(&mut self) {
+        self.since = None;
     }
 
+    /// Ready when there has been no stream for the limit. Asked only while there is none.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let due = self.since + self.limit;
+        let due = *self.since.get_or_insert_with(Instant::now) + self.limit;
         loop {
             match self.timer.as_mut().poll(cx) {
                 Poll::Pending => return Poll::Pending,

@@ -6,40 +6,13 @@
 
 use std::collections::BTreeMap;
 
+use parkway_autoscaler_client::embedded;
+
 use super::document::{self, Value};
 use super::names;
 use super::object::ConfigMap;
 use super::problem::{Problem, did_you_mean};
 use super::template::HostTemplate;
-
-/// Keys of `config-autoscaler` that act: all that concern the decision how many replicas there are.
-pub const CONFIG_AUTOSCALER_ACTING_KEYS: [&str; 17] = [
-    "allow-zero-initial-scale",
-    "container-concurrency-target-default",
-    "container-concurrency-target-percentage",
-    "enable-scale-to-zero",
-    "initial-scale",
-    "max-scale",
-    "max-scale-down-rate",
-    "max-scale-limit",
-    "max-scale-up-rate",
-    "min-scale",
-    "panic-threshold-percentage",
-    "panic-window-percentage",
-    "requests-per-second-target-default",
-    "scale-down-delay",
-    "scale-to-zero-pod-retention-period",
-    "stable-window",
-    "target-burst-capacity",
-];
-
-/// Keys of `config-autoscaler` that concern several activators, or the switch between paths: neither exists here.
-const CONFIG_AUTOSCALER_INERT_KEYS: [&str; 4] = [
-    "activator-capacity",
-    "pod-autoscaler-class",
-    "scale-to-zero-grace-period",
-    "tick-interval",
-];
 
 /// Keys of `config-network` that act.
 pub const CONFIG_NETWORK_ACTING_KEYS: [&str; 4] = [
@@ -257,13 +230,10 @@ impl Reader<'_> {
     }
 
     fn autoscaler(&mut self, settings: &mut Settings) {
-        self.warn_of_unknown_keys(
-            &CONFIG_AUTOSCALER_ACTING_KEYS,
-            &CONFIG_AUTOSCALER_INERT_KEYS,
-        );
-        for key in CONFIG_AUTOSCALER_ACTING_KEYS {
-            if let Some(value) = self.config.data.get(key) {
-                settings.autoscaler.insert(key.to_owned(), value.clone());
+        self.warn_of_unknown_keys(embedded::ACTING_KEYS, embedded::config::IDLE_KEYS);
+        for key in embedded::ACTING_KEYS {
+            if let Some(value) = self.config.data.get(*key) {
+                settings.autoscaler.insert((*key).to_owned(), value.clone());
             }
         }
     }
