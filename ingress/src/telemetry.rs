@@ -1,7 +1,9 @@
 //! The log: where it goes and in which form.
 
 use std::io::IsTerminal as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use tracing::error;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::LogFormat;
@@ -23,5 +25,17 @@ pub fn init(format: LogFormat, filter: &str) -> anyhow::Result<()> {
         LogFormat::Text => log.with_target(false).try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),
     };
-    done.map_err(|error| anyhow::anyhow!("the log cannot be set up: {error}"))
+    done.map_err(|error| anyhow::anyhow!("the log cannot be set up: {error}"))?;
+    std::panic::set_hook(Box::new(|panic| {
+        PANICS.fetch_add(1, Ordering::Relaxed);
+        error!(%panic, backtrace = %std::backtrace::Backtrace::capture(), "a bug: this request or task has ended");
+    }));
+    Ok(())
+}
+
+static PANICS: AtomicU64 = AtomicU64::new(0);
+
+/// How many panics there were. One in a request ends that request only; what it held is freed.
+pub fn panics() -> u64 {
+    PANICS.load(Ordering::Relaxed)
 }

@@ -30,6 +30,7 @@ const MAY_NAME: [(&str, &[&str]); 15] = [
             "routing",
             "ready",
             "explain",
+            "telemetry",
         ],
     ),
     ("check", &["app", "cli", "provider", "routing"]),

@@ -17,6 +17,7 @@ use prometheus_client::registry::Registry;
 
 use super::{Admin, Autoscaler};
 use crate::proxy::observe::{Counts, DURATION_BOUNDS};
+use crate::telemetry;
 
 /// The metrics of this moment as text.
 pub(super) fn encode(admin: &Admin) -> Result<String, fmt::Error> {
@@ -155,6 +156,12 @@ fn process(admin: &Admin, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         "parkway_configuration_rejections",
         "Configurations that were not taken",
         [(Labels::new(), found.rejections)],
+    )?;
+    counters(
+        out,
+        "parkway_panics",
+        "Bugs that ended a request or task",
+        [(Labels::new(), telemetry::panics())],
     )
 }
 

@@ -137,7 +137,11 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         connections: Arc::clone(&connections),
         drain: drain.clone(),
     };
-    let Workers { threads, peeks } = start_workers(external, local, &parts)?;
+    let Workers {
+        threads,
+        peeks,
+        ended,
+    } = start_workers(external, local, &parts)?;
     info!(workers, external = %addresses.external, local = %addresses.local, admin = %addresses.admin, "serving");
     let admin = Admin {
         ready: ready.clone(),
@@ -156,15 +160,12 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
     drop(starting);
     summary::print(settings, &world, &addresses);
 
-    let code = steady(
-        &mut provider,
+    let news = News {
         watch,
-        &mut applier,
-        &problems,
         rollout,
-        &mut tasks,
-    )
-    .await;
+        ended,
+    };
+    let code = steady(&mut provider, &mut applier, &problems, news, &mut tasks).await;
     let draining = ready.wait_for("nothing: the process is ending");
     stop(settings, &drain, &throttler, threads, &processes).await;
     drop(draining);
@@ -175,15 +176,26 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
 /// What this replica is called in stats; informational.
 const POD_NAME: &str = "parkway";
 
+/// What may happen to a running Parkway.
+struct News {
+    watch: Watch,
+    rollout: mpsc::Receiver<RolloutEvent>,
+    ended: mpsc::Receiver<usize>,
+}
+
 /// Runs until a signal, or until something that should never end does.
 async fn steady(
     provider: &mut FileProvider,
-    mut watch: Watch,
     applier: &mut Applier,
     problems: &Problems,
-    mut rollout: mpsc::Receiver<RolloutEvent>,
+    news: News,
     tasks: &mut JoinSet<()>,
 ) -> ExitCode {
+    let News {
+        mut watch,
+        mut rollout,
+        mut ended,
+    } = news;
     let mut signals = Signals::new();
     let mut resolver = names::Resolver::default();
     let mut tick = tokio::time::interval(RETIRE_TICK);
@@ -215,6 +227,10 @@ async fn steady(
             }
             resolved = resolver.next(applier.names_to_resolve()) => applier.resolved(&resolved.id, resolved.endpoints),
             _ = tick.tick(), if applier.is_retiring() => applier.finish_retiring(),
+            Some(worker) = ended.recv() => {
+                error!(worker, "a worker has ended before its time");
+                return ExitCode::FAILURE;
+            }
             Some(ended) = tasks.join_next() => {
                 error!(?ended, "a task that should never end has ended");
                 return ExitCode::FAILURE;
@@ -326,6 +342,8 @@ impl Entrances {
 struct Workers {
     threads: Vec<JoinHandle<()>>,
     peeks: Vec<mpsc::Sender<Peek>>,
+    /// Tells which has ended.
+    ended: mpsc::Receiver<usize>,
 }
 
 /// Starts the workers. What each next request would draw can be asked through the returned channels.
@@ -336,6 +354,7 @@ fn start_workers(
 ) -> anyhow::Result<Workers> {
     let mut threads = Vec::new();
     let mut peeks = Vec::new();
+    let (end, ended) = mpsc::channel(parts.workers.max(1));
     for (index, (external, local)) in external.into_iter().zip(local).enumerate() {
         let entrances = vec![
             Entrance {
@@ -349,12 +368,16 @@ fn start_workers(
         ];
         let (peek, peeked) = mpsc::channel(worker::PEEKS);
         threads.push(
-            worker::start(index, parts.clone(), entrances, peeked)
+            worker::start(index, parts.clone(), entrances, peeked, end.clone())
                 .context("cannot start a worker")?,
         );
         peeks.push(peek);
     }
-    Ok(Workers { threads, peeks })
+    Ok(Workers {
+        threads,
+        peeks,
+        ended,
+    })
 }
 
 fn autoscaler(

@@ -228,7 +228,7 @@ pub struct Peek {
 /// How many such questions may wait; when full, the asker does without.
 pub const PEEKS: usize = 16;
 
-/// Starts worker `index` on a thread of its own. It ends when `parts.drain` is cancelled and its connections are done.
+/// Starts worker `index` on a thread of its own; `ended` is told when it has ended. It ends when `parts.drain` is cancelled and its connections are done.
 ///
 /// # Errors
 ///
@@ -238,6 +238,7 @@ pub fn start(
     parts: WorkerParts,
     entrances: Vec<Entrance>,
     peeks: mpsc::Receiver<Peek>,
+    ended: mpsc::Sender<usize>,
 ) -> std::io::Result<std::thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -259,9 +260,23 @@ pub fn start(
     std::thread::Builder::new()
         .name(format!("worker-{index}"))
         .spawn(move || {
+            let _ended = Ended { index, ended };
             let local = LocalSet::new();
             local.block_on(&runtime, run(index, parts, listeners, peeks));
         })
+}
+
+/// Says that a worker has ended, however it did.
+struct Ended {
+    index: usize,
+    ended: mpsc::Sender<usize>,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // Full or closed: the process knows already.
+        self.ended.try_send(self.index).unwrap_or_default();
+    }
 }
 
 async fn run(
