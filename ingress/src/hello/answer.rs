@@ -115,7 +115,10 @@ impl Hello {
                 format!("{} requests at once\n", counted.at_once),
             );
         }
-        sleep(Duration::from_millis(switches.sleep_ms)).await;
+        // A sleep of nothing still ends with a tick of the timer, a millisecond later.
+        if switches.sleep_ms > 0 {
+            sleep(Duration::from_millis(switches.sleep_ms)).await;
+        }
         if wants_echo_upgrade(request.headers()) {
             return self.upgrade(request, counted);
         }
