@@ -301,3 +301,21 @@ fn revision_that_comes_back_after_it_was_forgotten_is_known_at_once() {
 
     drop(stage.granted());
 }
+
+#[test]
+fn start_that_failed_for_good_does_not_overflow_the_clock() {
+    let stage = stage(1);
+
+    stage
+        .throttler
+        .start_failed(&id(), "no such image".into(), Duration::MAX);
+
+    let refusal = stage.refused();
+    assert_eq!(
+        refusal,
+        Refusal::StartFailed {
+            reason: "no such image".into(),
+            retry_after: 300 * SECOND
+        }
+    );
+}
