@@ -38,6 +38,9 @@
 //! - First come, first served, per Revision. A newcomer never overtakes a parked request; only a request that was
 //!   admitted before and is being sent again goes first.
 //! - What is parked is bounded by count and bytes per Revision, by bytes over all, and by share per client if wanted.
+//!   These bounds are for newcomers: a request that was admitted once and is being sent again is never refused because
+//!   the queue is full. It counts, and the excess is bounded by the requests that held a permit when the queue became
+//!   full, since nobody new gets in meanwhile.
 //! - Every parked request ends once. A permit whose client has just left goes to the next in line.
 //! - While somebody is parked, no endpoint has room: nobody waits for a free slot.
 //! - A warm Revision without a limit takes no lock and writes nothing that another worker reads per request.

@@ -22,6 +22,7 @@
 //! endpoint, so that thousands parked do not fall on the first endpoint at once. While nothing is parked, such a
 //! Revision is *open* ([`Room::Open`]) and requests need no slot.
 
+mod invariants;
 mod line;
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,8 @@ use crate::revision::ContainerConcurrency;
 use line::{Line, Spot};
 
 /// How much one Revision may park, and how it lets go.
+///
+/// What is sent again ([`Place::first_in_line`]) parks beyond these bounds, but counts for everybody else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueBounds {
     /// Requests parked at once.
@@ -82,7 +85,8 @@ pub struct Place {
     pub bytes: usize,
     /// Whose share it counts against.
     pub client: Option<u64>,
-    /// It was admitted before and is being sent again: it goes before all that were not, behind others like it.
+    /// It was admitted before and is being sent again: it goes before all that were not, behind others like it, and
+    /// parks however full the queue is.
     pub first_in_line: bool,
 }
 
@@ -209,14 +213,18 @@ impl<W> RevisionQueue<W> {
     ///
     /// # Errors
     ///
-    /// The first bound it would exceed; nothing has changed then.
+    /// The first bound it would exceed; nothing has changed then. What is sent again exceeds none, unless its bytes
+    /// cannot be counted any more ([`Bound::Bytes`]).
     pub fn park(&mut self, place: Place, waiter: W) -> Result<TicketId, Bound> {
         debug_assert!(
             self.free == 0 && !self.is_open(),
             "parks although there is room"
         );
-        if self.parked() >= self.bounds.depth {
-            return Err(Bound::Depth);
+        if !place.first_in_line {
+            if self.parked() >= self.bounds.depth {
+                return Err(Bound::Depth);
+            }
+            self.may_hold(place.client, 1, place.bytes)?;
         }
         self.hold(place.client, 1, place.bytes)?;
         let parked = Parked {
@@ -245,6 +253,10 @@ impl<W> RevisionQueue<W> {
             return Ok(());
         };
         let client = parked.client;
+        if bytes == 0 {
+            return Ok(()); // also when what was sent again holds more than the bounds
+        }
+        self.may_hold(client, 0, bytes)?;
         self.hold(client, 0, bytes)?;
         if let Some(parked) = self.line(ticket.returned).get_mut(ticket.spot) {
             parked.bytes += bytes;
@@ -521,26 +533,32 @@ impl<W> RevisionQueue<W> {
         Some(self.let_go(parked))
     }
 
-    /// Counts places and bytes in, or changes nothing.
-    fn hold(&mut self, client: Option<u64>, places: usize, bytes: usize) -> Result<(), Bound> {
-        let total = self.bytes.saturating_add(bytes);
-        if total > self.bounds.bytes {
+    /// Whether so many more places and bytes are within the bounds of bytes and of the client.
+    fn may_hold(&self, client: Option<u64>, places: usize, bytes: usize) -> Result<(), Bound> {
+        let exceeds = |held: usize, more, most| held.checked_add(more).is_none_or(|all| all > most);
+        if exceeds(self.bytes, bytes, self.bounds.bytes) {
             return Err(Bound::Bytes);
         }
         if let (Some(client), Some(percent)) = (client, self.bounds.client_share) {
             let held = self.clients.get(&client).copied().unwrap_or_default();
-            let after = Holding {
-                places: held.places + places,
-                bytes: held.bytes + bytes,
-            };
-            if after.places > share(self.bounds.depth, percent).max(1)
-                || after.bytes > share(self.bounds.bytes, percent)
+            let most_places = share(self.bounds.depth, percent).max(1);
+            if exceeds(held.places, places, most_places)
+                || exceeds(held.bytes, bytes, share(self.bounds.bytes, percent))
             {
                 return Err(Bound::ClientShare);
             }
-            self.clients.insert(client, after);
         }
-        self.bytes = total;
+        Ok(())
+    }
+
+    /// Counts places and bytes in, or changes nothing if there is no such number.
+    fn hold(&mut self, client: Option<u64>, places: usize, bytes: usize) -> Result<(), Bound> {
+        self.bytes = self.bytes.checked_add(bytes).ok_or(Bound::Bytes)?;
+        if let (Some(client), Some(_)) = (client, self.bounds.client_share) {
+            let held = self.clients.entry(client).or_default();
+            held.places += places;
+            held.bytes += bytes; // no more than all hold
+        }
         Ok(())
     }
 
@@ -557,54 +575,6 @@ impl<W> RevisionQueue<W> {
             }
         }
         parked.waiter
-    }
-
-    /// Above this many parked, only what is cheap is checked.
-    const CHECKED_WHOLLY: usize = 64;
-
-    fn check_invariants(&self) {
-        if !cfg!(debug_assertions) {
-            return;
-        }
-        let limit = self.slots_per_endpoint();
-        let free: u64 = self
-            .endpoints
-            .iter()
-            .map(|slots| u64::from(slots.free(limit)))
-            .sum();
-        debug_assert_eq!(self.free, free, "free slots");
-        debug_assert!(
-            self.parked() == 0 || free == 0,
-            "parked although there is room"
-        );
-        debug_assert!(self.parked() <= self.bounds.depth, "depth");
-        debug_assert!(self.bytes <= self.bounds.bytes, "bytes");
-        debug_assert!(
-            self.left.values().all(|in_use| *in_use > 0),
-            "left and idle"
-        );
-        if Policy::of(self.concurrency) == Policy::FirstAvailable {
-            let before = self.endpoints.iter().take(self.first_free);
-            debug_assert!(
-                before.into_iter().all(|slots| slots.free(limit) == 0),
-                "first free"
-            );
-        }
-        if self.parked() <= Self::CHECKED_WHOLLY {
-            let parked = || self.returned.values().chain(self.newcomers.values());
-            debug_assert_eq!(
-                self.bytes,
-                parked().map(|parked| parked.bytes).sum::<usize>()
-            );
-            let places: usize = self.clients.values().map(|held| held.places).sum();
-            let with_client = parked().filter(|parked| parked.client.is_some()).count();
-            let counted = if self.bounds.client_share.is_some() {
-                with_client
-            } else {
-                0
-            };
-            debug_assert_eq!(places, counted, "places by client");
-        }
     }
 }
 

@@ -53,6 +53,12 @@ pub use state::{Counters, EndpointState, Refused, RevisionState};
 pub use worker::{Ticket, Worker};
 
 /// How much may be parked, and how it is let go.
+///
+/// The bounds on what is parked are for newcomers. A request that was admitted once and is being sent again, because
+/// its endpoint was killed ([`Ask::first_in_line`]), is parked however full the queue is, and counts like the others,
+/// so that newcomers see the bounds reached. The excess is bounded by the requests that held a permit when the queue
+/// became full: per Revision its slots in use (without a limit: its requests in flight), for while the queue is full
+/// nobody new gets in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueLimits {
     /// Requests parked per Revision. Default 10,000, what Knative's activator is configured with (knative/serving
@@ -103,7 +109,8 @@ pub struct Ask {
     /// On a retry: go elsewhere if another endpoint has room. Forgotten when the request parks.
     pub avoid: Option<Endpoint>,
     /// It was admitted before and is being sent again, so it parks before all that were not. It is parked even while
-    /// draining; the bounds hold for it as for others.
+    /// draining, and however full the queue is (see [`QueueLimits`]): it is not lost because others came. Once parked
+    /// it may not [grow](Ticket::grow) beyond the bounds.
     pub first_in_line: bool,
 }
 
@@ -129,7 +136,7 @@ pub enum Refusal {
     /// `pkg/queue/breaker.go`, `ErrRequestQueueFull`).
     #[error("pending request queue full")]
     QueueFull {
-        /// When to come again: whole seconds, 1 to 300, from observed start times.
+        /// When to come again: whole seconds, 1 to 300, from observed start times; 1 if an endpoint is ready.
         retry_after: Duration,
         /// Which bound.
         bound: Bound,

@@ -322,6 +322,80 @@ fn a_client_may_hold_its_share_of_places_and_of_bytes() {
 }
 
 #[test]
+fn a_request_sent_again_is_parked_however_full_the_queue_is() {
+    let mut queue = bounded(QueueBounds {
+        depth: 2,
+        bytes: 100,
+        client_share: NonZeroU8::new(50),
+        ..bounds()
+    });
+    let place = |bytes, first_in_line| Place {
+        bytes,
+        client: Some(1),
+        first_in_line,
+    };
+    queue.park(place(50, false), 0).unwrap();
+    assert_eq!(queue.park(place(1, false), 1), Err(Bound::ClientShare));
+
+    let again = queue.park(place(60, true), 10).unwrap();
+    queue.park(place(60, true), 11).unwrap();
+
+    assert_eq!((queue.parked(), queue.parked_bytes()), (3, 170));
+    assert_eq!(queue.grow(again, 1), Err(Bound::Bytes), "growing is bound");
+    assert_eq!(queue.grow(again, 0), Ok(()), "this is no growing");
+    assert!(queue.cancel(again).is_some());
+    assert_eq!((queue.parked(), queue.parked_bytes()), (2, 110));
+    assert_eq!(queue.end_all(), [11, 0]);
+    assert_eq!(queue.parked_bytes(), 0);
+    assert!(queue.clients.is_empty());
+}
+
+#[test]
+fn what_was_sent_again_leaves_less_room_for_newcomers() {
+    let again = Place {
+        bytes: 60,
+        client: Some(1),
+        first_in_line: true,
+    };
+    let newcomer = |bytes, client| Place {
+        bytes,
+        client: Some(client),
+        first_in_line: false,
+    };
+    let mut queue = bounded(QueueBounds {
+        depth: 2,
+        bytes: 100,
+        client_share: NonZeroU8::new(60),
+        ..bounds()
+    });
+    let first = queue.park(again, 0).unwrap();
+
+    assert_eq!(queue.park(newcomer(41, 2), 1), Err(Bound::Bytes));
+    assert_eq!(queue.park(newcomer(1, 1), 1), Err(Bound::ClientShare));
+    queue.park(newcomer(1, 2), 1).unwrap();
+    assert_eq!(queue.park(newcomer(1, 3), 2), Err(Bound::Depth));
+
+    queue.cancel(first);
+    queue.park(newcomer(1, 3), 2).unwrap();
+}
+
+#[test]
+fn more_bytes_than_can_be_counted_are_refused_even_when_sent_again() {
+    let mut queue = queue(1);
+    let again = Place {
+        bytes: usize::MAX - 1,
+        client: None,
+        first_in_line: true,
+    };
+    queue.park(again, 0).unwrap();
+
+    assert_eq!(queue.park(again, 1), Err(Bound::Bytes));
+
+    assert_eq!(queue.end_all(), [0]);
+    assert_eq!(queue.parked_bytes(), 0);
+}
+
+#[test]
 fn the_smallest_share_is_one_place() {
     let mut queue = bounded(QueueBounds {
         depth: 10,

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::histogram::Histogram;
 use super::lane::Lane;
 use super::office::Office;
-use super::starts::{Starts, whole_seconds};
+use super::starts::{RETRY_SOON, Starts, later, whole_seconds};
 use super::state::{Counters, EndpointState, RevisionState};
 use super::{Ask, Bound, Parking, Refusal};
 use crate::endpoint::Endpoint;
@@ -161,8 +161,18 @@ impl Ledger {
         bytes: usize,
         office: &Office,
     ) -> Result<(), Bound> {
-        self.reserve_bytes(bytes, office)?;
+        self.reserve_bytes(bytes, office.limits.total_bytes, office)?;
         self.queue.grow(ticket, bytes) // what it does not take, `settle` gives back
+    }
+
+    /// What a request is told that exceeds a bound.
+    pub(super) fn queue_full(&self, bound: Bound, now: Instant) -> Refusal {
+        let retry_after = if self.queue.has_endpoints() {
+            RETRY_SOON
+        } else {
+            self.starts.retry_after(now)
+        };
+        Refusal::QueueFull { retry_after, bound }
     }
 
     pub(super) fn release(&mut self, endpoint: Endpoint, out: &mut Outbox) {
@@ -199,7 +209,7 @@ impl Ledger {
         self.starts.abandon();
         self.failure = Some(Failure {
             reason,
-            until: Instant::now() + retry_in,
+            until: later(Instant::now(), retry_in),
         });
     }
 
@@ -350,12 +360,14 @@ impl Ledger {
             since: now,
         };
         let is_first = self.queue.parked() == 0;
-        let reserved = self.reserve_bytes(ask.bytes, office);
+        let most = if ask.first_in_line {
+            usize::MAX // a promise was made when it was admitted
+        } else {
+            office.limits.total_bytes
+        };
+        let reserved = self.reserve_bytes(ask.bytes, most, office);
         let parked = reserved.and_then(|()| self.queue.park(place, waiter));
-        let ticket = parked.map_err(|bound| Refusal::QueueFull {
-            retry_after: self.retry_after(now),
-            bound,
-        })?;
+        let ticket = parked.map_err(|bound| self.queue_full(bound, now))?;
         self.counters.parked_total += 1;
         if !self.queue.has_endpoints() && self.starts.begin(now, is_first) {
             self.counters.cold_starts += 1;
@@ -382,19 +394,12 @@ impl Ledger {
         Ok(())
     }
 
-    fn reserve_bytes(&mut self, bytes: usize, office: &Office) -> Result<(), Bound> {
-        if !office.reserve_bytes(bytes) {
+    fn reserve_bytes(&mut self, bytes: usize, most: usize, office: &Office) -> Result<(), Bound> {
+        if !office.reserve_bytes(bytes, most) {
             return Err(Bound::TotalBytes);
         }
         self.reserved_bytes += bytes;
         Ok(())
-    }
-
-    fn retry_after(&self, now: Instant) -> Duration {
-        if self.queue.has_endpoints() {
-            return Starts::retry_soon();
-        }
-        self.starts.retry_after(now)
     }
 
     fn granted(&mut self, grants: Vec<Grant<Waiter>>, out: &mut Outbox) {
@@ -431,7 +436,8 @@ impl Ledger {
         let queue = &self.queue;
         let counters = &mut self.counters;
         self.lanes.retain(|(endpoint, _), lane| {
-            let is_known = queue.is_ready(*endpoint) || Arc::strong_count(lane) > 1;
+            // Exclusive access also shows us all that others counted before they let go of it.
+            let is_known = queue.is_ready(*endpoint) || Arc::get_mut(lane).is_none();
             if !is_known {
                 counters.granted_at_once += lane.granted();
             }

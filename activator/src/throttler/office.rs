@@ -10,7 +10,7 @@ pub(super) struct Office {
     pub(super) limits: QueueLimits,
     mailboxes: Box<[Mailbox]>,
     claimed: Box<[AtomicBool]>,
-    /// Bytes that queues have reserved of `limits.total_bytes`.
+    /// Bytes that queues have reserved; more than `limits.total_bytes` only by what is sent again.
     bytes: AtomicUsize,
     parked: AtomicUsize,
     draining: AtomicBool,
@@ -53,11 +53,11 @@ impl Office {
         }
     }
 
-    /// Takes bytes of the bound over all Revisions, or nothing.
-    pub(super) fn reserve_bytes(&self, bytes: usize) -> bool {
+    /// Takes bytes of all Revisions' together, or nothing if these would be more than `most`.
+    pub(super) fn reserve_bytes(&self, bytes: usize, most: usize) -> bool {
         let add = |held: usize| {
             let after = held.checked_add(bytes)?;
-            (after <= self.limits.total_bytes).then_some(after)
+            (after <= most).then_some(after)
         };
         let reserved = self
             .bytes

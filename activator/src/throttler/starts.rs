@@ -20,6 +20,9 @@ const UNKNOWN: Duration = Duration::from_secs(5);
 /// No promise is shorter: the header counts whole seconds, and 0 would invite to hammer.
 const SHORTEST: Duration = Duration::from_secs(1);
 
+/// When to come again if it is not a start one waits for, but slots of ready endpoints.
+pub(super) const RETRY_SOON: Duration = SHORTEST;
+
 /// No promise is longer. A start that takes longer than this and that nobody waits for is forgotten.
 const LONGEST: Duration = Duration::from_secs(300);
 
@@ -73,11 +76,6 @@ impl Starts {
         whole_seconds(estimate.saturating_sub(waited))
     }
 
-    /// When to come again if it is not a start one waits for, but slots of ready endpoints.
-    pub(super) fn retry_soon() -> Duration {
-        SHORTEST
-    }
-
     fn estimate(&self) -> Option<Duration> {
         let mut sorted: Vec<_> = self.recent.iter().copied().collect();
         sorted.sort_unstable();
@@ -90,6 +88,12 @@ impl Starts {
 pub(super) fn whole_seconds(duration: Duration) -> Duration {
     let up = u64::from(duration.subsec_nanos() > 0);
     Duration::from_secs(duration.as_secs().saturating_add(up)).clamp(SHORTEST, LONGEST)
+}
+
+/// The instant after `wait`, or one so far ahead that nobody will see it.
+pub(super) fn later(now: Instant, wait: Duration) -> Instant {
+    const FAR: Duration = Duration::from_secs(30 * 365 * 86_400);
+    now + wait.min(FAR)
 }
 
 #[cfg(test)]

@@ -64,7 +64,7 @@ pub struct Counters {
     pub parked_total: u64,
     /// Parked and got a permit, whether or not the client was still there to use it.
     pub released: u64,
-    /// Parked and gave up: the client left or a deadline passed.
+    /// Parked and gave up: the client left, a deadline passed, or it was to hold more than allowed.
     pub cancelled: u64,
     /// Refused, at once or after having parked.
     pub refused: Refused,

@@ -31,6 +31,7 @@ use super::lane::{Lane, thread_number};
 use super::ledger::{Asker, Decision};
 use super::mailbox::{Letter, Mailbox};
 use super::shell::Shell;
+use super::starts::RETRY_SOON;
 use super::{Admission, Ask, Bound, Inner, Permit, Refusal};
 use crate::endpoint::Endpoint;
 use crate::policy::{Draw, better_of_two};
@@ -61,7 +62,8 @@ pub struct Ticket {
     since: Instant,
 }
 
-/// What a worker and its tickets share.
+/// What a worker and its tickets share. Each request writes to it, so it is alone on its cache lines.
+#[repr(align(128))]
 struct Local {
     inner: Arc<Inner>,
     index: usize,
@@ -219,16 +221,34 @@ impl fmt::Debug for Worker {
 impl Ticket {
     /// Lets the request hold `bytes` more while it is parked.
     ///
-    /// A request that is no longer parked holds nothing; then this does nothing.
+    /// A request that is no longer parked holds nothing; then this does nothing. The bounds hold for everybody, also
+    /// for a request that is being sent again: what has been read of it already may wait, but no more is taken in.
     ///
     /// # Errors
     ///
     /// The first bound it would exceed; nothing has changed then.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Bound> {
+        if bytes == 0 {
+            return Ok(()); // the queue may hold more than it may, but not because of this
+        }
         let Some((shell, ticket)) = self.local.waiting(self.slot) else {
             return Ok(());
         };
         shell.step(|ledger, office, _| ledger.grow(ticket, bytes, office))
+    }
+
+    /// What to answer when it was to [`grow`](Self::grow) beyond `bound`, with the Revision's `Retry-After`.
+    ///
+    /// Changes nothing: the request stays parked until the ticket is dropped, and then counts as cancelled.
+    pub fn refusal(&self, bound: Bound) -> Refusal {
+        match self.local.waiting(self.slot) {
+            Some((shell, _)) => shell.read(|ledger| ledger.queue_full(bound, Instant::now())),
+            // It waits no more, so whoever comes again soon will not wait long either.
+            None => Refusal::QueueFull {
+                retry_after: RETRY_SOON,
+                bound,
+            },
+        }
     }
 
     /// When it parked.

@@ -92,6 +92,7 @@ struct Revision {
     line: Vec<Number>,
     fails_until: Option<Instant>,
     released: u64,
+    most_in_flight: u64,
     /// Slots in use after the last step.
     in_use: BTreeMap<Endpoint, u32>,
 }
@@ -174,6 +175,7 @@ impl<'r> Simulation<'r> {
             line: Vec::new(),
             fails_until: None,
             released: 0,
+            most_in_flight: 0,
             in_use: BTreeMap::new(),
         };
         let mut simulation = Self {

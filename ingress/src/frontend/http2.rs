@@ -18,7 +18,7 @@ use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use http::{Request, Response, StatusCode, header};
 use http_body::Body;
-use parkway_activator::throttler::{Permit, Refusal};
+use parkway_activator::throttler::Permit;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use tracing::debug;
@@ -53,9 +53,6 @@ pub(super) async fn serve(peer: Rc<Peer>, stream: TcpStream, before: Bytes) {
 
 /// Response bytes of one stream that may wait in memory beyond the client's window.
 const MAX_SEND_BUFFER: usize = 256 * 1024;
-
-/// What a client is told whose parked request grew beyond a bound.
-const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Accepts streams and runs them until the connection is closed, idles too long, or has been drained.
 async fn drive(peer: &Rc<Peer>, mut connection: Connection<Input, Bytes>) {
@@ -248,10 +245,7 @@ impl Parked {
                 return Poll::Ready(ParkingEnd::Gone);
             };
             if let Err(bound) = state.waiting.ticket.grow(read) {
-                let refusal = Refusal::QueueFull {
-                    retry_after: RETRY_AFTER,
-                    bound,
-                };
+                let refusal = state.waiting.ticket.refusal(bound);
                 return Poll::Ready(ParkingEnd::Decided(Err(refusal.into())));
             }
         }

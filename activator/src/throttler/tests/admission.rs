@@ -283,6 +283,103 @@ fn what_a_queue_refuses_it_does_not_hold() {
 }
 
 #[test]
+fn a_request_that_was_admitted_once_is_never_refused_for_a_full_queue() {
+    let limits = QueueLimits::default();
+    let full = [
+        QueueLimits {
+            depth: 1,
+            ..limits.clone()
+        },
+        QueueLimits {
+            bytes: 10,
+            ..limits.clone()
+        },
+        QueueLimits {
+            total_bytes: 10,
+            ..limits.clone()
+        },
+        QueueLimits {
+            depth: 10,
+            client_share: NonZeroU8::new(10),
+            ..limits
+        },
+    ];
+    for limits in full {
+        let mut stage = stage_with(limits, 1);
+        stage.endpoints([1]);
+        let ask = Ask {
+            bytes: 10,
+            client: Some(1),
+            ..Ask::default()
+        };
+        let Admission::Granted(killed) = stage.worker.admit(&id(), ask) else {
+            panic!()
+        };
+        let mut newcomer = stage.parked_with(ask);
+        assert!(matches!(stage.refused_with(ask), Refusal::QueueFull { .. }));
+
+        stage.endpoints([]); // killed, and its request is sent again
+        drop(killed);
+        let again = Ask {
+            avoid: Some(endpoint(1)),
+            first_in_line: true,
+            ..ask
+        };
+        let mut again = stage.parked_with(again);
+
+        assert_eq!(
+            (stage.throttler.parked(), stage.throttler.parked_bytes()),
+            (2, 20)
+        );
+        assert!(again.grow(1_000_000_000).is_err(), "growing is bound");
+        assert_eq!(again.grow(0), Ok(()), "this is no growing");
+        assert!(matches!(stage.refused_with(ask), Refusal::QueueFull { .. }));
+        stage.endpoints([2]);
+        stage.pump();
+        drop(assert_ready!(again.poll()).unwrap());
+        stage.pump();
+        drop(assert_ready!(newcomer.poll()).unwrap());
+        stage.assert_empty();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusal_of_a_request_that_grew_too_much_says_when_to_come_again() {
+    let limits = QueueLimits {
+        bytes: 10,
+        ..QueueLimits::default()
+    };
+    let mut stage = stage_with(limits, 1);
+    let refusal = |ticket: &mut Spawn<Ticket>| {
+        let bound = ticket.grow(11).unwrap_err();
+        ticket.refusal(bound)
+    };
+    let full = |seconds| Refusal::QueueFull {
+        retry_after: seconds * SECOND,
+        bound: Bound::Bytes,
+    };
+    let mut ticket = stage.parked();
+    assert_eq!(refusal(&mut ticket), full(5), "nothing is known yet");
+    advance(2 * SECOND).await;
+    assert_eq!(refusal(&mut ticket), full(3), "part of it has passed");
+
+    stage.endpoints([1]);
+    assert_eq!(
+        ticket.refusal(Bound::Depth),
+        Refusal::QueueFull {
+            retry_after: SECOND,
+            bound: Bound::Depth
+        },
+        "an endpoint is ready"
+    );
+    stage.pump();
+    let _running = assert_ready!(ticket.poll()).unwrap();
+    assert_eq!(ticket.refusal(Bound::Bytes), full(1));
+    let mut next = stage.parked();
+    assert_eq!(refusal(&mut next), full(1));
+}
+
+#[test]
 fn ticket_that_has_its_permit_grows_no_more() {
     let mut stage = stage(1);
     let mut ticket = stage.parked();

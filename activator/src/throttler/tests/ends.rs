@@ -301,3 +301,81 @@ fn revision_that_comes_back_after_it_was_forgotten_is_known_at_once() {
 
     drop(stage.granted());
 }
+
+#[test]
+fn start_that_failed_for_good_does_not_overflow_the_clock() {
+    let stage = stage(1);
+
+    stage
+        .throttler
+        .start_failed(&id(), "no such image".into(), Duration::MAX);
+
+    let refusal = stage.refused();
+    assert_eq!(
+        refusal,
+        Refusal::StartFailed {
+            reason: "no such image".into(),
+            retry_after: 300 * SECOND
+        }
+    );
+}
+
+#[test]
+fn worker_that_stops_running_and_starts_again_loses_no_letter() {
+    let limits = QueueLimits {
+        release_batch: 1,
+        ..QueueLimits::default()
+    };
+    let mut stage = stage_with(limits, 0);
+    let mut tickets: Vec<_> = (0..3).map(|_| stage.parked()).collect();
+    stage.endpoints([1]);
+    assert_pending!(stage.pump.poll()); // delivers one, and would go on
+    assert!(stage.pump.is_woken());
+
+    let worker = std::rc::Rc::clone(&stage.worker);
+    stage.pump = spawn(Box::pin(async move { worker.run().await }));
+    stage.pump();
+    for ticket in &mut tickets {
+        drop(assert_ready!(ticket.poll()).unwrap());
+    }
+
+    stage.endpoints([]);
+    let mut late = stage.parked();
+    let worker = std::rc::Rc::clone(&stage.worker);
+    stage.pump = spawn(Box::pin(async move { worker.run().await })); // the old one slept
+    stage.endpoints([1]);
+    stage.pump();
+    drop(assert_ready!(late.poll()).unwrap());
+    stage.assert_empty();
+}
+
+#[test]
+fn limit_that_comes_and_goes_with_requests_in_flight_leaves_nothing_behind() {
+    let mut stage = stage(0);
+    stage.endpoints([1]);
+    let unlimited = [stage.granted(), stage.granted()];
+    stage.throttler.upsert(&id(), spec(1), Parking::Allowed);
+    let limited = stage.granted();
+    let mut waiting = stage.parked();
+    let [first, second] = unlimited;
+    drop(first);
+    stage.pump();
+    assert_pending!(waiting.poll(), "it held no slot");
+
+    stage.throttler.upsert(&id(), spec(0), Parking::Allowed);
+    stage.pump();
+    let released = assert_ready!(waiting.poll()).unwrap();
+    let again_unlimited = stage.granted();
+    stage.throttler.upsert(&id(), spec(1), Parking::Allowed);
+    let mut last = stage.parked();
+    assert_eq!(stage.state().endpoints[0].slots_in_use, 2);
+    drop(limited);
+    stage.pump();
+    assert_pending!(last.poll(), "one slot is still in use");
+    drop(released);
+    stage.pump();
+
+    drop(assert_ready!(last.poll()).unwrap());
+    drop((second, again_unlimited));
+    stage.assert_empty();
+}
