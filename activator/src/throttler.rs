@@ -70,7 +70,8 @@ pub struct QueueLimits {
     pub total_bytes: usize,
     /// Percent of `depth` and of `bytes` that one client key may hold. Off by default.
     pub client_share: Option<NonZeroU8>,
-    /// Without a limit: requests released through the queue that one endpoint works on at once. Default 256.
+    /// Without a limit: requests released through the queue that one endpoint works on at once, until they are on their
+    /// way ([`Worker::let_next_go`]). Default 256.
     pub release_window: NonZeroU32,
     /// Parked requests a worker lets go in one turn. Default 64.
     pub release_batch: usize,

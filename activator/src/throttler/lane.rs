@@ -16,6 +16,8 @@ pub(super) struct Lane {
     /// Written by `owner` only.
     granted: AtomicU64,
     /// Written by `owner` only.
+    joined: AtomicU64,
+    /// Written by `owner` only.
     ended: AtomicU64,
     /// Written by all other threads.
     ended_elsewhere: AtomicU64,
@@ -29,6 +31,7 @@ impl Lane {
     pub(super) fn new(owner: u64, revision: RevisionId, endpoint: Endpoint) -> Self {
         Self {
             granted: AtomicU64::new(0),
+            joined: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             ended_elsewhere: AtomicU64::new(0),
             owner,
@@ -54,13 +57,21 @@ impl Lane {
     pub(super) fn in_flight(&self) -> u64 {
         let elsewhere = self.ended_elsewhere.load(Ordering::Relaxed);
         let ended = self.ended.load(Ordering::Relaxed).saturating_add(elsewhere);
-        self.granted().saturating_sub(ended)
+        let begun = self.granted() + self.joined.load(Ordering::Relaxed);
+        begun.saturating_sub(ended)
     }
 
     /// Counts a request in. Only on the owner's thread: workers do not move.
     pub(super) fn begin(&self) {
         debug_assert_eq!(self.owner, thread_number(), "a lane of another thread");
         self.granted.store(self.granted() + 1, Ordering::Relaxed);
+    }
+
+    /// Counts a request in that was released through the queue and is on its way. Only on the owner's thread.
+    pub(super) fn join(&self) {
+        debug_assert_eq!(self.owner, thread_number(), "a lane of another thread");
+        let joined = self.joined.load(Ordering::Relaxed);
+        self.joined.store(joined + 1, Ordering::Relaxed);
     }
 
     /// Counts a request out, on any thread.

@@ -180,6 +180,24 @@ impl Ledger {
         self.granted(grants, out);
     }
 
+    /// A request that was released through the queue is on its way: without a limit it goes on in its worker's lane,
+    /// and its place in the release window goes to the next. With a limit nothing changes.
+    pub(super) fn let_next_go(
+        &mut self,
+        endpoint: Endpoint,
+        worker: usize,
+        thread: u64,
+        out: &mut Outbox,
+    ) -> Option<Arc<Lane>> {
+        if self.queue.concurrency() != ContainerConcurrency::Unlimited {
+            return None;
+        }
+        let lane = self.lane(worker, thread, endpoint);
+        lane.join();
+        self.release(endpoint, out);
+        Some(lane)
+    }
+
     pub(super) fn set_endpoints(&mut self, endpoints: Vec<Endpoint>, out: &mut Outbox) {
         if self.is_gone && !endpoints.is_empty() {
             return;

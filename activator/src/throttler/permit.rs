@@ -15,6 +15,7 @@ use crate::revision::RevisionId;
 #[must_use = "dropping a permit frees its slot at once"]
 pub struct Permit {
     taken: Taken,
+    waited: bool,
 }
 
 /// What was taken, and is given back.
@@ -25,7 +26,6 @@ enum Taken {
     Slot {
         shell: Arc<Shell>,
         endpoint: Endpoint,
-        waited: bool,
     },
 }
 
@@ -35,17 +35,15 @@ impl Permit {
         lane.begin();
         Self {
             taken: Taken::Lane(Arc::clone(lane)),
+            waited: false,
         }
     }
 
     /// Guards a slot that has been taken.
     pub(super) fn of_slot(shell: Arc<Shell>, endpoint: Endpoint, waited: bool) -> Self {
         Self {
-            taken: Taken::Slot {
-                shell,
-                endpoint,
-                waited,
-            },
+            taken: Taken::Slot { shell, endpoint },
+            waited,
         }
     }
 
@@ -67,7 +65,19 @@ impl Permit {
 
     /// Whether the request was parked before.
     pub fn waited(&self) -> bool {
-        matches!(self.taken, Taken::Slot { waited: true, .. })
+        self.waited
+    }
+
+    /// Gives the place in the release window to the next request; see [`Worker::let_next_go`](super::Worker::let_next_go).
+    pub(super) fn let_next_go(&mut self, worker: usize, thread: u64) {
+        let Taken::Slot { shell, endpoint } = &self.taken else {
+            return;
+        };
+        let endpoint = *endpoint;
+        let lane = shell.step(|ledger, _, out| ledger.let_next_go(endpoint, worker, thread, out));
+        if let Some(lane) = lane {
+            self.taken = Taken::Lane(lane);
+        }
     }
 }
 
@@ -75,9 +85,9 @@ impl Drop for Permit {
     fn drop(&mut self) {
         match &self.taken {
             Taken::Lane(lane) => lane.end(),
-            Taken::Slot {
-                shell, endpoint, ..
-            } => shell.step(|ledger, _, out| ledger.release(*endpoint, out)),
+            Taken::Slot { shell, endpoint } => {
+                shell.step(|ledger, _, out| ledger.release(*endpoint, out))
+            }
         }
     }
 }

@@ -119,6 +119,15 @@ impl Worker {
         admission
     }
 
+    /// Says that a request which was parked is on its way: its response has begun, or it takes its time.
+    ///
+    /// Without a limit, its place in the release window ([`QueueLimits::release_window`](super::QueueLimits)) goes to the
+    /// next parked request; long responses would else keep everybody else waiting. With a limit the slot is the request's
+    /// until it ends, and nothing happens.
+    pub fn let_next_go(&self, permit: &mut Permit) {
+        permit.let_next_go(self.local.index, self.local.thread);
+    }
+
     /// Hands arriving permits to parked requests: at most `release_batch` a turn, then others on this thread run.
     ///
     /// Never ends.

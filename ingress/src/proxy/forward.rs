@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::request::Parts;
 use http::{Response, StatusCode, header};
@@ -183,7 +184,8 @@ impl Forwarder {
                 is_upgrade,
                 expects_continue,
             };
-            let sent = within(job.due(), send(&self.pool, &self.limits, attempt)).await;
+            let sending = within(job.due(), send(&self.pool, &self.limits, attempt));
+            let sent = self.paced(&mut permit, sending).await;
             let error = match sent {
                 Err(Elapsed) => return Outcome::Failed(Failure::TimedOut, job.observation),
                 Ok(Ok(answered)) => {
@@ -228,6 +230,24 @@ impl Forwarder {
         }
     }
 
+    /// Awaits an attempt. A request that was parked makes room for the next one when its response begins, or when that
+    /// takes long.
+    async fn paced<F: Future>(&self, permit: &mut Permit, sending: F) -> F::Output {
+        if !permit.waited() {
+            return sending.await;
+        }
+        let mut sending = std::pin::pin!(sending);
+        let sent = match tokio::time::timeout(PACE, &mut sending).await {
+            Ok(sent) => sent,
+            Err(_long) => {
+                self.throttle.let_next_go(permit);
+                sending.await
+            }
+        };
+        self.throttle.let_next_go(permit);
+        sent
+    }
+
     /// The failure that ends the request, unless it may be sent again.
     fn gives_up(
         &self,
@@ -257,6 +277,9 @@ impl Forwarder {
         }
     }
 }
+
+/// How long a released request may hold others back that wait behind it.
+const PACE: Duration = Duration::from_millis(100);
 
 /// Waits for a permit inside a request whose body has been read already.
 async fn wait_in_place(job: &mut Job, ticket: Ticket) -> Result<Permit, Failure> {

@@ -53,6 +53,51 @@ fn without_a_limit_a_newcomer_does_not_overtake_the_parked() {
 }
 
 #[test]
+fn without_a_limit_a_request_on_its_way_makes_room_for_the_next() {
+    let limits = QueueLimits {
+        release_window: NonZeroU32::new(1).unwrap(),
+        ..QueueLimits::default()
+    };
+    let mut stage = stage_with(limits, 0);
+    let mut first = stage.parked();
+    let mut second = stage.parked();
+    stage.endpoints([1]);
+    stage.pump();
+    let mut permit = assert_ready!(first.poll()).unwrap();
+    assert_pending!(second.poll());
+
+    stage.worker.let_next_go(&mut permit);
+    stage.worker.let_next_go(&mut permit);
+
+    stage.pump();
+    let next = assert_ready!(second.poll()).unwrap();
+    let endpoint = stage.state().endpoints[0];
+    assert_eq!((endpoint.in_flight, endpoint.slots_in_use), (2, 1));
+    assert!(permit.waited());
+    assert_eq!(stage.state().counters.granted_at_once, 0);
+    drop((permit, next));
+    stage.assert_empty();
+}
+
+#[test]
+fn with_a_limit_a_request_on_its_way_keeps_its_slot() {
+    let mut stage = stage(1);
+    let mut first = stage.parked();
+    let mut second = stage.parked();
+    stage.endpoints([1]);
+    stage.pump();
+    let mut permit = assert_ready!(first.poll()).unwrap();
+
+    stage.worker.let_next_go(&mut permit);
+
+    stage.pump();
+    assert_pending!(second.poll());
+    drop(permit);
+    stage.pump();
+    let _last = assert_ready!(second.poll()).unwrap();
+}
+
+#[test]
 fn worker_delivers_a_batch_a_turn_in_order_and_is_woken_once() {
     let limits = QueueLimits {
         release_batch: 4,
