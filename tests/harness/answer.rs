@@ -46,7 +46,6 @@ impl Answer {
 
     /// Itself, when it is complete and has this status.
     #[track_caller]
-    #[must_use]
     pub fn expect(self, status: u16) -> Self {
         assert_eq!(self.status.as_u16(), status, "{self:?}");
         assert_eq!(self.broken, None, "{self:?}");

@@ -26,10 +26,11 @@
 
 mod answer;
 mod binary;
+mod gate;
 pub mod http1;
 pub mod http2;
 pub mod manifest;
-mod parkway;
+pub mod parkway;
 mod processes;
 pub mod raw;
 mod site;
@@ -39,6 +40,7 @@ mod wait;
 
 pub use answer::Answer;
 pub use binary::{binary, command};
+pub use gate::Gate;
 pub use manifest::{endpoint_slice, hello_service, revision_with_endpoints, service};
 pub use parkway::{Builder, Parkway};
 pub use raw::Raw;

@@ -189,6 +189,17 @@ impl Service {
         self.start_delay_ms(3_600_000)
     }
 
+    /// Runs this command instead.
+    #[must_use]
+    pub fn command(mut self, command: &[&str]) -> Self {
+        self.command = command.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
+    pub(crate) fn command_line(&self) -> String {
+        self.command.join(" ")
+    }
+
     /// A variable of the process's environment.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl Display) -> Self {

@@ -115,6 +115,7 @@ impl Builder {
     }
 
     async fn spawn(self) -> Parkway {
+        raise_file_limit();
         let mut child = self
             .command()
             .stdout(Stdio::piped())
@@ -520,6 +521,14 @@ fn mark_of(directory: &Path) -> String {
         .unwrap()
         .to_string_lossy()
         .into_owned()
+}
+
+/// A thousand clients are a thousand files.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).unwrap();
 }
 
 fn write_manifest(directory: &Path, name: &str, yaml: &str) {

@@ -93,6 +93,14 @@ impl Raw {
         }
     }
 
+    /// What has arrived by now, without waiting for more.
+    pub fn arrived(&mut self) -> String {
+        let mut bytes = BytesMut::zeroed(64 * 1024);
+        let read = self.stream.try_read(&mut bytes).unwrap_or(0);
+        self.unread.extend_from_slice(&bytes[..read]);
+        String::from_utf8_lossy(&self.unread.split()).into_owned()
+    }
+
     /// Reads exactly this many bytes.
     pub async fn exactly(&mut self, length: usize) -> Bytes {
         self.try_exactly(length).await.unwrap()
