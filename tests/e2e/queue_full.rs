@@ -65,9 +65,9 @@ async fn all_queues_together_are_full_when_they_take_as_many_bytes_as_allowed() 
         .flag("--queue-total-mib", 1)
         .start()
         .await;
-    let in_cart = park_one(&parkway, "cart", &filling()).await;
+    let in_cart = [park_one(&parkway, "cart", &filling()).await];
 
-    let parked = park_large_heads(&parkway, "shop", &[in_cart]).await;
+    let parked = park_large_heads(&parkway, "shop", &in_cart).await;
 
     assert_eq!(refused(&parkway, "shop-00001", "total_bytes").await, 1.0);
     is_queue_full(
@@ -76,7 +76,7 @@ async fn all_queues_together_are_full_when_they_take_as_many_bytes_as_allowed() 
             .send(large_get(&parkway, "cart"))
             .await,
     );
-    drop(parked);
+    drop((parked, in_cart));
     parkway.finish().await;
 }
 
@@ -177,7 +177,7 @@ fn large_get(parkway: &Parkway, service: &str) -> http::Request<bytes::Bytes> {
     let mut request = parkway.service(service).request(http::Method::GET, "/", "");
     request
         .headers_mut()
-        .insert("x-filling", "x".repeat(32 * 1024).parse().unwrap());
+        .insert("x-filling", "x".repeat(48 * 1024).parse().unwrap());
     request
 }
 

@@ -2,7 +2,11 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, Request};
-use parkway_tests::{Gate, Parkway, Raw, Site, Upstream, hello_service, revision_with_endpoints};
+use parkway_tests::upstream::Connection;
+use parkway_tests::{
+    Gate, Parkway, Raw, Site, Upstream, h2c_revision_with_endpoints, hello_service,
+    revision_with_endpoints,
+};
 
 #[tokio::test]
 async fn a_parked_body_larger_than_what_is_read_ahead_arrives_intact() {
@@ -33,9 +37,16 @@ async fn a_parked_chunked_body_arrives_intact_also_when_it_ends_later() {
 }
 
 #[tokio::test]
-async fn a_parked_request_gets_100_continue_only_when_there_is_an_endpoint() {
-    let gate = Gate::closed();
-    let parkway = Parkway::with(gate.holds(hello_service("shop"))).await;
+async fn a_parked_request_gets_100_continue_only_from_its_endpoint() {
+    let upstream = Upstream::start(async |mut connection: Connection| {
+        let head = connection.request().await.unwrap();
+        assert_eq!(head.header("expect"), Some("100-continue"));
+        connection.send("HTTP/1.1 100 Continue\r\n\r\n").await;
+        let body = connection.body(&head).await;
+        connection.answer(&String::from_utf8_lossy(&body)).await;
+    })
+    .await;
+    let parkway = Parkway::with(revision_with_endpoints("shop", &[])).await;
     let shop = parkway.service("shop");
     let mut client = shop.raw().await;
     client
@@ -44,9 +55,12 @@ async fn a_parked_request_gets_100_continue_only_when_there_is_an_endpoint() {
     parkway.parked(1).await;
     assert_eq!(client.arrived(), "", "nothing is said while parked");
 
-    gate.open();
+    parkway.edit(
+        "main",
+        revision_with_endpoints("shop", &[upstream.address()]),
+    );
 
-    assert!(client.head().await.starts_with("HTTP/1.1 100 "));
+    assert_eq!(client.head().await, "HTTP/1.1 100 Continue\r\n\r\n");
     client.send("hello").await;
     assert_eq!(client.answer().await.expect(200).text(), "hello");
     parkway.finish().await;
@@ -67,8 +81,8 @@ async fn a_parked_http2_body_and_its_trailers_arrive_intact() {
         stream.send_trailers(trailers).unwrap();
     })
     .await;
-    let without = |endpoints: &[_]| revision_with_endpoints("shop", endpoints);
-    let parkway = Parkway::with(without(&[])).await;
+    let shop_at = |endpoints: &[_]| h2c_revision_with_endpoints("shop", endpoints);
+    let parkway = Parkway::with(shop_at(&[])).await;
     let http2 = parkway.service("shop").http2().await;
     let mut exchange = http2
         .begin(Request::post("/").body(()).unwrap(), false)
@@ -84,7 +98,7 @@ async fn a_parked_http2_body_and_its_trailers_arrive_intact() {
             "12".parse().unwrap(),
         )]))
         .unwrap();
-    parkway.edit("main", without(&[upstream.address()]));
+    parkway.edit("main", shop_at(&[upstream.address()]));
 
     let answer = exchange.answer().await.unwrap().expect(200);
     assert_eq!(answer.text(), "hello, world");

@@ -41,7 +41,10 @@ mod wait;
 pub use answer::Answer;
 pub use binary::{binary, command};
 pub use gate::Gate;
-pub use manifest::{endpoint_slice, hello_service, revision_with_endpoints, service};
+pub use manifest::{
+    endpoint_slice, h2c_revision_with_endpoints, hello_service, revision_with_endpoints, service,
+    with_endpoints,
+};
 pub use parkway::{Builder, Parkway};
 pub use raw::Raw;
 pub use site::Site;

@@ -27,12 +27,19 @@ pub fn service(name: &str, command: &[&str]) -> Service {
 
 /// A Service of one Revision, `NAME-00001`, whose endpoints are someone else's.
 pub fn revision_with_endpoints(name: &str, endpoints: &[SocketAddr]) -> Manifests {
-    let service = Service {
-        command: Vec::new(),
-        ..service(name, &[])
-    };
-    let revision = format!("{name}-00001");
+    with_endpoints(service(name, &[]), endpoints)
+}
+
+/// The same with endpoints that speak HTTP/2 by prior knowledge.
+pub fn h2c_revision_with_endpoints(name: &str, endpoints: &[SocketAddr]) -> Manifests {
+    with_endpoints(service(name, &[]).h2c(), endpoints)
+}
+
+/// A Service of one Revision, `NAME-00001`, without a command; its endpoints are these.
+pub fn with_endpoints(service: Service, endpoints: &[SocketAddr]) -> Manifests {
+    let revision = format!("{}-00001", service.name);
     service
+        .command(&[])
         .revision(&revision)
         .and(endpoint_slice(&revision, endpoints))
 }
