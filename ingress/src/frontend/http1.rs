@@ -38,7 +38,7 @@ use super::connection::Peer;
 use super::exchange::{self, Begin};
 use super::input::{Busy, Input, Signals};
 use super::respond::Asked;
-use crate::proxy::body::{BusyGuard, RequestBody};
+use crate::proxy::body::{BusyGuard, Http1Body, RequestBody};
 use crate::proxy::failure::Failure;
 use crate::proxy::forward::{Job, Outcome, Tunnel, Waiting};
 use crate::proxy::held::Held;
@@ -108,7 +108,7 @@ async fn serving(
     before: Bytes,
     resume: Option<Resume>,
 ) -> ((TcpStream, Bytes), Ended) {
-    let signals = Rc::new(Signals::default());
+    let signals = Signals::http1();
     let desk = Rc::new(Desk {
         resume: RefCell::new(resume),
         ..Desk::default()
@@ -254,7 +254,8 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         let body = if body.is_end_stream() {
             RequestBody::Empty
         } else {
-            RequestBody::Http1(body, Rc::clone(&busy))
+            self.signals.expect_body(body.size_hint().exact());
+            RequestBody::Http1(Http1Body::new(body, Rc::clone(&busy)))
         };
         let resumed = self.desk.resume.take();
         let begun = match resumed {
@@ -268,8 +269,12 @@ impl hyper::service::Service<Request<Incoming>> for Service {
             Begin::Answer(response) => Box::pin(ready(Ok(response))),
             Begin::Parked(waiting) => {
                 self.desk.waiting.replace(Some(waiting));
-                // The connection task takes the engine off after this turn, and this future with it.
-                Box::pin(pending())
+                // The connection task takes the engine off after this turn, and this future with it. Until then the
+                // body is kept: the engine reads a body that was dropped and throws it away.
+                Box::pin(async move {
+                    let _kept = body;
+                    pending().await
+                })
             }
             Begin::Forward(job, permit) => {
                 let (peer, desk) = (Rc::clone(&self.peer), Rc::clone(&self.desk));

@@ -1,15 +1,22 @@
 //! A client's connection as the HTTP/1 engine sees it: bytes read before, then the socket; and what the connection task
 //! must know to take the engine off again.
+//!
+//! The engine reads the first piece of a body before anybody asks for it. A request that is parked would lose that piece,
+//! for it is replayed from the bytes that the engine has not read. So the engine is given a head and no byte more, then
+//! nothing until somebody wants the body. Heads end with an empty line, and so do chunked bodies: each read ends there,
+//! and a body of known length is given by its length, so that the head behind it begins with a read of its own.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+
+use crate::proxy::body::Inbound;
 
 /// What is known of an HTTP/1 connection from outside its engine.
 ///
@@ -23,9 +30,119 @@ pub(super) struct Signals {
     pub(super) is_flushed: Cell<bool>,
     /// Bytes of a next head have been read.
     pub(super) is_partial: Cell<bool>,
+    /// What the engine is given next.
+    part: Cell<Part>,
+    /// Nobody has asked for the body yet that comes next.
+    is_withheld: Cell<bool>,
+    /// The connection task, once the engine has asked for what is withheld.
+    reader: RefCell<Option<Waker>>,
+}
+
+/// What of a connection comes next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Part {
+    /// Anything: it is not looked at.
+    #[default]
+    Any,
+    /// A head.
+    Head(EmptyLine),
+    /// A chunked body.
+    Chunks(EmptyLine),
+    /// A body of which this many bytes are left.
+    Length(u64),
+}
+
+/// How much of the end of a line and the empty line behind it has been seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum EmptyLine {
+    #[default]
+    Nothing,
+    LineFeed,
+    CarriageReturn,
+}
+
+impl EmptyLine {
+    /// How many of `bytes` go up to the end of the next empty line; all when there is none. The engine takes a bare line
+    /// feed for the end of a line, so it counts here, too.
+    fn find(mut self, bytes: &[u8]) -> (usize, Self) {
+        for (index, byte) in bytes.iter().enumerate() {
+            self = match (self, byte) {
+                (Self::Nothing, b'\n') => Self::LineFeed,
+                (Self::LineFeed, b'\r') => Self::CarriageReturn,
+                (Self::LineFeed | Self::CarriageReturn, b'\n') => {
+                    return (index + 1, Self::Nothing);
+                }
+                _ => Self::Nothing,
+            };
+        }
+        (bytes.len(), self)
+    }
+}
+
+impl Part {
+    /// How many of `bytes` the engine is given at once, and what comes next then.
+    fn split(self, bytes: &[u8]) -> (usize, Self) {
+        match self {
+            Self::Any => (bytes.len(), self),
+            Self::Head(seen) => {
+                let (given, seen) = seen.find(bytes);
+                (given, Self::Head(seen))
+            }
+            Self::Chunks(seen) => {
+                let (given, seen) = seen.find(bytes);
+                (given, Self::Chunks(seen))
+            }
+            Self::Length(left) => {
+                let given = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                match left - given as u64 {
+                    0 => (given, Self::head()),
+                    left => (given, Self::Length(left)),
+                }
+            }
+        }
+    }
+
+    fn head() -> Self {
+        Self::Head(EmptyLine::Nothing)
+    }
 }
 
 impl Signals {
+    /// Of a connection that carries HTTP/1.
+    pub(super) fn http1() -> Rc<Self> {
+        Rc::new(Self {
+            part: Cell::new(Part::head()),
+            ..Self::default()
+        })
+    }
+
+    /// A head has been read, and a body of this length, or a chunked one, comes next; it is withheld.
+    pub(super) fn expect_body(&self, length: Option<u64>) {
+        self.part
+            .set(length.map_or(Part::Chunks(EmptyLine::Nothing), Part::Length));
+        self.is_withheld.set(true);
+    }
+
+    /// Notes what the engine is given of `bytes`, and says how many it is.
+    fn give(&self, bytes: &[u8]) -> usize {
+        let part = self.part.get();
+        let (given, next) = part.split(bytes);
+        self.part.set(next);
+        if given > 0 && !matches!(part, Part::Length(_) | Part::Chunks(_)) {
+            self.is_partial.set(true);
+        }
+        given
+    }
+
+    /// Somebody wants the body, or it is of no use any more.
+    fn deliver(&self) {
+        if self.is_withheld.take()
+            && let Some(reader) = self.reader.take()
+        {
+            reader.wake();
+        }
+    }
+
     /// Whether the connection waits for a request of which nothing has come.
     pub(super) fn is_idle(&self) -> bool {
         self.in_flight.get() == 0 && self.is_flushed.get() && !self.is_partial.get()
@@ -50,9 +167,19 @@ impl Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0
-            .in_flight
-            .set(self.0.in_flight.get().saturating_sub(1));
+        let in_flight = self.0.in_flight.get().saturating_sub(1);
+        self.0.in_flight.set(in_flight);
+        if in_flight == 0
+            && let Part::Chunks(seen) = self.0.part.get()
+        {
+            self.0.part.set(Part::Head(seen));
+        }
+    }
+}
+
+impl Inbound for Busy {
+    fn deliver(&self) {
+        self.0.deliver();
     }
 }
 
@@ -88,16 +215,26 @@ impl AsyncRead for Input {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.signals.is_withheld.get() {
+            this.signals.reader.replace(Some(cx.waker().clone()));
+            return Poll::Pending;
+        }
         if this.before.has_remaining() {
-            let length = this.before.len().min(buf.remaining());
-            buf.put_slice(&this.before.split_to(length));
-            this.signals.is_partial.set(true);
+            let room = this.before.len().min(buf.remaining());
+            let given = this
+                .signals
+                .give(this.before.get(..room).unwrap_or_default());
+            buf.put_slice(&this.before.split_to(given));
             return Poll::Ready(Ok(()));
         }
         let filled = buf.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(cx, buf);
-        if buf.filled().len() > filled {
-            this.signals.is_partial.set(true);
+        let (_, new) = buf.filled().split_at(filled);
+        let given = this.signals.give(new);
+        let (_, rest) = new.split_at(given);
+        if !rest.is_empty() {
+            this.before = Bytes::copy_from_slice(rest);
+            buf.set_filled(filled + given);
         }
         read
     }
@@ -133,5 +270,83 @@ impl AsyncWrite for Input {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The pieces in which `bytes` are given, when `call` stands for what happens when a head is complete.
+    fn pieces(signals: &Signals, mut bytes: &[u8], after_head: impl Fn(&Signals)) -> Vec<String> {
+        let mut pieces = Vec::new();
+        while !bytes.is_empty() {
+            let was_head = matches!(signals.part.get(), Part::Head(_));
+            let (given, rest) = bytes.split_at(signals.give(bytes));
+            if was_head && given.ends_with(b"\n\r\n") {
+                after_head(signals);
+            }
+            pieces.push(String::from_utf8(given.to_vec()).unwrap());
+            bytes = rest;
+        }
+        pieces
+    }
+
+    #[test]
+    fn a_head_is_given_without_what_follows() {
+        let wire = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /next HTTP/1.1\nHost: a\n\nGET";
+        let given = pieces(&Signals::http1(), wire, |_| {});
+        assert_eq!(
+            given,
+            [
+                "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+                "GET /next HTTP/1.1\nHost: a\n\n",
+                "GET"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_end_of_a_head_is_found_wherever_reads_are_cut() {
+        let wire = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nnext";
+        for cut in 0..wire.len() {
+            let signals = Signals::http1();
+            let (first, second) = wire.split_at(cut);
+            let given = [
+                pieces(&signals, first, |_| {}),
+                pieces(&signals, second, |_| {}),
+            ]
+            .concat();
+            assert_eq!(
+                given.last().unwrap().len().min(4),
+                wire.len().saturating_sub(cut).min(4),
+                "cut at {cut}"
+            );
+            let ends = given.iter().scan(0, |end, piece| {
+                *end += piece.len();
+                Some(*end)
+            });
+            assert!(
+                ends.into_iter().any(|end| end == wire.len() - 4),
+                "cut at {cut}: {given:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_body_of_known_length_is_given_whatever_it_contains_and_no_further() {
+        let wire = b"POST / HTTP/1.1\r\n\r\na\n\n\r\n\r\nbPOST";
+        let given = pieces(&Signals::http1(), wire, |signals| {
+            signals.expect_body(Some(8));
+        });
+        assert_eq!(given, ["POST / HTTP/1.1\r\n\r\n", "a\n\n\r\n\r\nb", "POST"]);
+    }
+
+    #[test]
+    fn a_chunked_body_is_given_up_to_its_end_and_no_further() {
+        let wire = b"POST / HTTP/1.1\r\n\r\n2\r\n\n\n\r\n0\r\nx-sum: 1\r\n\r\nPOST";
+        let given = pieces(&Signals::http1(), wire, |signals| signals.expect_body(None));
+        assert_eq!(given.last().unwrap(), "POST");
+        assert_eq!(given.concat().as_bytes(), wire);
     }
 }

@@ -44,8 +44,8 @@ pub enum BodyError {
 pub enum RequestBody {
     /// No body.
     Empty,
-    /// From an HTTP/1 connection. The guard keeps the connection from being taken apart while the body is unread.
-    Http1(Incoming, BusyGuard),
+    /// From an HTTP/1 connection.
+    Http1(Http1Body),
     /// From an HTTP/2 stream.
     Http2 {
         /// What was read while the request was parked; its window has not been given back yet.
@@ -55,15 +55,43 @@ pub enum RequestBody {
     },
 }
 
-/// Keeps an HTTP/1 connection marked as busy.
-pub type BusyGuard = Rc<dyn std::any::Any>;
+/// Keeps an HTTP/1 connection marked as busy until dropped.
+pub type BusyGuard = Rc<dyn Inbound>;
+
+/// An HTTP/1 connection that carries a body.
+pub trait Inbound: std::fmt::Debug {
+    /// The engine may read the body: somebody wants it, or nobody ever will.
+    fn deliver(&self);
+}
+
+/// A body that an HTTP/1 connection withholds until it is asked for, so that until then the request can be replayed from
+/// the connection's bytes.
+#[derive(Debug)]
+pub struct Http1Body {
+    body: Incoming,
+    /// Keeps the connection from being taken apart while the body is unread.
+    connection: BusyGuard,
+}
+
+impl Http1Body {
+    /// `body` as `connection` carries it.
+    pub fn new(body: Incoming, connection: BusyGuard) -> Self {
+        Self { body, connection }
+    }
+}
+
+impl Drop for Http1Body {
+    fn drop(&mut self) {
+        self.connection.deliver();
+    }
+}
 
 impl RequestBody {
     /// Whether there is nothing to read.
     pub fn is_empty(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Http1(body, _) => body.is_end_stream(),
+            Self::Http1(http1) => http1.body.is_end_stream(),
             Self::Http2 { ahead, stream } => ahead.is_empty() && stream.is_end_stream(),
         }
     }
@@ -89,7 +117,12 @@ impl RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self {
             Self::Empty => Poll::Ready(None),
-            Self::Http1(body, _) => Pin::new(body).poll_frame(cx).map_err(BodyError::Http1),
+            Self::Http1(http1) => {
+                http1.connection.deliver();
+                Pin::new(&mut http1.body)
+                    .poll_frame(cx)
+                    .map_err(BodyError::Http1)
+            }
             Self::Http2 { ahead, stream } => match ahead.pop_front() {
                 Some(data) => Poll::Ready(Some(released(data, stream))),
                 None => poll_h2_frame(stream, cx),
@@ -100,7 +133,7 @@ impl RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Http1(body, _) => body.size_hint(),
+            Self::Http1(http1) => http1.body.size_hint(),
             Self::Http2 { .. } if self.is_empty() => SizeHint::with_exact(0),
             Self::Http2 { .. } => SizeHint::default(),
         }

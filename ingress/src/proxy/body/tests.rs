@@ -31,7 +31,15 @@ async fn request_body(wire: &str) -> (RequestBody, DuplexStream) {
     });
     tokio::task::spawn_local(http1::Builder::new().serve_connection(TokioIo::new(server), service));
     let body = arrived.recv().await.unwrap();
-    (RequestBody::Http1(body, Rc::new(())), client)
+    let body = Http1Body::new(body, Rc::new(NothingWithheld));
+    (RequestBody::Http1(body), client)
+}
+
+#[derive(Debug)]
+struct NothingWithheld;
+
+impl Inbound for NothingWithheld {
+    fn deliver(&self) {}
 }
 
 fn chunk(text: &str) -> String {

@@ -1,0 +1,39 @@
+//! The processes of one test: found by a mark in their environment, which workloads inherit, and ended by their ids.
+
+use std::fs;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// The variable that carries the mark.
+pub(crate) const MARK: &str = "PARKWAY_TESTS_MARK";
+
+/// Whose environment has this mark, except those that are about to end.
+pub(crate) fn marked(mark: &str) -> Vec<i32> {
+    let wanted = format!("{MARK}={mark}");
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| has_variable(*pid, wanted.as_bytes()))
+        .collect()
+}
+
+fn has_variable(pid: i32, wanted: &[u8]) -> bool {
+    // Empty for a zombie, and unreadable for someone else's process.
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    environment
+        .split(|byte| *byte == 0)
+        .any(|variable| variable == wanted)
+}
+
+/// Sends a signal; to one that has ended meanwhile it is not missed.
+pub(crate) fn signal(pid: i32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        kill_process(pid, signal).unwrap_or_default();
+    }
+}
+
+/// Ends all of them at once.
+pub(crate) fn kill_marked(mark: &str) {
+    for pid in marked(mark) {
+        signal(pid, Signal::KILL);
+    }
+}
