@@ -86,7 +86,7 @@ impl Drop for Permit {
         match &self.taken {
             Taken::Lane(lane) => lane.end(),
             Taken::Slot { shell, endpoint } => {
-                shell.step(|ledger, _, out| ledger.release(*endpoint, out))
+                shell.step(|ledger, _, out| ledger.release(*endpoint, out));
             }
         }
     }

@@ -188,6 +188,7 @@ impl Future for Stream {
 struct Parked {
     since: Instant,
     late: Pin<Box<Sleep>>,
+    ahead: Ahead,
     state: Option<ParkedState>,
 }
 
@@ -196,6 +197,17 @@ struct ParkedState {
     waiting: Waiting,
     body: RequestBody,
     respond: SendResponse<Bytes>,
+}
+
+/// How a body is read ahead.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ahead {
+    /// A newcomer that needs more than the queue may hold is turned away.
+    Strictly,
+    /// A request that is sent again is not: it is read no further.
+    Modestly,
+    /// As far as it may be.
+    Enough,
 }
 
 enum ParkingEnd {
@@ -217,6 +229,7 @@ impl Parked {
         Box::new(Self {
             since,
             late: Box::pin(tokio::time::sleep_until(due)),
+            ahead: Ahead::Strictly,
             state: Some(ParkedState {
                 peer,
                 waiting,
@@ -240,11 +253,17 @@ impl Parked {
             return Poll::Ready(ParkingEnd::Decided(Err(Failure::TimedOut)));
         }
         // The window is not given back, so a client can send no more than one window ahead.
-        while let Poll::Ready(Some(read)) = state.body.poll_ahead(cx) {
+        while self.ahead != Ahead::Enough
+            && let Poll::Ready(Some(read)) = state.body.poll_ahead(cx)
+        {
             let Ok(read) = read else {
                 return Poll::Ready(ParkingEnd::Gone);
             };
             if let Err(bound) = state.waiting.ticket.grow(read) {
+                if self.ahead == Ahead::Modestly {
+                    self.ahead = Ahead::Enough;
+                    break;
+                }
                 let refusal = state.waiting.ticket.refusal(bound);
                 return Poll::Ready(ParkingEnd::Decided(Err(refusal.into())));
             }
@@ -313,7 +332,9 @@ async fn run(
             answer(respond, asked.respond(&failure, observation)).await;
         }
         Outcome::Parked(waiting, body) => {
-            return Some(Parked::new(Rc::clone(&peer), *waiting, body, respond));
+            let mut parked = Parked::new(Rc::clone(&peer), *waiting, body, respond);
+            parked.ahead = Ahead::Modestly;
+            return Some(parked);
         }
         Outcome::Switched(..) => respond.send_reset(Reason::INTERNAL_ERROR),
     }
