@@ -65,17 +65,27 @@ impl EmptyLine {
     /// How many of `bytes` go up to the end of the next empty line; all when there is none. The engine takes a bare line
     /// feed for the end of a line, so it counts here, too.
     fn find(mut self, bytes: &[u8]) -> (usize, Self) {
-        for (index, byte) in bytes.iter().enumerate() {
-            self = match (self, byte) {
-                (Self::Nothing, b'\n') => Self::LineFeed,
-                (Self::LineFeed, b'\r') => Self::CarriageReturn,
-                (Self::LineFeed | Self::CarriageReturn, b'\n') => {
-                    return (index + 1, Self::Nothing);
+        let mut seen = 0;
+        loop {
+            let rest = bytes.get(seen..).unwrap_or_default();
+            self = match (self, rest.first()) {
+                // Most of a body has no line end: it is passed over as fast as memory is read.
+                (Self::Nothing, _) => match memchr::memchr(b'\n', rest) {
+                    Some(line_feed) => {
+                        seen += line_feed + 1;
+                        Self::LineFeed
+                    }
+                    None => return (bytes.len(), Self::Nothing),
+                },
+                (_, None) => return (bytes.len(), self),
+                (_, Some(b'\n')) => return (seen + 1, Self::Nothing),
+                (Self::LineFeed, Some(b'\r')) => {
+                    seen += 1;
+                    Self::CarriageReturn
                 }
-                _ => Self::Nothing,
+                (Self::LineFeed | Self::CarriageReturn, Some(_)) => Self::Nothing,
             };
         }
-        (bytes.len(), self)
     }
 }
 
