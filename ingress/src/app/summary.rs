@@ -9,7 +9,7 @@ use crate::cli::Run;
 use crate::provider::problem::Problem;
 use crate::provider::{ServiceUrl, World};
 
-/// Prints mistakes, one after the other.
+/// Prints mistakes, one after the other, and how many there are.
 #[expect(
     clippy::print_stderr,
     reason = "the answer to a command, not a log line"
@@ -18,12 +18,10 @@ pub(super) fn print_problems(problems: &[Problem]) {
     for problem in problems {
         eprintln!("{problem}\n");
     }
-    let errors = problems.iter().filter(|problem| problem.is_error()).count();
-    if errors > 0 {
-        eprintln!(
-            "{errors} {}; nothing was started",
-            if errors == 1 { "mistake" } else { "mistakes" }
-        );
+    match problems.iter().filter(|problem| problem.is_error()).count() {
+        0 => {}
+        1 => eprintln!("1 mistake"),
+        errors => eprintln!("{errors} mistakes"),
     }
 }
 
