@@ -4,6 +4,12 @@
 
 mod cold_start;
 mod concurrency;
+mod deadlines;
 mod departed;
+mod drain;
+mod failing_starts;
+mod manifests;
 mod queue_full;
 mod replay;
+mod restart;
+mod splits;
