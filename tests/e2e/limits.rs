@@ -91,6 +91,43 @@ async fn a_request_whose_host_or_length_is_in_doubt_is_answered_400() {
     parkway.finish().await;
 }
 
+/// The one test that takes half a minute: that is how long a client may take.
+#[tokio::test]
+async fn a_client_that_is_too_slow_is_closed_or_answered_408() {
+    let parkway = Parkway::with(hello_service("shop")).await;
+    let shop = parkway.service("shop");
+    let mut silent = shop.raw().await;
+    let mut in_preface = shop.raw().await;
+    in_preface.send("PRI * HT").await;
+    let mut in_head = shop.raw().await;
+    in_head.send(shop.head("GET /")).await;
+    let mut in_second_head = shop.raw().await;
+    in_second_head.send(shop.head("GET /") + "\r\nGET").await;
+    in_second_head.answer().await.expect(200);
+    // Whose body comes late is not slow with its next head.
+    let mut uploader = shop.raw().await;
+    uploader
+        .send(shop.head("POST /") + "Content-Length: 5\r\n\r\n")
+        .await;
+    parkway.in_flight(1).await;
+    uploader.send("hello").await;
+    uploader.answer().await.expect(200);
+
+    let (silent, in_preface, in_head, in_second_head) = tokio::join!(
+        silent.is_closed(),
+        in_preface.is_closed(),
+        in_head.answer(),
+        in_second_head.answer()
+    );
+
+    assert!(silent && in_preface);
+    in_head.expect(408);
+    in_second_head.expect(408);
+    uploader.send(shop.head("GET /") + "\r\n").await;
+    uploader.answer().await.expect(200);
+    parkway.finish().await;
+}
+
 #[tokio::test]
 async fn connect_is_answered_405() {
     let parkway = Parkway::with(hello_service("shop")).await;
