@@ -4,6 +4,22 @@
 
 mod cold_start;
 mod concurrency;
+mod data_path;
+mod deadlines;
 mod departed;
+mod drain;
+mod failing_starts;
+mod headers;
+mod limits;
+mod manifests;
 mod queue_full;
 mod replay;
+mod restart;
+mod splits;
+
+/// Bytes in which any that are missing, doubled or swapped show.
+fn pattern(length: u32) -> bytes::Bytes {
+    (0..length / 4)
+        .flat_map(|number| number.wrapping_mul(2_654_435_761).to_be_bytes())
+        .collect()
+}

@@ -1,12 +1,13 @@
 //! A parked request reaches the workload as it was sent.
 
-use bytes::Bytes;
 use http::{HeaderMap, Request};
 use parkway_tests::upstream::Connection;
 use parkway_tests::{
     Gate, Parkway, Raw, Site, Upstream, h2c_revision_with_endpoints, hello_service,
     revision_with_endpoints,
 };
+
+use crate::pattern;
 
 #[tokio::test]
 async fn a_parked_body_larger_than_what_is_read_ahead_arrives_intact() {
@@ -190,11 +191,4 @@ async fn after_parking(
     });
     parkway.finish().await;
     answer
-}
-
-/// Bytes in which any that are missing, doubled or swapped show.
-fn pattern(length: u32) -> Bytes {
-    (0..length / 4)
-        .flat_map(|number| number.wrapping_mul(2_654_435_761).to_be_bytes())
-        .collect()
 }

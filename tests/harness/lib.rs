@@ -46,6 +46,7 @@ pub use manifest::{
     with_endpoints,
 };
 pub use parkway::{Builder, Parkway};
+pub use processes::kill_nine;
 pub use raw::Raw;
 pub use site::Site;
 pub use state::{RevisionState, State};

@@ -37,3 +37,8 @@ pub(crate) fn kill_marked(mark: &str) {
         signal(pid, Signal::KILL);
     }
 }
+
+/// Ends a process with SIGKILL, as the system does when memory is short.
+pub fn kill_nine(pid: i32) {
+    signal(pid, Signal::KILL);
+}

@@ -15,6 +15,7 @@ use h2::server::SendResponse;
 use http::{HeaderMap, Request};
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::raw::{Raw, fields};
@@ -24,6 +25,7 @@ use crate::raw::{Raw, fields};
 pub struct Upstream {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
+    steps: Arc<Semaphore>,
     accepting: Option<JoinHandle<()>>,
     /// A port that is taken and refuses connections.
     _reserved: Option<Reserved>,
@@ -36,6 +38,7 @@ pub struct Connection {
     pub number: usize,
     /// Its bytes.
     pub raw: Raw,
+    steps: Arc<Semaphore>,
 }
 
 /// A request as a scripted endpoint reads it.
@@ -90,19 +93,24 @@ impl Upstream {
         let address = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&connections);
+        let steps = Arc::new(Semaphore::new(0));
+        let their_steps = Arc::clone(&steps);
         let accepting = tokio::spawn(async move {
             let mut running = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
+                let steps = Arc::clone(&their_steps);
                 let number = counter.fetch_add(1, Ordering::SeqCst);
                 running.spawn(script(Connection {
                     number,
                     raw: Raw::of(stream),
+                    steps,
                 }));
             }
         });
         Self {
             address,
             connections,
+            steps,
             accepting: Some(accepting),
             _reserved: None,
         }
@@ -144,6 +152,7 @@ impl Upstream {
         Self {
             address,
             connections,
+            steps: Arc::new(Semaphore::new(0)),
             accepting: Some(accepting),
             _reserved: None,
         }
@@ -155,6 +164,7 @@ impl Upstream {
         Self {
             address: reserved.address,
             connections: Arc::default(),
+            steps: Arc::new(Semaphore::new(0)),
             accepting: None,
             _reserved: Some(reserved),
         }
@@ -163,6 +173,11 @@ impl Upstream {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Lets one script that waits at a [`step`](Connection::step) go on.
+    pub fn go_on(&self) {
+        self.steps.add_permits(1);
     }
 
     /// How many connections were made so far.
@@ -220,6 +235,11 @@ impl Connection {
     /// Sends bytes; a peer that has gone is not missed.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         drop(self.raw.try_send(bytes).await);
+    }
+
+    /// Waits until the test says to [go on](Upstream::go_on).
+    pub async fn step(&self) {
+        self.steps.acquire().await.unwrap().forget();
     }
 
     /// Does nothing until the other side ends the connection.

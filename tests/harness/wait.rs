@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 /// Far more than anything here takes; whoever waits this long waits for ever.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long to wait before asking again.
 const PAUSE: Duration = Duration::from_millis(10);

@@ -64,7 +64,10 @@ pub fn run(settings: &Run) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(serve(settings))
+    let code = runtime.block_on(serve(settings));
+    // Workers that are still busy have been given up by now: their threads are not waited for.
+    runtime.shutdown_background();
+    code
 }
 
 async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
