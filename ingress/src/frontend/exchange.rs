@@ -97,17 +97,6 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
     }
 }
 
-/// Answers a request that cannot be understood, and says that its connection ends: where the next request begins is in
-/// doubt, too.
-pub(super) fn refuse(peer: &Peer, head: &Parts, bad: validate::BadRequest) -> Response<Held> {
-    let observation = Observation::new(Rc::clone(&peer.worker.counts), Instant::now());
-    let mut response = Asked::of(head).respond(&bad.into(), observation);
-    response
-        .headers_mut()
-        .insert(header::CONNECTION, HeaderValue::from_static("close"));
-    response
-}
-
 enum Routed {
     To(Rc<Destination>),
     Probe(ProbeAnswer),

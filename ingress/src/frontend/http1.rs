@@ -43,7 +43,6 @@ use crate::proxy::failure::Failure;
 use crate::proxy::forward::{Job, Outcome, Tunnel, Waiting};
 use crate::proxy::held::Held;
 use crate::proxy::tunnel;
-use crate::routing::validate::BadRequest;
 
 /// Serves one HTTP/1 connection until it ends. `before` is what was read to tell the protocol.
 pub(super) async fn serve(peer: Rc<Peer>, stream: TcpStream, before: Bytes) {
@@ -264,11 +263,6 @@ impl hyper::service::Service<Request<Incoming>> for Service {
             Some(Resume::Answer(job, failure)) => {
                 Begin::Answer(Asked::of(&head).respond(&failure, job.observation))
             }
-            None if self.signals.is_length_in_doubt() => Begin::Answer(exchange::refuse(
-                &self.peer,
-                &head,
-                BadRequest::LENGTH_IN_DOUBT,
-            )),
             None => exchange::begin(&self.peer, &mut head),
         };
         match begun {

@@ -5,9 +5,6 @@
 //! for it is replayed from the bytes that the engine has not read. So the engine is given a head and no byte more, then
 //! nothing until somebody wants the body. Heads end with an empty line, and so do chunked bodies: each read ends there,
 //! and a body of known length is given by its length, so that the head behind it begins with a read of its own.
-//!
-//! The engine repairs what leaves room for doubt about where a message ends: of equal lengths it shows one, and none
-//! beside chunks. So the fields that say where a body ends are counted here, where the head is as it came.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
@@ -35,8 +32,6 @@ pub(super) struct Signals {
     pub(super) is_partial: Cell<bool>,
     /// What the engine is given next.
     part: Cell<Part>,
-    /// What was seen of the head that was given last.
-    framing: Cell<FramingFields>,
     /// Nobody has asked for the body yet that comes next.
     is_withheld: Cell<bool>,
     /// The connection task, once the engine has asked for what is withheld.
@@ -122,64 +117,6 @@ impl Part {
     }
 }
 
-/// Counts the fields of a head that say where its body ends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct FramingFields {
-    count: u8,
-    /// How the present line begins, if its beginning was read and its end was not.
-    start: [u8; Self::LONGEST],
-    /// Bytes in `start`.
-    started: usize,
-    /// An empty line has been seen: what comes next is another head.
-    is_over: bool,
-}
-
-impl FramingFields {
-    const NAMES: [&[u8]; 2] = [b"content-length:", b"transfer-encoding:"];
-    /// Bytes of the longest name.
-    const LONGEST: usize = 18;
-
-    /// Reads on. `ends` says that `bytes` end with an empty line.
-    fn read(mut self, bytes: &[u8], ends: bool) -> Self {
-        if self.is_over {
-            self = Self::default();
-        }
-        let mut line_start = 0;
-        for line_feed in memchr::memchr_iter(b'\n', bytes) {
-            let line = bytes.get(line_start..line_feed).unwrap_or_default();
-            let is_framing = if self.started == 0 {
-                Self::is_framing(line)
-            } else {
-                self.begin(line);
-                Self::is_framing(self.start.get(..self.started).unwrap_or_default())
-            };
-            self.count = self.count.saturating_add(u8::from(is_framing));
-            self.started = 0;
-            line_start = line_feed + 1;
-        }
-        self.begin(bytes.get(line_start..).unwrap_or_default());
-        self.is_over = ends;
-        self
-    }
-
-    /// Keeps the beginning of a line whose end has not been read.
-    fn begin(&mut self, bytes: &[u8]) {
-        for (kept, byte) in self.start.iter_mut().skip(self.started).zip(bytes) {
-            *kept = *byte;
-            self.started += 1;
-        }
-    }
-
-    fn is_framing(line: &[u8]) -> bool {
-        // Few fields begin so: the others cost a comparison.
-        matches!(line.first().map(u8::to_ascii_lowercase), Some(b'c' | b't'))
-            && Self::NAMES.iter().any(|name| {
-                line.get(..name.len())
-                    .is_some_and(|start| start.eq_ignore_ascii_case(name))
-            })
-    }
-}
-
 impl Signals {
     /// Of a connection that carries HTTP/1.
     pub(super) fn http1() -> Rc<Self> {
@@ -201,23 +138,10 @@ impl Signals {
         let part = self.part.get();
         let (given, next) = part.split(bytes);
         self.part.set(next);
-        if let Part::Head(seen) | Part::Chunks(seen) = next
-            && !matches!(part, Part::Length(_))
-            && let Some(bytes) = bytes.get(..given)
-        {
-            // What ends without any of an empty line's bytes pending, and with a line feed, ends with an empty line.
-            let ends = seen == EmptyLine::Nothing && bytes.ends_with(b"\n");
-            self.framing.set(self.framing.get().read(bytes, ends));
-        }
         if given > 0 && !matches!(part, Part::Length(_) | Part::Chunks(_)) {
             self.is_partial.set(true);
         }
         given
-    }
-
-    /// Whether several fields of the head that was given last say where its body ends.
-    pub(super) fn is_length_in_doubt(&self) -> bool {
-        self.framing.get().count > 1
     }
 
     /// Somebody wants the body, or it is of no use any more.
@@ -416,28 +340,6 @@ mod tests {
                 ends.into_iter().any(|end| end == wire.len() - 4),
                 "cut at {cut}: {given:?}"
             );
-        }
-    }
-
-    #[test]
-    fn fields_that_say_where_a_body_ends_are_counted_wherever_reads_are_cut() {
-        let one = "POST / HTTP/1.1\r\nContent-Length: 5\r\nX-Content-Length: 5\r\n\r\n";
-        let two = "POST / HTTP/1.1\r\ncontent-LENGTH:5\r\na: b\nTransfer-Encoding: chunked\n\n";
-        for (head, is_in_doubt) in [(one, false), (two, true)] {
-            for cut in 0..head.len() {
-                let signals = Signals::http1();
-                let (first, second) = head.as_bytes().split_at(cut);
-                // The same holds for a second head on the connection.
-                for _ in 0..2 {
-                    pieces(&signals, first, |_| {});
-                    pieces(&signals, second, |_| {});
-                    assert_eq!(
-                        signals.is_length_in_doubt(),
-                        is_in_doubt,
-                        "{head:?} cut at {cut}"
-                    );
-                }
-            }
         }
     }
 

@@ -40,12 +40,6 @@ pub struct BadRequest {
 }
 
 impl BadRequest {
-    /// For a head with several `Content-Length` or `Transfer-Encoding` fields whose reader has hidden all but one.
-    pub const LENGTH_IN_DOUBT: Self = Self {
-        status: StatusCode::BAD_REQUEST,
-        reason: "several fields say where the body ends",
-    };
-
     /// The status to answer with: 400, 405, 414 or 431.
     pub fn status(self) -> StatusCode {
         self.status
