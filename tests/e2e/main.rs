@@ -5,5 +5,6 @@
 mod cold_start;
 mod concurrency;
 mod departed;
+mod limits;
 mod queue_full;
 mod replay;
