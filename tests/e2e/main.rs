@@ -8,3 +8,4 @@ mod departed;
 mod limits;
 mod queue_full;
 mod replay;
+mod trust;
