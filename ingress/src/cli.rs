@@ -179,6 +179,18 @@ pub struct Run {
     )]
     pub connections: usize,
 
+    /// How long a new connection may stay silent before it is closed, in seconds.
+    #[arg(long, env = "PARKWAY_FIRST_BYTE_SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "SECONDS")]
+    pub first_byte_seconds: u64,
+
+    /// How long a request's head may take from its first byte to its last, in seconds. Longer: 408.
+    #[arg(long, env = "PARKWAY_HEADER_READ_SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "SECONDS")]
+    pub header_read_seconds: u64,
+
+    /// How long a connection without a request is kept before it is closed, in seconds.
+    #[arg(long, env = "PARKWAY_IDLE_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "SECONDS")]
+    pub idle_seconds: u64,
+
     /// How long parked and running requests may take to end after Ctrl-C or SIGTERM, in seconds.
     #[arg(
         long,

@@ -1,218 +1,363 @@
-//! What is refused, and how.
+//! What clients may send, and how long they may take: beyond it the answer is precise, and nothing reaches a workload.
 
-use bytes::Bytes;
-use http::{Method, Request};
-use parkway_tests::{Answer, Parkway, Raw, eventually, hello_service};
+use http::Request;
+use parkway_tests::{Answer, Parkway, Raw, Site, Upstream, hello_service, revision_with_endpoints};
 
-#[tokio::test]
-async fn a_head_that_is_too_large_is_answered_431_over_both_protocols() {
-    let parkway = Parkway::with(hello_service("shop")).await;
-    let shop = parkway.service("shop");
-    let of_bytes = |size: usize| format!("x-filling: {}\r\n", "x".repeat(size));
-    told(&parkway, &shop.head("GET /"), &of_bytes(70 * 1024), 431).await;
-    let fields: String = (0..200)
-        .map(|number| format!("x-{number}: y\r\n"))
-        .collect();
-    told(&parkway, &shop.head("GET /"), &fields, 431).await;
-    told(&parkway, &shop.head("GET /"), &of_bytes(60 * 1024), 200).await;
+/// A Service whose endpoint tells what it got, so that nothing waits and nothing is made up.
+struct Shop {
+    parkway: Parkway,
+    upstream: Upstream,
+}
 
-    let http2 = shop.http2().await;
-    let mut many = shop.request(Method::GET, "/", "");
-    for number in 0..200 {
-        let name: http::HeaderName = format!("x-{number}").parse().unwrap();
-        many.headers_mut().insert(name, "y".parse().unwrap());
+impl Shop {
+    async fn open() -> Self {
+        let upstream = Upstream::answering("shop").await;
+        let manifest = revision_with_endpoints("shop", &[upstream.address()]);
+        Self {
+            parkway: Parkway::with(manifest).await,
+            upstream,
+        }
     }
-    http2.send(many).await.expect(431);
-    http2.get("/").await.expect(200);
-    parkway.finish().await;
-}
 
-#[tokio::test]
-async fn a_target_that_is_too_long_is_answered_414() {
-    let parkway = Parkway::with(hello_service("shop")).await;
-    let shop = parkway.service("shop");
-    let target = |length: usize| "/".repeat(length);
-    told(
-        &parkway,
-        &shop.head(&format!("GET {}", target(20 * 1024))),
-        "",
-        414,
-    )
-    .await;
-    told(
-        &parkway,
-        &shop.head(&format!("GET {}", target(15 * 1024))),
-        "",
-        200,
-    )
-    .await;
-    shop.http2().await.get(&target(20 * 1024)).await.expect(414);
-    parkway.finish().await;
-}
-
-#[tokio::test]
-async fn a_request_whose_host_or_length_is_in_doubt_is_answered_400() {
-    let parkway = Parkway::with(hello_service("shop")).await;
-    let shop = parkway.service("shop");
-    shop.get("/").await.expect(200);
-    for fields in [
-        "Host: other.default.localhost\r\n",
-        "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
-        "Content-Length: 5\r\nContent-Length: 5\r\n",
-        "Content-Length: 5\r\nContent-Length: 6\r\n",
-        "Content-Length: 5, 5\r\n",
-        "Content-Length: +5\r\n",
-        "Transfer-Encoding: identity, chunked\r\n",
-        "Transfer-Encoding: chunked, identity\r\n",
-        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
-        "Transfer-Encoding: xchunked\r\n",
-        "Bad Name: x\r\n",
-    ] {
-        told(&parkway, &shop.head("POST /"), fields, 400).await;
+    fn site(&self) -> Site {
+        self.parkway.service("shop")
     }
-    told(&parkway, "GET / HTTP/1.1\r\n", "", 400).await;
-    told(&parkway, "GET / HTTP/1.1\r\n", "Host: a b\r\n", 400).await;
-    told(
-        &parkway,
-        "GET http://shop.default.localhost/ HTTP/1.1\r\n",
-        "Host: other\r\n",
-        400,
-    )
-    .await;
-    told(&parkway, "NONSENSE\r\n", "", 400).await;
-    assert_eq!(
-        parkway
-            .state()
-            .await
-            .revision("shop-00001")
-            .counter("grantedAtOnce"),
-        0
-    );
-    parkway.finish().await;
+
+    /// Proves that nothing has reached the endpoint.
+    async fn untouched(self) {
+        assert_eq!(self.upstream.connections(), 0);
+        self.parkway.finish().await;
+    }
 }
 
-/// The one test that takes half a minute: that is how long a client may take.
 #[tokio::test]
-async fn a_client_that_is_too_slow_is_closed_or_answered_408() {
-    let parkway = Parkway::with(hello_service("shop")).await;
-    let shop = parkway.service("shop");
-    let mut silent = shop.raw().await;
-    let mut in_preface = shop.raw().await;
-    in_preface.send("PRI * HT").await;
-    let mut in_head = shop.raw().await;
-    in_head.send(shop.head("GET /")).await;
-    let mut in_second_head = shop.raw().await;
-    in_second_head.send(shop.head("GET /") + "\r\nGET").await;
-    in_second_head.answer().await.expect(200);
-    // Whose body comes late is not slow with its next head.
-    let mut uploader = shop.raw().await;
-    uploader
-        .send(shop.head("POST /") + "Content-Length: 5\r\n\r\n")
-        .await;
-    parkway.in_flight(1).await;
-    uploader.send("hello").await;
-    uploader.answer().await.expect(200);
+async fn a_head_of_more_bytes_than_allowed_is_answered_431() {
+    let shop = Shop::open().await;
+    let site = shop.site();
+    let large = |bytes: usize| {
+        let mut request = site.request(http::Method::GET, "/", "");
+        request
+            .headers_mut()
+            .insert("x-large", "x".repeat(bytes).parse().unwrap());
+        request
+    };
 
-    let (silent, in_preface, in_head, in_second_head) = tokio::join!(
-        silent.is_closed(),
-        in_preface.is_closed(),
-        in_head.answer(),
-        in_second_head.answer()
-    );
+    site.send(large(70 * 1024)).await.expect(431);
+    let http2 = site.http2().await;
+    http2.send(large(70 * 1024)).await.expect(431);
 
-    assert!(silent && in_preface);
-    in_head.expect(408);
-    in_second_head.expect(408);
-    uploader.send(shop.head("GET /") + "\r\n").await;
-    uploader.answer().await.expect(200);
-    parkway.finish().await;
+    assert_eq!(shop.upstream.connections(), 0);
+    site.send(large(60 * 1024)).await.expect(200);
+    http2.send(large(60 * 1024)).await.expect(200);
+    shop.parkway.finish().await;
+}
+
+#[tokio::test]
+async fn a_head_of_more_than_128_fields_is_answered_431() {
+    let shop = Shop::open().await;
+    // Host is one of them.
+    let fields = |count: usize| {
+        (2..=count)
+            .map(|number| format!("x-{number}: {number}\r\n"))
+            .collect::<String>()
+    };
+    let ask = async |count: usize| {
+        let mut client = shop.site().raw().await;
+        client
+            .send(shop.site().head("GET /") + &fields(count) + "\r\n")
+            .await;
+        client.answer().await
+    };
+
+    ask(129).await.expect(431);
+
+    assert_eq!(shop.upstream.connections(), 0);
+    ask(128).await.expect(200);
+    shop.parkway.finish().await;
+}
+
+#[tokio::test]
+async fn each_crumb_of_an_http2_cookie_counts_as_a_field() {
+    let shop = Shop::open().await;
+    let http2 = shop.site().http2().await;
+    let crumbs = |count: usize| {
+        let mut request = shop.site().request(http::Method::GET, "/", "");
+        for number in 0..count {
+            let crumb = format!("crumb-{number}=1").parse().unwrap();
+            request.headers_mut().append(http::header::COOKIE, crumb);
+        }
+        request
+    };
+
+    http2.send(crumbs(129)).await.expect(431);
+
+    assert_eq!(shop.upstream.connections(), 0);
+    let cookies = &http2.send(crumbs(100)).await.expect(200).json()["headers"]["cookie"];
+    assert_eq!(cookies.as_array().unwrap().len(), 1, "joined for HTTP/1");
+    shop.parkway.finish().await;
+}
+
+#[tokio::test]
+async fn a_request_target_that_is_too_long_is_answered_414() {
+    let shop = Shop::open().await;
+    let path = |bytes: usize| format!("/{}", "x".repeat(bytes - 1));
+
+    shop.site().get(&path(16 * 1024 + 1)).await.expect(414);
+    let http2 = shop.site().http2().await;
+    http2.get(&path(20 * 1024)).await.expect(414);
+
+    assert_eq!(shop.upstream.connections(), 0);
+    shop.site().get(&path(16 * 1024)).await.expect(200);
+    shop.parkway.finish().await;
 }
 
 #[tokio::test]
 async fn connect_is_answered_405() {
-    let parkway = Parkway::with(hello_service("shop")).await;
-    let connect =
-        "CONNECT shop.default.localhost:80 HTTP/1.1\r\nHost: shop.default.localhost:80\r\n";
-    told(&parkway, connect, "", 405).await;
-    let connect = Request::connect("/").body(Bytes::new()).unwrap();
-    parkway
-        .service("shop")
-        .http2()
-        .await
-        .send(connect)
-        .await
-        .expect(405);
-    parkway.finish().await;
-}
-
-#[tokio::test]
-async fn unknown_hosts_are_answered_404_and_known_ones_found_however_they_are_written() {
-    let parkway = Parkway::with(hello_service("shop")).await;
-    parkway
-        .at("nobody.default.localhost")
-        .get("/")
-        .await
-        .expect(404);
-    parkway.at("[::1]:8080").get("/").await.expect(404);
-    for host in [
-        "SHOP.Default.localhost",
-        "shop.default.localhost:8080",
-        "shop.default.localhost.",
-    ] {
-        parkway.at(host).get("/").await.expect(200);
-    }
-    let mut absolute = Raw::connect(parkway.external()).await;
-    absolute
-        .send("GET http://shop.default.localhost/ HTTP/1.1\r\nHost: shop.default.localhost\r\n\r\n")
+    let shop = Shop::open().await;
+    let mut client = shop.site().raw().await;
+    client
+        .send(
+            "CONNECT shop.default.localhost:80 HTTP/1.1\r\nHost: shop.default.localhost:80\r\n\r\n",
+        )
         .await;
-    absolute.answer().await.expect(200);
-    parkway.finish().await;
+    client.answer().await.expect(405);
+    shop.untouched().await;
 }
 
 #[tokio::test]
-async fn one_connection_too_many_is_answered_503_and_closed() {
+async fn a_request_without_a_host_is_answered_400() {
+    refused_without_doubt("").await;
+}
+
+#[tokio::test]
+async fn a_request_with_two_hosts_is_answered_400() {
+    let host = "Host: shop.default.localhost\r\n";
+    refused_without_doubt(&[host, host].concat()).await;
+    refused_without_doubt(&[host, "Host: admin.default.localhost\r\n"].concat()).await;
+}
+
+#[tokio::test]
+async fn content_length_beside_transfer_encoding_is_answered_400_whichever_comes_first() {
+    let body = format!("0\r\n\r\n{SMUGGLED}");
+    let (length, coding) = (length_of(&body), "Transfer-Encoding: chunked\r\n");
+    refused(&[&length, coding].concat(), &body).await;
+    refused(&[coding, &length].concat(), &body).await;
+}
+
+#[tokio::test]
+async fn repeated_lengths_are_answered_400_even_when_they_are_equal() {
+    let equal = length_of(SMUGGLED);
+    refused(&[&*equal, &*equal].concat(), SMUGGLED).await;
+    refused(&[&*equal, "Content-Length: 0\r\n"].concat(), SMUGGLED).await;
+    let list = format!("Content-Length: {0}, {0}\r\n", SMUGGLED.len());
+    refused(&list, SMUGGLED).await;
+}
+
+#[tokio::test]
+async fn a_coding_other_than_chunked_is_answered_400() {
+    let body = format!("0\r\n\r\n{SMUGGLED}");
+    for codings in [
+        "Transfer-Encoding: identity, chunked\r\n",
+        "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked, chunked\r\n",
+        "Transfer-Encoding: chunked, identity\r\n",
+        "Transfer-Encoding: \u{b}chunked\r\n",
+    ] {
+        refused(codings, &body).await;
+    }
+}
+
+#[tokio::test]
+async fn a_line_that_ends_without_a_carriage_return_is_answered_400() {
+    refused("X-Hidden: 1\nContent-Length: 0\r\n", "").await;
+    refused(
+        "Transfer-Encoding: chunked\r\nX-Hidden: 1\n",
+        &format!("0\r\n\r\n{SMUGGLED}"),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_coding_in_http_1_0_is_answered_400() {
+    let shop = Shop::open().await;
+    let mut client = shop.site().raw().await;
+    let request = "POST / HTTP/1.0\r\nHost: shop.default.localhost\r\nConnection: keep-alive\r\n\
+         Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    client.send([request, SMUGGLED].concat()).await;
+    is_refused_for_good(&mut client).await;
+    shop.untouched().await;
+}
+
+#[tokio::test]
+async fn a_head_that_takes_too_long_is_answered_408() {
     let parkway = Parkway::builder()
         .manifest("main", hello_service("shop"))
-        .flag("--connections", 3)
+        .flag("--header-read-seconds", 1)
+        .start()
+        .await;
+    let mut client = parkway.service("shop").raw().await;
+
+    client.send("GET / HTTP/1.1\r\nHost: shop.def").await;
+
+    assert_eq!(
+        client.answer().await.expect(408).header("connection"),
+        Some("close")
+    );
+    assert!(client.is_closed().await);
+    parkway.finish().await;
+}
+
+#[tokio::test]
+async fn a_second_head_that_takes_too_long_is_answered_408_too() {
+    let upstream = Upstream::answering("shop").await;
+    let parkway = Parkway::builder()
+        .manifest(
+            "main",
+            revision_with_endpoints("shop", &[upstream.address()]),
+        )
+        .flag("--header-read-seconds", 1)
         .start()
         .await;
     let shop = parkway.service("shop");
-    let mut open = Vec::new();
-    for count in 1..=3 {
-        open.push(shop.raw().await);
-        parkway
-            .state_when("the connection to be counted", |state| {
-                state.connections() == count
-            })
-            .await;
-    }
+    let mut client = shop.raw().await;
+    client.send(shop.head("GET /") + "\r\n").await;
+    client.answer().await.expect(200);
 
-    let mut refused = shop.raw().await;
-    let answer = refused.answer().await.expect(503);
-    assert_eq!(answer.text(), "too many connections\n");
-    assert!(answer.header("retry-after").is_some());
-    assert!(refused.is_closed().await);
+    client.send("GET / HTTP/1.1\r\nHost: shop.def").await;
 
-    open.pop();
-    eventually("room for another connection", async || {
-        let answer = shop.try_get("/").await.ok()?;
-        (answer.status == 200).then_some(())
-    })
-    .await;
+    client.answer().await.expect(408);
+    assert!(client.is_closed().await);
     parkway.finish().await;
 }
 
-/// Sends a head (and what would be the beginning of a body) over a connection of its own, and proves what is answered.
-async fn told(parkway: &Parkway, start: &str, fields: &str, status: u16) -> Answer {
-    let mut raw = Raw::connect(parkway.external()).await;
-    raw.send(format!("{start}{fields}\r\n")).await;
-    let answer = raw.answer().await;
-    let shown: String = fields.chars().take(60).collect();
-    assert_eq!(
-        answer.status.as_u16(),
-        status,
-        "{:?} {shown:?}: {answer:?}",
-        start.get(..start.len().min(60))
+#[tokio::test]
+async fn a_connection_that_stays_silent_is_closed() {
+    let parkway = Parkway::builder()
+        .manifest("main", hello_service("shop"))
+        .flag("--first-byte-seconds", 1)
+        .start()
+        .await;
+    let mut client = parkway.service("shop").raw().await;
+    parkway
+        .state_when("the connection", |state| state.connections() == 1)
+        .await;
+    assert!(client.is_closed().await);
+    let no_connection = |state: &parkway_tests::State| state.connections() == 0;
+    parkway.state_when("no connection", no_connection).await;
+    parkway.finish().await;
+}
+
+#[tokio::test]
+async fn a_connection_without_a_request_is_closed_after_its_idle_time() {
+    let upstream = Upstream::answering("shop").await;
+    let parkway = Parkway::builder()
+        .manifest(
+            "main",
+            revision_with_endpoints("shop", &[upstream.address()]),
+        )
+        .flag("--idle-seconds", 1)
+        .start()
+        .await;
+    let shop = parkway.service("shop");
+    let mut client = shop.raw().await;
+    client.send(shop.head("GET /") + "\r\n").await;
+    client.answer().await.expect(200);
+    let http2 = shop.http2().await;
+    http2.get("/").await.expect(200);
+
+    assert!(client.is_closed().await);
+    parkway
+        .state_when("no connection", |state| state.connections() == 0)
+        .await;
+    assert!(
+        http2
+            .try_send(Request::get("/").body("".into()).unwrap())
+            .await
+            .is_err()
     );
-    answer
+    parkway.finish().await;
+}
+
+#[tokio::test]
+async fn one_connection_too_many_is_answered_503_and_there_is_room_again_when_another_closes() {
+    let upstream = Upstream::answering("shop").await;
+    let parkway = Parkway::builder()
+        .manifest(
+            "main",
+            revision_with_endpoints("shop", &[upstream.address()]),
+        )
+        .flag("--connections", 2)
+        .start()
+        .await;
+    let shop = parkway.service("shop");
+    let (mut first, mut second) = (shop.http1().await, shop.http1().await);
+    let get = || shop.request(http::Method::GET, "/", "");
+    first.send(get()).await.expect(200);
+    second.send(get()).await.expect(200);
+
+    let answer: Answer = shop.get("/").await.expect(503);
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    assert_eq!(answer.header("connection"), Some("close"));
+    second.send(get()).await.expect(200);
+    drop(first);
+    parkway
+        .state_when("room for a connection", |state| state.connections() == 1)
+        .await;
+
+    shop.get("/").await.expect(200);
+    drop(second);
+    parkway.finish().await;
+}
+
+/// A request that must never be answered as one: it hides in another's body.
+const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: shop.default.localhost\r\n\r\n";
+
+fn length_of(body: &str) -> String {
+    format!("Content-Length: {}\r\n", body.len())
+}
+
+/// A POST whose end can be read in two ways: the only answer is 400, and the connection is closed.
+async fn refused(fields: &str, body: &str) {
+    let shop = Shop::open().await;
+    let mut client = shop.site().raw().await;
+    client
+        .send(shop.site().head("POST /") + fields + "\r\n" + body)
+        .await;
+    is_refused_for_good(&mut client).await;
+    shop.untouched().await;
+}
+
+async fn is_refused_for_good(client: &mut Raw) {
+    let all = client.rest().await;
+    let all = String::from_utf8_lossy(&all);
+    assert!(
+        all.starts_with("HTTP/1.1 400 ") || all.starts_with("HTTP/1.0 400 "),
+        "{all:?}"
+    );
+    assert_eq!(all.matches("HTTP/1.").count(), 1, "{all:?}");
+}
+
+/// A request whose end is clear: 400, and what follows is either not answered or answered for what it is.
+async fn refused_without_doubt(hosts: &str) {
+    let shop = Shop::open().await;
+    let mut client = shop.site().raw().await;
+    let length = length_of(SMUGGLED);
+    client
+        .send(format!("POST / HTTP/1.1\r\n{hosts}{length}\r\n{SMUGGLED}"))
+        .await;
+    client.answer().await.expect(400);
+
+    let next = shop.site().head("GET /next") + "Connection: close\r\n\r\n";
+    drop(client.try_send(next).await);
+
+    let rest = String::from_utf8_lossy(&client.rest().await).into_owned();
+    assert!(!rest.contains("smuggled"), "{rest:?}");
+    if !rest.is_empty() {
+        assert!(
+            rest.starts_with("HTTP/1.1 200 ") && rest.contains("/next"),
+            "{rest:?}"
+        );
+        assert_eq!(shop.upstream.connections(), 1);
+    }
+    shop.parkway.finish().await;
 }

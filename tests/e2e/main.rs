@@ -10,12 +10,14 @@ mod departed;
 mod drain;
 mod failing_starts;
 mod headers;
+mod hosts;
 mod limits;
 mod manifests;
 mod queue_full;
 mod replay;
 mod restart;
 mod splits;
+mod trust;
 
 /// Bytes in which any that are missing, doubled or swapped show.
 fn pattern(length: u32) -> bytes::Bytes {

@@ -463,6 +463,9 @@ fn queue_limits(settings: &Run) -> QueueLimits {
 fn limits(settings: &Run) -> Limits {
     Limits {
         connections: settings.connections,
+        first_byte: Duration::from_secs(settings.first_byte_seconds),
+        header_read: Duration::from_secs(settings.header_read_seconds),
+        idle: Duration::from_secs(settings.idle_seconds),
         drain: settings.drain(),
         ..Limits::default()
     }

@@ -251,6 +251,9 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         self.signals.is_partial.set(false);
         let busy: BusyGuard = Rc::new(Busy::new(&self.signals));
         let (mut head, body) = request.into_parts();
+        if let Some(doubt) = self.signals.doubt() {
+            head.extensions.insert(doubt);
+        }
         let body = if body.is_end_stream() {
             RequestBody::Empty
         } else {

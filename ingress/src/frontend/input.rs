@@ -16,7 +16,9 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::framing::Lines;
 use crate::proxy::body::Inbound;
+use crate::routing::validate::Doubt;
 
 /// What is known of an HTTP/1 connection from outside its engine.
 ///
@@ -32,6 +34,10 @@ pub(super) struct Signals {
     pub(super) is_partial: Cell<bool>,
     /// What the engine is given next.
     part: Cell<Part>,
+    /// The lines of the head that is being given.
+    lines: Cell<Lines>,
+    /// What is doubtful about the head that was given last.
+    doubt: Cell<Option<Doubt>>,
     /// Nobody has asked for the body yet that comes next.
     is_withheld: Cell<bool>,
     /// The connection task, once the engine has asked for what is withheld.
@@ -138,10 +144,29 @@ impl Signals {
         let part = self.part.get();
         let (given, next) = part.split(bytes);
         self.part.set(next);
+        if let (Part::Head(_), Part::Head(seen)) = (part, next) {
+            self.look_at(bytes.get(..given).unwrap_or_default(), seen);
+        }
         if given > 0 && !matches!(part, Part::Length(_) | Part::Chunks(_)) {
             self.is_partial.set(true);
         }
         given
+    }
+
+    /// Looks at bytes of a head, which may be its last.
+    fn look_at(&self, bytes: &[u8], seen: EmptyLine) {
+        let mut lines = self.lines.take();
+        lines.see(bytes);
+        if seen == EmptyLine::Nothing && bytes.ends_with(b"\n") {
+            self.doubt.set(lines.doubt());
+        } else {
+            self.lines.set(lines);
+        }
+    }
+
+    /// What is doubtful about the head that is complete now.
+    pub(super) fn doubt(&self) -> Option<Doubt> {
+        self.doubt.take()
     }
 
     /// Somebody wants the body, or it is of no use any more.

@@ -5,6 +5,7 @@
 
 mod connection;
 pub mod exchange;
+mod framing;
 mod http1;
 mod http2;
 mod input;

@@ -53,7 +53,8 @@ impl Asked {
                 HeaderValue::from(after.as_secs().max(1)),
             );
         }
-        if matches!(failure, Failure::Incomplete) {
+        // After a request that can be read in two ways, nobody knows where the next one begins.
+        if matches!(failure, Failure::Incomplete | Failure::BadRequest(_)) {
             fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response

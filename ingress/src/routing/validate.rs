@@ -67,6 +67,28 @@ impl From<InvalidHost> for BadRequest {
     }
 }
 
+/// What makes the bytes of an HTTP/1 head doubtful, though its parts no longer show it: found by who saw the bytes, and
+/// told as an extension of the parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// A line ended without a carriage return.
+    BareLineFeed,
+    /// Several `Content-Length` fields, perhaps equal ones.
+    SeveralLengths,
+    /// A `Content-Length` beside a `Transfer-Encoding`.
+    LengthAndCoding,
+}
+
+impl From<Doubt> for BadRequest {
+    fn from(doubt: Doubt) -> Self {
+        bad(match doubt {
+            Doubt::BareLineFeed => "bare line feed",
+            Doubt::SeveralLengths => "several content-length fields",
+            Doubt::LengthAndCoding => "both content-length and transfer-encoding",
+        })
+    }
+}
+
 /// Checks the head of a request as it came in.
 ///
 /// # Errors
@@ -78,6 +100,9 @@ pub fn validate(parts: &Parts, limits: &Limits) -> Result<(), BadRequest> {
             StatusCode::METHOD_NOT_ALLOWED,
             "CONNECT is not served here",
         ));
+    }
+    if let Some(doubt) = parts.extensions.get::<Doubt>() {
+        return Err((*doubt).into());
     }
     check_size(parts, limits)?;
     check_framing(&parts.headers, parts.version)?;

@@ -10,7 +10,7 @@ mod hop_by_hop;
 
 use std::net::IpAddr;
 
-use http::header::{CONTENT_LENGTH, HOST};
+use http::header::{CONTENT_LENGTH, COOKIE, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use parkway_activator::endpoint::Endpoint;
@@ -89,7 +89,24 @@ pub fn admit(parts: &mut Parts, arrival: &Arrival) -> Option<HeaderValue> {
         remove_untrusted(&mut parts.headers);
     }
     forwarded::append(&mut parts.headers, arrival);
+    join_cookies(&mut parts.headers);
     upgrade
+}
+
+/// HTTP/2 may carry a cookie in pieces; whoever is told in another protocol gets it whole (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    if crumbs.next().is_none() || crumbs.next().is_none() {
+        return;
+    }
+    let crumbs: Vec<_> = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(COOKIE, whole);
+    }
 }
 
 /// Removes what outsiders may not say: [`NOT_FROM_OUTSIDE`].
