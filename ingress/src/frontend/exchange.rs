@@ -20,7 +20,6 @@ use crate::proxy::forward::{Framing, Job, Waiting};
 use crate::proxy::head::PackedHead;
 use crate::proxy::held::Held;
 use crate::proxy::observe::Observation;
-use crate::routing::headers::{self, Arrival, Scheme};
 use crate::routing::host::Host;
 use crate::routing::probe::{ProbeAnswer, probe_answer};
 use crate::routing::rules::Target;
@@ -106,13 +105,7 @@ enum Routed {
 fn route(peer: &Peer, head: &mut Parts) -> Result<Routed, Failure> {
     let worker = &peer.worker;
     validate::validate(head, &worker.request_limits)?;
-    let arrival = Arrival {
-        entrance: peer.visibility,
-        peer: peer.address.ip(),
-        scheme: Scheme::Http,
-        trusted_hops: worker.policy.trusted_hops,
-    };
-    headers::admit(head, &arrival);
+    peer.entry.admit(head);
     // Only HTTP/1.0 may come without a host; it is served by rules for all hosts.
     let written = head.headers.get(header::HOST).cloned().unwrap_or(NO_HOST);
     let host =

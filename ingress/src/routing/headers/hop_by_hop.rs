@@ -9,11 +9,13 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 
+use super::present::Present;
+
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
-const ALWAYS: [HeaderName; 9] = [
+pub(super) const ALWAYS: [HeaderName; 9] = [
     CONNECTION,
     PROXY_CONNECTION,
     KEEP_ALIVE,
@@ -27,7 +29,7 @@ const ALWAYS: [HeaderName; 9] = [
 
 /// Whether a header is hop-by-hop whatever `Connection` says.
 pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
-    ALWAYS.contains(name)
+    Present::of(name).has(Present::HOP_BY_HOP)
 }
 
 /// Removes the hop-by-hop headers of a request, also those `Connection` names.
@@ -36,6 +38,9 @@ pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
 /// value of `Upgrade` is returned. An upgrade to `h2c` is ignored, as a server may (RFC 9110 section 7.8): passed on
 /// it would open an HTTP/2 connection behind our back.
 pub fn remove_from_request(headers: &mut HeaderMap, version: Version) -> Option<HeaderValue> {
+    if !Present::in_head(headers).has(Present::HOP_BY_HOP) {
+        return None;
+    }
     let wants_trailers = has_token(headers, &TE, "trailers");
     let upgrade = requested_upgrade(headers, version);
     remove(headers);
@@ -50,6 +55,9 @@ pub fn remove_from_request(headers: &mut HeaderMap, version: Version) -> Option<
 
 /// Removes the hop-by-hop headers of a response; `101 Switching Protocols` keeps `Upgrade` and `Connection: upgrade`.
 pub fn remove_from_response(headers: &mut HeaderMap, status: StatusCode) {
+    if !Present::in_head(headers).has(Present::HOP_BY_HOP) {
+        return;
+    }
     let upgrade = headers
         .get(UPGRADE)
         .cloned()

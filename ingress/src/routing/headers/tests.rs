@@ -69,6 +69,33 @@ fn setting(by_path: &[(&str, &str)], by_split: &[(&str, &str)]) -> PathRule {
     }
 }
 
+#[test]
+fn requests_of_one_connection_each_say_their_own_host() {
+    let entry = Entry::new(OUTSIDE);
+    for host in [
+        "a.example",
+        "b.example",
+        "b.example",
+        "b.example:80",
+        "a",
+        "\"a\"",
+        "a",
+    ] {
+        let mut parts = Request::new(()).into_parts().0;
+        parts.headers = map(&[("host", host)]);
+        entry.admit(&mut parts);
+        assert_eq!(
+            parts.headers,
+            admitted(&OUTSIDE, &[("host", host)]),
+            "{host}"
+        );
+        let without_host = admitted(&OUTSIDE, &[]);
+        let mut parts = Request::new(()).into_parts().0;
+        entry.admit(&mut parts);
+        assert_eq!(parts.headers, without_host);
+    }
+}
+
 const FORGED: [(&str, &str); 9] = [
     ("K-Proxy-Request", "activator"),
     ("K-Original-Host", "forged"),
