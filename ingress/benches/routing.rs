@@ -12,7 +12,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use parkway_activator::endpoint::Endpoint;
 use parkway_activator::revision::RevisionId;
-use parkway_ingress::routing::headers::{self, Arrival, Entry, HostMode, Scheme};
+use parkway_ingress::routing::headers::{self, Arrival, Entry, HostMode, Present, Scheme};
 use parkway_ingress::routing::host::Host;
 use parkway_ingress::routing::rules::{
     Backend, IngressName, IngressRules, PathRule, Rule, Target, Visibility,
@@ -25,8 +25,8 @@ use tokio::time::Instant;
 fn main() {
     let rounds = if std::env::args().any(|arg| arg == "--bench") {
         Rounds {
-            count: 25,
-            batch: 4096,
+            count: 200,
+            batch: 256,
         }
     } else {
         Rounds {
@@ -139,6 +139,7 @@ fn head(rounds: Rounds, client: &str, fields: &[(&str, &str)]) {
             &host,
             parts.uri.path(),
             &mut parts.headers,
+            Present::default(),
             |found| dealer.borrow_mut().choose(found.key, &found.path.splits),
         );
         chosen.unwrap().backend
@@ -148,7 +149,7 @@ fn head(rounds: Rounds, client: &str, fields: &[(&str, &str)]) {
         validate(parts, &limits).unwrap();
     });
     rounds.print(&format!("{client}: admit"), fresh, |parts| {
-        black_box(entry.admit(parts));
+        black_box(entry.admit(parts, Present::in_head(&parts.headers)));
     });
     rounds.print(&format!("{client}: resolve"), fresh, |parts| {
         black_box(resolve(parts));
@@ -158,7 +159,7 @@ fn head(rounds: Rounds, client: &str, fields: &[(&str, &str)]) {
         fresh,
         |parts| {
             validate(parts, &limits).unwrap();
-            entry.admit(parts);
+            entry.admit(parts, Present::in_head(&parts.headers));
             let backend = resolve(parts);
             headers::address(
                 &mut parts.headers,
@@ -200,7 +201,7 @@ fn ingress(index: usize) -> IngressRules {
             told("knative-serving-revision", &revision),
         ],
         target: Target::Revision {
-            id: RevisionId::new("team", &revision),
+            id: RevisionId::new("team", revision.as_str()),
             spec: Arc::default(),
         },
     };

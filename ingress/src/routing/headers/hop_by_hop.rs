@@ -1,36 +1,14 @@
 //! Headers that are for the next hop only.
 //!
 //! Source: RFC 9110 section 7.6.1; the list is that of Go's `net/http/httputil` reverse proxy, which the activator
-//! uses, without `Trailer`, which concerns the recipient too (RFC 9110 section 6.6.2).
+//! uses (see [`Present::HOP_BY_HOP`]), without `Trailer`, which concerns the recipient too (RFC 9110 section 6.6.2).
 
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 
 use super::present::Present;
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-
-pub(super) const ALWAYS: [HeaderName; 9] = [
-    CONNECTION,
-    PROXY_CONNECTION,
-    KEEP_ALIVE,
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    HTTP2_SETTINGS,
-];
-
-/// Whether a header is hop-by-hop whatever `Connection` says.
-pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
-    Present::of(name).has(Present::HOP_BY_HOP)
-}
 
 /// Removes the hop-by-hop headers of a request, also those `Connection` names.
 ///
@@ -91,9 +69,14 @@ fn remove(headers: &mut HeaderMap) {
     for name in named_by_connection(headers) {
         headers.remove(name);
     }
-    for name in ALWAYS {
+    // Usually there is one, `Connection: keep-alive`: looking for the next is cheaper than removing all by name.
+    while let Some(name) = headers.keys().find(|name| is_hop_by_hop(name)).cloned() {
         headers.remove(name);
     }
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    Present::of(name).has(Present::HOP_BY_HOP)
 }
 
 /// What `Connection` names, except what says whom the message is for and where it ends.

@@ -80,7 +80,8 @@ impl Scheme {
 ///
 /// See [`Entry::admit`], which does the same for many requests of one connection.
 pub fn admit(parts: &mut Parts, arrival: &Arrival) -> Option<HeaderValue> {
-    Entry::new(*arrival).admit(parts)
+    let present = Present::in_head(&parts.headers);
+    Entry::new(*arrival).admit(parts, present)
 }
 
 /// What is the same for all requests of a connection, ready to be put into their heads.
@@ -102,14 +103,13 @@ impl Entry {
     /// Prepares the head of a request that [`validate`](super::validate::validate) let pass.
     ///
     /// Its Host header then says whom it is for, whatever form the request had. Returns the protocol it asks to be upgraded
-    /// to, if any: the headers for that stay.
-    pub fn admit(&self, parts: &mut Parts) -> Option<HeaderValue> {
+    /// to, if any: the headers for that stay. `present` is what [`Present::in_head`] says of the head as it came in.
+    pub fn admit(&self, parts: &mut Parts, present: Present) -> Option<HeaderValue> {
         if let Some(authority) = parts.uri.authority()
             && let Ok(host) = HeaderValue::from_str(authority.as_str())
         {
             parts.headers.insert(HOST, host);
         }
-        let present = Present::in_head(&parts.headers);
         let upgrade = if present.has(Present::HOP_BY_HOP) {
             remove_from_request(&mut parts.headers, parts.version)
         } else {
@@ -140,9 +140,16 @@ pub fn remove_untrusted(headers: &mut HeaderMap) {
 ///
 /// Each header is set, not added, whatever the client sent (knative/networking `test/conformance/ingress/headers.go`;
 /// the hash: `pkg/ingress/ingress.go`, `InsertProbe`). What frames the message cannot be set. What tells an activator which
-/// Revision is meant is not set where the target is that Revision: [`address`] would take it out again.
-pub fn set_by_route(headers: &mut HeaderMap, matched: &Match<'_>, backend: &Backend) {
-    if asks_for_hash(headers)
+/// Revision is meant is not set where the target is that Revision: [`address`] would take it out again. `present` is what
+/// [`Present::in_head`] says of the head, or of more.
+pub fn set_by_route(
+    headers: &mut HeaderMap,
+    present: Present,
+    matched: &Match<'_>,
+    backend: &Backend,
+) {
+    if present.has(Present::NETWORK_HASH)
+        && asks_for_hash(headers)
         && let Ok(hash) = HeaderValue::from_str(matched.hash)
     {
         headers.insert(NETWORK_HASH, hash);

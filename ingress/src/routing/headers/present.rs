@@ -37,6 +37,13 @@ impl Present {
     /// `Knative-Serving-Revision`, `-Namespace`.
     pub const REVISION: Self = Self(1 << 11);
 
+    /// `K-Network-Hash`.
+    pub const NETWORK_HASH: Self = Self(1 << 12);
+    /// `K-Network-Probe`.
+    pub const NETWORK_PROBE: Self = Self(1 << 13);
+    /// `Knative-Serving-Tag`.
+    pub const SERVING_TAG: Self = Self(1 << 14);
+
     /// Looks at each name once.
     pub fn in_head(headers: &HeaderMap) -> Self {
         headers
@@ -66,7 +73,9 @@ impl Present {
             "knative-serving-revision" | "knative-serving-namespace" => {
                 Self::NOT_FROM_OUTSIDE.and(Self::FOR_US).and(Self::REVISION)
             }
-            "k-network-hash" => Self::FOR_US,
+            "k-network-hash" => Self::FOR_US.and(Self::NETWORK_HASH),
+            "k-network-probe" => Self::NETWORK_PROBE,
+            "knative-serving-tag" => Self::SERVING_TAG,
             "k-original-host" => Self::NOT_FROM_OUTSIDE.and(Self::ORIGINAL_HOST),
             "k-proxy-request"
             | "k-passthrough-lb"
@@ -91,18 +100,35 @@ impl Present {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::names::{NETWORK_HASH, SERVING_NAMESPACE, SERVING_REVISION};
-    use super::super::hop_by_hop::ALWAYS;
+    use super::super::super::names::{
+        NETWORK_HASH, NETWORK_PROBE, SERVING_NAMESPACE, SERVING_REVISION, SERVING_TAG,
+    };
     use super::super::{NOT_FROM_OUTSIDE, ORIGINAL_HOST};
     use super::*;
+
+    const HOP_BY_HOP: [&str; 9] = [
+        "connection",
+        "proxy-connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "transfer-encoding",
+        "upgrade",
+        "http2-settings",
+    ];
 
     /// All names that belong to a kind, as the lists that are worked through have them.
     fn listed() -> Vec<HeaderName> {
         let others = ["content-length", "x-forwarded-for", "x-forwarded-proto"];
         let more = ["x-forwarded-host", "forwarded"];
         let others = others.into_iter().chain(more);
-        let others = others.map(HeaderName::from_static).chain([NETWORK_HASH]);
-        ALWAYS
+        let others =
+            others
+                .map(HeaderName::from_static)
+                .chain([NETWORK_HASH, NETWORK_PROBE, SERVING_TAG]);
+        HOP_BY_HOP
+            .map(HeaderName::from_static)
             .into_iter()
             .chain(NOT_FROM_OUTSIDE)
             .chain(others)
@@ -116,13 +142,19 @@ mod tests {
                 assert!(Present::of(name).has(kind), "{name}");
             }
         };
-        all_of(Present::HOP_BY_HOP, &ALWAYS);
+        all_of(
+            Present::HOP_BY_HOP,
+            &HOP_BY_HOP.map(HeaderName::from_static),
+        );
         all_of(Present::NOT_FROM_OUTSIDE, &NOT_FROM_OUTSIDE);
         all_of(
             Present::FOR_US,
             &[SERVING_REVISION, SERVING_NAMESPACE, NETWORK_HASH],
         );
         all_of(Present::ORIGINAL_HOST, &[ORIGINAL_HOST]);
+        all_of(Present::NETWORK_HASH, &[NETWORK_HASH]);
+        all_of(Present::NETWORK_PROBE, &[NETWORK_PROBE]);
+        all_of(Present::SERVING_TAG, &[SERVING_TAG]);
     }
 
     #[test]
@@ -133,8 +165,8 @@ mod tests {
             "cookie",
             "user-agent",
             "trailer",
-            "knative-serving-tag",
-            "k-network-probe",
+            "knative-serving",
+            "k-network",
             "x-forwarded",
             "keep-alives",
         ] {

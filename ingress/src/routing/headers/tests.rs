@@ -53,7 +53,9 @@ fn set(sent: &[(&str, &str)], path_rule: PathRule) -> HeaderMap {
     let matched = snapshot
         .find(Visibility::ExternalIp, &host, "/", &headers)
         .unwrap();
-    set_by_route(&mut headers, &matched, matched.path.splits.sole().unwrap());
+    let present = Present::in_head(&headers);
+    let backend = matched.path.splits.sole().unwrap();
+    set_by_route(&mut headers, present, &matched, backend);
     headers
 }
 
@@ -83,7 +85,7 @@ fn requests_of_one_connection_each_say_their_own_host() {
     ] {
         let mut parts = Request::new(()).into_parts().0;
         parts.headers = map(&[("host", host)]);
-        entry.admit(&mut parts);
+        entry.admit(&mut parts, Present::default());
         assert_eq!(
             parts.headers,
             admitted(&OUTSIDE, &[("host", host)]),
@@ -91,7 +93,7 @@ fn requests_of_one_connection_each_say_their_own_host() {
         );
         let without_host = admitted(&OUTSIDE, &[]);
         let mut parts = Request::new(()).into_parts().0;
-        entry.admit(&mut parts);
+        entry.admit(&mut parts, Present::default());
         assert_eq!(parts.headers, without_host);
     }
 }
