@@ -15,6 +15,7 @@ use tracing::debug;
 
 use super::worker::Worker;
 use super::{http1, http2};
+use crate::routing::headers::{Arrival, Entry, Scheme};
 use crate::routing::rules::Visibility;
 
 /// Whose connection it is and where it came in.
@@ -24,6 +25,25 @@ pub(super) struct Peer {
     pub(super) address: SocketAddr,
     /// By the entrance, never by a header.
     pub(super) visibility: Visibility,
+    /// What its requests are given on their way.
+    pub(super) entry: Entry,
+}
+
+impl Peer {
+    pub(super) fn new(worker: Rc<Worker>, address: SocketAddr, visibility: Visibility) -> Self {
+        let arrival = Arrival {
+            entrance: visibility,
+            peer: address.ip(),
+            scheme: Scheme::Http,
+            trusted_hops: worker.policy.trusted_hops,
+        };
+        Self {
+            worker,
+            address,
+            visibility,
+            entry: Entry::new(arrival),
+        }
+    }
 }
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -20,7 +20,7 @@ use crate::proxy::forward::{Framing, Job, Waiting};
 use crate::proxy::head::PackedHead;
 use crate::proxy::held::Held;
 use crate::proxy::observe::Observation;
-use crate::routing::headers::{self, Arrival, Scheme};
+use crate::routing::headers::Present;
 use crate::routing::host::Host;
 use crate::routing::probe::{ProbeAnswer, probe_answer};
 use crate::routing::rules::Target;
@@ -51,8 +51,9 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
         observation.log(&head.method, &host.unwrap_or_default(), head.uri.path());
     }
     let asked = Asked::of(head);
-    let framing = Framing::of(head);
-    let destination = match route(peer, head) {
+    let present = Present::in_head(&head.headers);
+    let framing = Framing::of(head, present);
+    let destination = match route(peer, head, present) {
         Ok(Routed::To(destination)) => destination,
         Ok(Routed::Probe(answer)) => return Begin::Answer(respond_probe(answer, observation)),
         Err(failure) => return Begin::Answer(asked.respond(&failure, observation)),
@@ -103,16 +104,10 @@ enum Routed {
 }
 
 /// Finds out what a request is for, and edits its headers as the rules on the way say.
-fn route(peer: &Peer, head: &mut Parts) -> Result<Routed, Failure> {
+fn route(peer: &Peer, head: &mut Parts, present: Present) -> Result<Routed, Failure> {
     let worker = &peer.worker;
     validate::validate(head, &worker.request_limits)?;
-    let arrival = Arrival {
-        entrance: peer.visibility,
-        peer: peer.address.ip(),
-        scheme: Scheme::Http,
-        trusted_hops: worker.policy.trusted_hops,
-    };
-    headers::admit(head, &arrival);
+    peer.entry.admit(head, present);
     // Only HTTP/1.0 may come without a host; it is served by rules for all hosts.
     let written = head.headers.get(header::HOST).cloned().unwrap_or(NO_HOST);
     let host =
@@ -124,10 +119,12 @@ fn route(peer: &Peer, head: &mut Parts) -> Result<Routed, Failure> {
         &host,
         head.uri.path(),
         &mut head.headers,
+        present,
         |matched| dealer.choose(matched.key, &matched.path.splits),
     )?;
     let target = &resolved.backend.target;
-    if matches!(target, Target::Revision { .. })
+    if present.has(Present::NETWORK_PROBE)
+        && matches!(target, Target::Revision { .. })
         && let Some(answer) = probe_answer(&head.headers, resolved.matched.hash)
     {
         return Ok(Routed::Probe(answer));

@@ -370,11 +370,7 @@ fn welcome(
         connections.spawn_local(connection::turn_away(stream));
         return;
     };
-    let peer = Rc::new(Peer {
-        worker: Rc::clone(worker),
-        address,
-        visibility,
-    });
+    let peer = Rc::new(Peer::new(Rc::clone(worker), address, visibility));
     connections.spawn_local(connection::serve(peer, stream, open));
 }
 

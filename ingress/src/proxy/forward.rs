@@ -5,6 +5,7 @@
 //! attempts the request has no permit: it asks for one again, first in line, and may have to be parked again.
 
 use std::cell::RefCell;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +30,7 @@ use super::pool::Pool;
 use super::send::{Answered, Attempt, SendError, send};
 use crate::config::Limits;
 use crate::routing::headers;
-use crate::routing::headers::HostMode;
+use crate::routing::headers::{HostMode, Present};
 use crate::routing::retry::{BodyState, Budget, Failed, Verdict};
 
 /// What forwarding needs of its worker.
@@ -75,7 +76,10 @@ pub struct Framing {
 
 impl Framing {
     /// Notes the framing of a head as it came in.
-    pub fn of(head: &Parts) -> Self {
+    pub fn of(head: &Parts, present: Present) -> Self {
+        if !present.has(Present::CONNECTION.and(Present::TRANSFER_ENCODING)) {
+            return Self::default();
+        }
         let mut options = head
             .headers
             .get_all(header::CONNECTION)
@@ -162,7 +166,7 @@ impl Forwarder {
         &self,
         mut job: Job,
         mut permit: Permit,
-        head: Parts,
+        mut head: Parts,
         body: RequestBody,
         busy: Option<BusyGuard>,
     ) -> Outcome {
@@ -174,18 +178,22 @@ impl Forwarder {
         loop {
             attempts += 1;
             job.observation.attempt();
+            let (endpoint, target) = (permit.endpoint(), &job.destination.target);
+            headers::address(&mut head.headers, target, self.host_mode, endpoint);
             let attempt = Attempt {
-                endpoint: permit.endpoint(),
-                target: &job.destination.target,
-                host_mode: self.host_mode,
+                endpoint,
                 protocol: job.destination.spec.protocol,
                 head: &head,
                 body: body.as_ref(),
                 is_upgrade,
                 expects_continue,
             };
-            let sending = within(job.due(), send(&self.pool, &self.limits, attempt));
-            let sent = self.paced(&mut permit, sending).await;
+            let sent = {
+                // Pinned here and lent on: handed on by value it would lie in this future once for each layer.
+                let sending = pin!(send(&self.pool, &self.limits, attempt));
+                let in_time = pin!(within(job.due(), sending));
+                self.paced(&mut permit, in_time).await
+            };
             let error = match sent {
                 Err(Elapsed) => return Outcome::Failed(Failure::TimedOut, job.observation),
                 Ok(Ok(answered)) => {
@@ -232,11 +240,10 @@ impl Forwarder {
 
     /// Awaits an attempt. A request that was parked makes room for the next one when its response begins, or when that
     /// takes long.
-    async fn paced<F: Future>(&self, permit: &mut Permit, sending: F) -> F::Output {
+    async fn paced<F: Future>(&self, permit: &mut Permit, mut sending: Pin<&mut F>) -> F::Output {
         if !permit.waited() {
             return sending.await;
         }
-        let mut sending = std::pin::pin!(sending);
         let sent = match tokio::time::timeout(PACE, &mut sending).await {
             Ok(sent) => sent,
             Err(_long) => {

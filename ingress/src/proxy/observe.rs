@@ -113,16 +113,18 @@ impl WorkerCounts {
             .as_ref()
             .map(|destination| &destination.id);
         let mut shard = shard.0.lock();
-        // Looked up without cloning the key: the clone would write a count that all workers share.
-        let counts = match revision {
-            None => &mut shard.unrouted,
-            Some(id) if shard.by_revision.contains_key(id) => match shard.by_revision.get_mut(id) {
-                Some(counts) => counts,
-                None => return,
-            },
-            Some(id) => shard.by_revision.entry(id.clone()).or_default(),
+        let Some(id) = revision else {
+            return shard.unrouted.record(observation, took);
         };
-        counts.record(observation, took);
+        // Looked up without cloning the key: the clone would write a count that all workers share.
+        match shard.by_revision.get_mut(id) {
+            Some(counts) => counts.record(observation, took),
+            None => shard
+                .by_revision
+                .entry(id.clone())
+                .or_default()
+                .record(observation, took),
+        }
     }
 }
 

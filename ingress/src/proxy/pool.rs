@@ -70,6 +70,15 @@ impl Pool {
             }
             home.waiters.wait().await;
         }
+        // On the heap: what connecting needs would make the future of every request larger.
+        Box::pin(self.connect_http1(endpoint, home)).await
+    }
+
+    async fn connect_http1(
+        &self,
+        endpoint: Endpoint,
+        home: Rc<Http1Home>,
+    ) -> Result<Http1Lease, SendError> {
         let open = OpenGuard::new(Rc::clone(&home));
         let stream = connect(endpoint, &self.limits).await?;
         let (sender, connection) = self
@@ -111,7 +120,7 @@ impl Pool {
 
     fn http1_builder(&self) -> http1::Builder {
         let mut builder = http1::Builder::new();
-        builder.max_headers(2 * self.limits.header_fields);
+        builder.max_headers(self.limits.http1_header_fields);
         builder.max_header_size(self.limits.header_bytes);
         builder
     }

@@ -13,10 +13,10 @@ use std::task::Poll;
 use bytes::Bytes;
 use http::request::Parts;
 use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderValue, Request, StatusCode, Uri, Version, header};
 use http_body::Body;
 use http_body_util::{Either, Empty};
-use hyper::client::conn::http1::SendRequest;
+use hyper::client::conn::TrySendError;
 use parkway_activator::endpoint::Endpoint;
 use parkway_activator::revision::Protocol;
 use tokio::task::JoinHandle;
@@ -27,9 +27,7 @@ use super::body::{
 };
 use super::pool::{Http1Lease, Http2Lease, Pool, UpstreamBody};
 use crate::config::Limits;
-use crate::routing::headers::{self, HostMode};
 use crate::routing::retry::Progress;
-use crate::routing::rules::Target;
 
 /// Why an attempt brought no response head.
 #[derive(Debug, thiserror::Error)]
@@ -135,11 +133,7 @@ pub struct Attempt<'a> {
     pub endpoint: Endpoint,
     /// What the endpoint speaks.
     pub protocol: Protocol,
-    /// What the split names, for the edits that depend on the endpoint.
-    pub target: &'a Target,
-    /// Who restores the Host that the client meant.
-    pub host_mode: HostMode,
-    /// The head, edited by the rules it passed.
+    /// The head, edited by the rules it passed and for this endpoint.
     pub head: &'a Parts,
     /// The body; `None` when there is none.
     pub body: Option<&'a Replay>,
@@ -147,14 +141,6 @@ pub struct Attempt<'a> {
     pub is_upgrade: bool,
     /// The client waits for `100 Continue`.
     pub expects_continue: bool,
-}
-
-impl Attempt<'_> {
-    fn headers(&self) -> HeaderMap {
-        let mut fields = self.head.headers.clone();
-        headers::address(&mut fields, self.target, self.host_mode, self.endpoint);
-        fields
-    }
 }
 
 /// Sends one request to one endpoint.
@@ -172,7 +158,8 @@ pub async fn send(
     attempt: Attempt<'_>,
 ) -> Result<Answered, SendError> {
     let answered = match attempt.protocol {
-        _ if attempt.is_upgrade => send_for_upgrade(pool, &attempt).await,
+        // Rare: on the heap, so that every other request's future is smaller.
+        _ if attempt.is_upgrade => Box::pin(send_for_upgrade(pool, &attempt)).await,
         Protocol::Http1 => send_http1(pool, limits, &attempt).await,
         Protocol::H2c => send_http2(pool, limits, &attempt).await,
     };
@@ -204,7 +191,8 @@ async fn send_http1(
             }
         });
     }
-    let response = exchange_http1(lease.sender(), request).await?;
+    let sent = lease.sender().try_send_request(request).await;
+    let response = sent.map_err(unanswered)?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(SendError::Invalid(
             "it switched protocols, which nobody asked for".into(),
@@ -222,7 +210,8 @@ async fn send_http1(
 async fn send_for_upgrade(pool: &Pool, attempt: &Attempt<'_>) -> Result<Answered, SendError> {
     let mut sender = pool.http1_for_upgrade(attempt.endpoint).await?;
     let request = http1_request(attempt, None);
-    let mut response = exchange_http1(&mut sender, request).await?;
+    let sent = sender.try_send_request(request).await;
+    let mut response = sent.map_err(unanswered)?;
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let upgraded = switched.then(|| hyper::upgrade::on(&mut response));
     let (head, body) = response.into_parts();
@@ -239,23 +228,17 @@ async fn send_for_upgrade(pool: &Pool, attempt: &Attempt<'_>) -> Result<Answered
     })
 }
 
-async fn exchange_http1(
-    sender: &mut SendRequest<UpstreamBody>,
-    request: Request<UpstreamBody>,
-) -> Result<Response<hyper::body::Incoming>, SendError> {
-    let failed = match sender.try_send_request(request).await {
-        Ok(response) => return Ok(response),
-        Err(failed) => failed,
-    };
+/// What a failed attempt by HTTP/1 says: a request that is given back was not begun with.
+fn unanswered(failed: TrySendError<Request<UpstreamBody>>) -> SendError {
     let given_back = failed.message().is_some();
     let error = failed.into_error();
-    Err(if given_back {
+    if given_back {
         SendError::NotStarted(error.into())
     } else if error.is_parse() || error.is_parse_too_large() {
         SendError::Invalid(error.into())
     } else {
         SendError::MaybeStarted(error.into())
-    })
+    }
 }
 
 /// Whether the request may be sent again although the endpoint may have begun with it.
@@ -286,7 +269,7 @@ fn http1_request(attempt: &Attempt<'_>, gate: Option<ContinueGate>) -> Request<U
     *request.method_mut() = attempt.head.method.clone();
     *request.uri_mut() = origin_form(&attempt.head.uri);
     *request.version_mut() = Version::HTTP_11;
-    *request.headers_mut() = attempt.headers();
+    *request.headers_mut() = attempt.head.headers.clone();
     request
 }
 
@@ -367,7 +350,7 @@ fn http2_failure(error: h2::Error, lease: &Http2Lease) -> SendError {
 /// The head as HTTP/2 has it: the authority as pseudo-header, no `Host` (RFC 9113 section 8.3.1).
 fn http2_request(attempt: &Attempt<'_>) -> Result<Request<()>, SendError> {
     let head = attempt.head;
-    let mut headers = attempt.headers();
+    let mut headers = attempt.head.headers.clone();
     let host = headers.remove(header::HOST);
     let authority = host
         .as_ref()

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use http::{HeaderMap, Request, Version};
 
 use super::fixture::{headers as fields, recorded};
-use super::headers::{self, Arrival, HostMode, Scheme};
+use super::headers::{self, Arrival, HostMode, Present, Scheme};
 use super::host::Host;
 use super::probe::probe_answer;
 use super::rules::{Target, Visibility};
@@ -92,7 +92,9 @@ impl Gateway {
         };
         headers::admit(&mut parts, &arrival);
         let Self { snapshot, dealer } = self;
-        let found = snapshot.resolve(entrance, &host, path, &mut parts.headers, |found| {
+        let present = Present::in_head(&parts.headers);
+        let fields = &mut parts.headers;
+        let found = snapshot.resolve(entrance, &host, path, fields, present, |found| {
             dealer.choose(found.key, &found.path.splits)
         })?;
         let mut headers = parts.headers;

@@ -12,7 +12,7 @@ use parkway_activator::endpoint::Endpoint;
 use parkway_activator::revision::{Protocol, RevisionSpec};
 use serde::Serialize;
 
-use super::headers::{self, HostMode};
+use super::headers::{self, HostMode, Present};
 use super::host::Host;
 use super::names::SERVING_TAG;
 use super::resolve::MAX_PASSES;
@@ -187,7 +187,8 @@ impl Walk<'_> {
                 .or_else(|| Some(matched.path.splits.choose(self.next?)));
             self.passes.push(describe(&matched, chosen));
             let backend = chosen?;
-            headers::set_by_route(&mut self.headers, &matched, backend);
+            let present = Present::in_head(&self.headers);
+            headers::set_by_route(&mut self.headers, present, &matched, backend);
             tag_is_ours |= headers::route_sets(&SERVING_TAG, &matched, backend);
             match self
                 .snapshot

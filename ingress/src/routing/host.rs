@@ -24,6 +24,13 @@ impl<'a> Host<'a> {
     ///
     /// When it is empty, has user information, or holds what no host name may hold.
     pub fn parse(written: &'a str) -> Result<Self, InvalidHost> {
+        match normal_name(written) {
+            Some(name) => Ok(Self(Cow::Borrowed(name))),
+            None => Self::parse_unusual(written),
+        }
+    }
+
+    fn parse_unusual(written: &'a str) -> Result<Self, InvalidHost> {
         let (name, _port) = split_port(written)?;
         let name = if name.starts_with('[') {
             check_literal(name)?;
@@ -73,6 +80,54 @@ pub enum InvalidHost {
     Port,
 }
 
+/// The name in what nearly all requests carry: a name that is normal as it stands, and perhaps a port. One pass.
+fn normal_name(written: &str) -> Option<&str> {
+    let mut label_is_empty = true;
+    let mut name_end = written.len();
+    for (index, byte) in written.bytes().enumerate() {
+        match NORMAL[usize::from(byte)] {
+            Normal::InLabel => label_is_empty = false,
+            Normal::Dot if !label_is_empty => label_is_empty = true,
+            Normal::Colon => {
+                name_end = index;
+                break;
+            }
+            Normal::Dot | Normal::No => return None,
+        }
+    }
+    let (name, port) = written.split_at_checked(name_end)?;
+    // Numbers of the same length compare as text.
+    const LARGEST: &str = ":65535";
+    let fits = port.len() < LARGEST.len() || (port.len() == LARGEST.len() && port <= LARGEST);
+    let port_is_sound = fits && port.bytes().skip(1).all(is_digit);
+    (!label_is_empty && port_is_sound && name.len() <= MAX_HOST_BYTES).then_some(name)
+}
+
+/// What a byte is in a name that is normal as it stands.
+#[derive(Clone, Copy)]
+enum Normal {
+    No,
+    InLabel,
+    Dot,
+    Colon,
+}
+
+/// By byte: a table reads a host in half the time of comparisons.
+const NORMAL: [Normal; 256] = {
+    let mut table = [Normal::No; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        table[byte as usize] = match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => Normal::InLabel,
+            b'.' => Normal::Dot,
+            b':' => Normal::Colon,
+            _ => Normal::No,
+        };
+        byte += 1;
+    }
+    table
+};
+
 /// Splits the port off; it may be empty (RFC 3986 section 3.2.3).
 pub(super) fn split_port(written: &str) -> Result<(&str, Option<u16>), InvalidHost> {
     if written.contains('@') {
@@ -87,7 +142,7 @@ pub(super) fn split_port(written: &str) -> Result<(&str, Option<u16>), InvalidHo
         None if rest.is_empty() => Ok((name, None)),
         None => Err(InvalidHost::Malformed),
         Some("") => Ok((name, None)),
-        Some(port) if port.bytes().all(|b| b.is_ascii_digit()) => port
+        Some(port) if port.bytes().all(is_digit) => port
             .parse()
             .map(|port| (name, Some(port)))
             .map_err(|_too_big| InvalidHost::Port),
@@ -124,6 +179,10 @@ fn check_name(name: &str) -> Result<(), InvalidHost> {
     } else {
         Ok(())
     }
+}
+
+fn is_digit(byte: u8) -> bool {
+    byte.is_ascii_digit()
 }
 
 fn lower_case(name: &str) -> Cow<'_, str> {
@@ -221,6 +280,15 @@ mod tests {
             if let Ok(once) = normal(&written) {
                 prop_assert_eq!(normal(&once), Ok(once.clone()));
             }
+        }
+
+        #[test]
+        fn the_short_way_says_what_the_careful_one_says(written in r"[a-zA-Z0-9_\-.\[\]:@ ]{0,24}|[a-z]{0,4}(\.[a-z]{0,4}){0,2}(:[0-9]{0,6})?") {
+            let carefully = Host::parse_unusual(&written);
+            if let Some(name) = normal_name(&written) {
+                prop_assert_eq!(carefully.as_ref().map(Host::as_str), Ok(name));
+            }
+            prop_assert_eq!(Host::parse(&written), carefully);
         }
 
         #[test]

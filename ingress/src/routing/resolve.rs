@@ -6,7 +6,7 @@
 
 use http::HeaderMap;
 
-use super::headers;
+use super::headers::{self, Present};
 use super::host::Host;
 use super::names::SERVING_TAG;
 use super::rules::{Backend, Target, Visibility};
@@ -29,7 +29,7 @@ pub struct Resolved<'s> {
 impl RouteSnapshot {
     /// Follows a request to its backend and edits its headers as the rules on the way say.
     ///
-    /// `headers` are those that [`headers::admit`] left. `choose` picks a share, usually with
+    /// `headers` are those that [`headers::admit`] left, `present` says what is among them, or more. `choose` picks a share, usually with
     /// [`Dealer::choose`](super::split::Dealer::choose). From outside, `Knative-Serving-Tag` takes part in every match
     /// and is removed at the end unless a rule set it.
     ///
@@ -42,18 +42,23 @@ impl RouteSnapshot {
         host: &Host<'_>,
         path: &str,
         headers: &mut HeaderMap,
+        mut present: Present,
         mut choose: impl FnMut(Match<'s>) -> &'s Backend,
     ) -> Result<Resolved<'s>, NoRoute> {
         let mut matched = self.find(entrance, host, path, headers)?;
         let mut tag_is_ours = entrance == Visibility::ClusterLocal;
         for passes in 1..=MAX_PASSES {
             let backend = choose(matched);
-            headers::set_by_route(headers, &matched, backend);
+            headers::set_by_route(headers, present, &matched, backend);
             tag_is_ours |= headers::route_sets(&SERVING_TAG, &matched, backend);
             match self.second_pass(&matched, backend, path, headers)? {
-                Some(next) => matched = next,
+                Some(next) => {
+                    matched = next;
+                    // The rule before may have set what the next one looks for.
+                    present = Present::in_head(headers);
+                }
                 None => {
-                    if !tag_is_ours {
+                    if !tag_is_ours && present.has(Present::SERVING_TAG) {
                         headers.remove(SERVING_TAG);
                     }
                     return Ok(Resolved {

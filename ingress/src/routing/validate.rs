@@ -3,11 +3,11 @@
 //! Two programs that read one message differently are how requests are smuggled, so whatever leaves room for doubt
 //! about where a message ends or whom it is for is refused here, before anything is looked up.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode, Version};
 
-use super::headers::requested_upgrade;
+use super::headers::{Present, requested_upgrade};
 use super::host::{Host, InvalidHost, split_port};
 
 /// What fits into a request head. Beyond it the answer is 414 or 431.
@@ -105,8 +105,14 @@ pub fn validate(parts: &Parts, limits: &Limits) -> Result<(), BadRequest> {
         return Err((*doubt).into());
     }
     check_size(parts, limits)?;
-    check_framing(&parts.headers, parts.version)?;
-    check_upgrade(&parts.headers, parts.version)?;
+    let present = Present::in_head(&parts.headers);
+    if parts.version >= Version::HTTP_2 {
+        check_http2_fields(&parts.headers, present)?;
+    }
+    if present.has(Present::CONTENT_LENGTH.and(Present::TRANSFER_ENCODING)) {
+        check_framing(&parts.headers, parts.version)?;
+        check_upgrade(&parts.headers, parts.version)?;
+    }
     host_of(parts).map(|_host| ())
 }
 
@@ -186,9 +192,6 @@ fn check_framing(headers: &HeaderMap, version: Version) -> Result<(), BadRequest
     if length.is_some_and(|length| !is_length(length.as_bytes())) {
         return Err(bad("content-length is not a number"));
     }
-    if version >= Version::HTTP_2 {
-        return check_http2_fields(headers);
-    }
     let Some(coding) = coding else {
         return Ok(());
     };
@@ -209,16 +212,12 @@ fn is_length(value: &[u8]) -> bool {
     (1..=19).contains(&value.len()) && value.iter().all(u8::is_ascii_digit)
 }
 
-fn check_http2_fields(headers: &HeaderMap) -> Result<(), BadRequest> {
-    let connection = [
-        CONNECTION.as_str(),
-        "keep-alive",
-        "proxy-connection",
-        TRANSFER_ENCODING.as_str(),
-        UPGRADE.as_str(),
-    ];
-    if connection.iter().any(|name| headers.contains_key(*name)) {
+fn check_http2_fields(headers: &HeaderMap, present: Present) -> Result<(), BadRequest> {
+    if present.has(Present::CONNECTION_SPECIFIC) {
         return Err(bad("connection-specific header field in HTTP/2"));
+    }
+    if !present.has(Present::TE) {
+        return Ok(());
     }
     if headers
         .get_all(TE)

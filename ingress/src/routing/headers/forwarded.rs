@@ -4,8 +4,9 @@
 //! in front. At the internal entrance the peer is one of our own, so its entries stay and we append ours.
 //! Source: RFC 7239; the runtime contract wants `Forwarded` (knative/specs `specs/serving/runtime-contract.md`).
 
-use std::fmt::Write as _;
+use std::cell::RefCell;
 use std::net::IpAddr;
+use std::ops::Range;
 
 use http::header::{FORWARDED, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -14,22 +15,86 @@ use super::super::names::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
 use super::super::rules::Visibility;
 use super::{Arrival, Scheme};
 
-/// Says who sent the request, for which host and under which scheme.
-pub(super) fn append(headers: &mut HeaderMap, arrival: &Arrival) {
-    let peer = arrival.peer.to_canonical();
+/// What a connection's requests say about where they come from; made once, because it is text.
+#[derive(Clone, Debug)]
+pub(super) struct Sender {
+    /// Its address, for `X-Forwarded-For`.
+    address: HeaderValue,
+    /// `for=` and its address, as `Forwarded` has it.
+    named: Box<str>,
+    scheme: Scheme,
+    /// The last element of `Forwarded`: nearly all requests of a connection are for one host.
+    last: RefCell<Option<Element>>,
+}
+
+/// An element of `Forwarded`, and where in it the host stands as it was written.
+#[derive(Clone, Debug)]
+struct Element {
+    text: HeaderValue,
+    host: Range<usize>,
+}
+
+impl Sender {
+    pub(super) fn new(peer: IpAddr, scheme: Scheme) -> Self {
+        let peer = peer.to_canonical();
+        let address = HeaderValue::try_from(peer.to_string());
+        let named = match peer {
+            IpAddr::V4(peer) => format!("for={peer}"),
+            IpAddr::V6(peer) => format!("for=\"[{peer}]\""),
+        };
+        Self {
+            address: address.expect("an address is visible ASCII"),
+            named: named.into(),
+            scheme,
+            last: RefCell::default(),
+        }
+    }
+
+    /// `for=192.0.2.7;host=shop.example.com;proto=http`, quoted where RFC 7239 section 4 wants it.
+    fn element(&self, host: Option<&HeaderValue>) -> Option<HeaderValue> {
+        let Some(host) = host.and_then(|host| host.to_str().ok()) else {
+            return HeaderValue::try_from([&self.named, ";proto=", self.scheme.as_str()].concat())
+                .ok();
+        };
+        let mut last = self.last.borrow_mut();
+        let is_same =
+            |last: &Element| last.text.as_bytes().get(last.host.clone()) == Some(host.as_bytes());
+        if let Some(same) = last.as_ref().filter(|last| is_same(last)) {
+            return Some(same.text.clone());
+        }
+        let is_token = host.bytes().all(is_token) && !host.is_empty();
+        let quote = if is_token { "" } else { "\"" };
+        let escaped = host.replace('\\', "\\\\").replace('"', "\\\"");
+        let before = [&self.named, ";host=", quote].concat();
+        let after = [quote, ";proto=", self.scheme.as_str()].concat();
+        let text = HeaderValue::try_from([&*before, &escaped, &after].concat()).ok()?;
+        if escaped == host {
+            let host = before.len()..before.len() + host.len();
+            *last = Some(Element {
+                text: text.clone(),
+                host,
+            });
+        }
+        Some(text)
+    }
+}
+
+/// Says who sent the request, for which host and under which scheme. `is_claimed`: the head says something of that kind.
+pub(super) fn append(
+    headers: &mut HeaderMap,
+    arrival: &Arrival,
+    sender: &Sender,
+    is_claimed: bool,
+) {
     let believed = match arrival.entrance {
+        _ if !is_claimed => 0,
         Visibility::ExternalIp => arrival.trusted_hops,
         Visibility::ClusterLocal => usize::MAX,
     };
     let host = headers.get(HOST).cloned();
-
-    append_element(headers, X_FORWARDED_FOR, believed, &peer.to_string());
-    append_element(
-        headers,
-        FORWARDED,
-        believed,
-        &forwarded_element(peer, host.as_ref(), arrival.scheme),
-    );
+    let element = sender.element(host.as_ref());
+    append_element(headers, X_FORWARDED_FOR, believed, Some(&sender.address));
+    append_element(headers, FORWARDED, believed, element.as_ref());
 
     let is_believed = believed > 0;
     if !(is_believed && has_one(headers, &X_FORWARDED_PROTO, |v| v == "http" || v == "https")) {
@@ -39,10 +104,10 @@ pub(super) fn append(headers: &mut HeaderMap, arrival: &Arrival) {
         );
     }
     if !(is_believed && has_one(headers, &X_FORWARDED_HOST, |v| !v.is_empty())) {
-        headers.remove(X_FORWARDED_HOST);
-        if let Some(host) = host {
-            headers.insert(X_FORWARDED_HOST, host);
-        }
+        match host {
+            Some(host) => headers.insert(X_FORWARDED_HOST, host),
+            None => headers.remove(X_FORWARDED_HOST),
+        };
     }
 }
 
@@ -79,33 +144,32 @@ fn elements<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Vec<&'h str> {
 }
 
 /// Keeps the last `believed` elements of a list header and puts `ours` behind them, all in one line.
-fn append_element(headers: &mut HeaderMap, name: HeaderName, believed: usize, ours: &str) {
-    let mut kept = elements(headers, &name);
-    kept.drain(..kept.len().saturating_sub(believed));
-    kept.push(ours);
-    match HeaderValue::try_from(kept.join(", ")) {
-        Ok(value) => headers.insert(name, value),
-        Err(_not_a_value) => headers.remove(name),
+fn append_element(
+    headers: &mut HeaderMap,
+    name: HeaderName,
+    believed: usize,
+    ours: Option<&HeaderValue>,
+) {
+    let line = match ours {
+        Some(ours) if believed > 0 => behind(headers, &name, believed, ours),
+        _ => ours.cloned(),
+    };
+    match line {
+        Some(line) => headers.insert(name, line),
+        None => headers.remove(name),
     };
 }
 
-/// `for=192.0.2.7;host=shop.example.com;proto=http`, quoted where RFC 7239 section 4 wants it.
-fn forwarded_element(peer: IpAddr, host: Option<&HeaderValue>, scheme: Scheme) -> String {
-    let mut element = match peer {
-        IpAddr::V4(peer) => format!("for={peer}"),
-        IpAddr::V6(peer) => format!("for=\"[{peer}]\""),
-    };
-    if let Some(host) = host.and_then(|host| host.to_str().ok()) {
-        let quote = if host.bytes().all(is_token) && !host.is_empty() {
-            ""
-        } else {
-            "\""
-        };
-        let host = host.replace('\\', "\\\\").replace('"', "\\\"");
-        // Writing to a string cannot fail.
-        write!(element, ";host={quote}{host}{quote}").unwrap_or_default();
-    }
-    element + ";proto=" + scheme.as_str()
+fn behind(
+    headers: &HeaderMap,
+    name: &HeaderName,
+    believed: usize,
+    ours: &HeaderValue,
+) -> Option<HeaderValue> {
+    let mut kept = elements(headers, name);
+    kept.drain(..kept.len().saturating_sub(believed));
+    kept.push(ours.to_str().ok()?);
+    HeaderValue::try_from(kept.join(", ")).ok()
 }
 
 /// Whether a byte may stand outside quotes: RFC 9110 section 5.6.2.

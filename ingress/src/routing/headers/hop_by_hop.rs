@@ -1,34 +1,14 @@
 //! Headers that are for the next hop only.
 //!
 //! Source: RFC 9110 section 7.6.1; the list is that of Go's `net/http/httputil` reverse proxy, which the activator
-//! uses, without `Trailer`, which concerns the recipient too (RFC 9110 section 6.6.2).
+//! uses (see [`Present::HOP_BY_HOP`]), without `Trailer`, which concerns the recipient too (RFC 9110 section 6.6.2).
 
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+use super::present::Present;
+
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-
-const ALWAYS: [HeaderName; 9] = [
-    CONNECTION,
-    PROXY_CONNECTION,
-    KEEP_ALIVE,
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    HTTP2_SETTINGS,
-];
-
-/// Whether a header is hop-by-hop whatever `Connection` says.
-pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
-    ALWAYS.contains(name)
-}
 
 /// Removes the hop-by-hop headers of a request, also those `Connection` names.
 ///
@@ -36,6 +16,9 @@ pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
 /// value of `Upgrade` is returned. An upgrade to `h2c` is ignored, as a server may (RFC 9110 section 7.8): passed on
 /// it would open an HTTP/2 connection behind our back.
 pub fn remove_from_request(headers: &mut HeaderMap, version: Version) -> Option<HeaderValue> {
+    if !Present::in_head(headers).has(Present::HOP_BY_HOP) {
+        return None;
+    }
     let wants_trailers = has_token(headers, &TE, "trailers");
     let upgrade = requested_upgrade(headers, version);
     remove(headers);
@@ -50,6 +33,9 @@ pub fn remove_from_request(headers: &mut HeaderMap, version: Version) -> Option<
 
 /// Removes the hop-by-hop headers of a response; `101 Switching Protocols` keeps `Upgrade` and `Connection: upgrade`.
 pub fn remove_from_response(headers: &mut HeaderMap, status: StatusCode) {
+    if !Present::in_head(headers).has(Present::HOP_BY_HOP) {
+        return;
+    }
     let upgrade = headers
         .get(UPGRADE)
         .cloned()
@@ -83,9 +69,14 @@ fn remove(headers: &mut HeaderMap) {
     for name in named_by_connection(headers) {
         headers.remove(name);
     }
-    for name in ALWAYS {
+    // Usually there is one, `Connection: keep-alive`: looking for the next is cheaper than removing all by name.
+    while let Some(name) = headers.keys().find(|name| is_hop_by_hop(name)).cloned() {
         headers.remove(name);
     }
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    Present::of(name).has(Present::HOP_BY_HOP)
 }
 
 /// What `Connection` names, except what says whom the message is for and where it ends.

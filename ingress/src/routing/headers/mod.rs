@@ -7,12 +7,13 @@
 
 mod forwarded;
 mod hop_by_hop;
+mod present;
 
 use std::net::IpAddr;
 
-use http::header::{CONTENT_LENGTH, COOKIE, HOST};
+use http::header::{COOKIE, HOST};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use parkway_activator::endpoint::Endpoint;
 
 use super::names::{
@@ -24,6 +25,7 @@ use super::table::Match;
 
 pub(super) use hop_by_hop::requested_upgrade;
 pub use hop_by_hop::{remove_from_request, remove_from_response};
+pub use present::Present;
 
 /// What only we and our own components may say; removed at the external entrance.
 ///
@@ -76,22 +78,59 @@ impl Scheme {
 
 /// Prepares the head of a request that [`validate`](super::validate::validate) let pass.
 ///
-/// Its Host header then says whom it is for, whatever form the request had. Returns the protocol it asks to be upgraded to, if
-/// any: the headers for that stay.
+/// See [`Entry::admit`], which does the same for many requests of one connection.
 pub fn admit(parts: &mut Parts, arrival: &Arrival) -> Option<HeaderValue> {
-    if let Some(authority) = parts.uri.authority()
-        && let Ok(host) = HeaderValue::from_str(authority.as_str())
-    {
-        parts.headers.insert(HOST, host);
-    }
-    let upgrade = remove_from_request(&mut parts.headers, parts.version);
-    if arrival.entrance == Visibility::ExternalIp {
-        remove_untrusted(&mut parts.headers);
-    }
-    forwarded::append(&mut parts.headers, arrival);
-    join_cookies(&mut parts.headers);
-    upgrade
+    let present = Present::in_head(&parts.headers);
+    Entry::new(*arrival).admit(parts, present)
 }
+
+/// What is the same for all requests of a connection, ready to be put into their heads.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    arrival: Arrival,
+    sender: forwarded::Sender,
+}
+
+impl Entry {
+    /// Writes down what does not change.
+    pub fn new(arrival: Arrival) -> Self {
+        Self {
+            sender: forwarded::Sender::new(arrival.peer, arrival.scheme),
+            arrival,
+        }
+    }
+
+    /// Prepares the head of a request that [`validate`](super::validate::validate) let pass.
+    ///
+    /// Its Host header then says whom it is for, whatever form the request had. Returns the protocol it asks to be upgraded
+    /// to, if any: the headers for that stay. `present` is what [`Present::in_head`] says of the head as it came in.
+    pub fn admit(&self, parts: &mut Parts, present: Present) -> Option<HeaderValue> {
+        if let Some(authority) = parts.uri.authority()
+            && let Ok(host) = HeaderValue::from_str(authority.as_str())
+        {
+            parts.headers.insert(HOST, host);
+        }
+        let upgrade = if present.has(Present::HOP_BY_HOP) {
+            remove_from_request(&mut parts.headers, parts.version)
+        } else {
+            None
+        };
+        let is_outside = self.arrival.entrance == Visibility::ExternalIp;
+        if is_outside && present.has(Present::NOT_FROM_OUTSIDE) {
+            remove_untrusted(&mut parts.headers);
+        }
+        let is_claimed = present.has(Present::FORWARDING);
+        parts.headers.reserve(OURS);
+        forwarded::append(&mut parts.headers, &self.arrival, &self.sender, is_claimed);
+        if parts.version == Version::HTTP_2 {
+            join_cookies(&mut parts.headers);
+        }
+        upgrade
+    }
+}
+
+/// How many fields are added to a request here and by [`address`] at most, so that its table grows once.
+const OURS: usize = 6;
 
 /// HTTP/2 may carry a cookie in pieces; whoever is told in another protocol gets it whole (RFC 9113 section 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
@@ -119,15 +158,26 @@ pub fn remove_untrusted(headers: &mut HeaderMap) {
 /// Makes the edits of one rule: the hash if asked for, the headers of the path, those of the split, the rewritten host.
 ///
 /// Each header is set, not added, whatever the client sent (knative/networking `test/conformance/ingress/headers.go`;
-/// the hash: `pkg/ingress/ingress.go`, `InsertProbe`). What frames the message cannot be set.
-pub fn set_by_route(headers: &mut HeaderMap, matched: &Match<'_>, backend: &Backend) {
-    if asks_for_hash(headers)
+/// the hash: `pkg/ingress/ingress.go`, `InsertProbe`). What frames the message cannot be set. What tells an activator which
+/// Revision is meant is not set where the target is that Revision: [`address`] would take it out again. `present` is what
+/// [`Present::in_head`] says of the head, or of more.
+pub fn set_by_route(
+    headers: &mut HeaderMap,
+    present: Present,
+    matched: &Match<'_>,
+    backend: &Backend,
+) {
+    if present.has(Present::NETWORK_HASH)
+        && asks_for_hash(headers)
         && let Ok(hash) = HeaderValue::from_str(matched.hash)
     {
         headers.insert(NETWORK_HASH, hash);
     }
+    let is_known = matches!(backend.target, Target::Revision { .. });
     for (name, value) in matched.path.set_headers.iter().chain(&backend.set_headers) {
-        if !hop_by_hop::is_hop_by_hop(name) && name != CONTENT_LENGTH {
+        let kind = Present::of(name);
+        let is_told = is_known && kind.has(Present::REVISION);
+        if !is_told && !kind.has(Present::HOP_BY_HOP.and(Present::CONTENT_LENGTH)) {
             headers.insert(name, value.clone());
         }
     }
@@ -166,29 +216,30 @@ pub fn address(headers: &mut HeaderMap, target: &Target, mode: HostMode, endpoin
     let Target::Revision { .. } = target else {
         return;
     };
-    for name in [SERVING_REVISION, SERVING_NAMESPACE, NETWORK_HASH] {
-        headers.remove(name);
+    let present = Present::in_head(headers);
+    if present.has(Present::FOR_US) {
+        for name in [SERVING_REVISION, SERVING_NAMESPACE, NETWORK_HASH] {
+            headers.remove(name);
+        }
     }
     headers.insert(PROXY_REQUEST, HeaderValue::from_static(ACTIVATOR));
-    let client_host = headers
-        .get(ORIGINAL_HOST)
-        .or_else(|| headers.get(HOST))
-        .cloned();
+    let is_renamed = present.has(Present::ORIGINAL_HOST);
     match mode {
         HostMode::QueueProxy => {
-            if let Some(host) = client_host {
+            let named_by = if is_renamed { ORIGINAL_HOST } else { HOST };
+            if let Some(host) = headers.get(named_by).cloned() {
                 headers.insert(ORIGINAL_HOST, host);
             }
             if let Ok(host) = HeaderValue::try_from(endpoint.to_string()) {
                 headers.insert(HOST, host);
             }
         }
-        HostMode::Process => {
-            headers.remove(ORIGINAL_HOST);
-            if let Some(host) = client_host {
+        HostMode::Process if is_renamed => {
+            if let Some(host) = headers.remove(ORIGINAL_HOST) {
                 headers.insert(HOST, host);
             }
         }
+        HostMode::Process => {}
     }
 }
 

@@ -53,7 +53,9 @@ fn set(sent: &[(&str, &str)], path_rule: PathRule) -> HeaderMap {
     let matched = snapshot
         .find(Visibility::ExternalIp, &host, "/", &headers)
         .unwrap();
-    set_by_route(&mut headers, &matched, matched.path.splits.sole().unwrap());
+    let present = Present::in_head(&headers);
+    let backend = matched.path.splits.sole().unwrap();
+    set_by_route(&mut headers, present, &matched, backend);
     headers
 }
 
@@ -66,6 +68,33 @@ fn setting(by_path: &[(&str, &str)], by_split: &[(&str, &str)]) -> PathRule {
         set_headers: fields(by_path),
         splits: super::super::split::Splits::all_to(backend),
         ..path("", service("s"))
+    }
+}
+
+#[test]
+fn requests_of_one_connection_each_say_their_own_host() {
+    let entry = Entry::new(OUTSIDE);
+    for host in [
+        "a.example",
+        "b.example",
+        "b.example",
+        "b.example:80",
+        "a",
+        "\"a\"",
+        "a",
+    ] {
+        let mut parts = Request::new(()).into_parts().0;
+        parts.headers = map(&[("host", host)]);
+        entry.admit(&mut parts, Present::default());
+        assert_eq!(
+            parts.headers,
+            admitted(&OUTSIDE, &[("host", host)]),
+            "{host}"
+        );
+        let without_host = admitted(&OUTSIDE, &[]);
+        let mut parts = Request::new(()).into_parts().0;
+        entry.admit(&mut parts, Present::default());
+        assert_eq!(parts.headers, without_host);
     }
 }
 

@@ -26,7 +26,8 @@ fn resolve(
     let mut headers: HeaderMap = fields(sent).into_iter().collect();
     let mut dealer = Dealer::new(0);
     let host = Host::parse(host).unwrap();
-    let resolved = snapshot.resolve(entrance, &host, "/x", &mut headers, |found| {
+    let present = Present::in_head(&headers);
+    let resolved = snapshot.resolve(entrance, &host, "/x", &mut headers, present, |found| {
         dealer.choose(found.key, &found.path.splits)
     })?;
     Ok(Outcome {
@@ -219,9 +220,14 @@ fn each_pass_draws_for_its_own_path() {
     let mut dealer = Dealer::new(0);
     let host = Host::parse("cart.example").unwrap();
     let to_a = (0..100).filter(|_| {
-        let resolved = snapshot.resolve(EXTERNAL, &host, "/", &mut HeaderMap::new(), |found| {
-            dealer.choose(found.key, &found.path.splits)
-        });
+        let resolved = snapshot.resolve(
+            EXTERNAL,
+            &host,
+            "/",
+            &mut HeaderMap::new(),
+            Present::default(),
+            |found| dealer.choose(found.key, &found.path.splits),
+        );
         resolved.unwrap().backend.target == revision("a")
     });
     assert_eq!(to_a.count(), 50);

@@ -1,0 +1,246 @@
+//! What routing costs a request, in nanoseconds: `cargo bench -p parkway-ingress`.
+//!
+//! Each figure is the best of several rounds over a prepared batch, so that making the input is not counted and what the
+//! machine does besides is seen least. Nothing is asserted. Started by `cargo test --benches`, it runs one short round.
+#![expect(clippy::print_stdout, reason = "the figures are what it is for")]
+#![expect(clippy::unwrap_used, reason = "the input is fixed")]
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use parkway_activator::endpoint::Endpoint;
+use parkway_activator::revision::RevisionId;
+use parkway_ingress::routing::headers::{self, Arrival, Entry, HostMode, Present, Scheme};
+use parkway_ingress::routing::host::Host;
+use parkway_ingress::routing::rules::{
+    Backend, IngressName, IngressRules, PathRule, Rule, Target, Visibility,
+};
+use parkway_ingress::routing::split::{Dealer, PathKey, Splits};
+use parkway_ingress::routing::table::RouteSnapshot;
+use parkway_ingress::routing::validate::{Limits, validate};
+use tokio::time::Instant;
+
+fn main() {
+    let rounds = if std::env::args().any(|arg| arg == "--bench") {
+        Rounds {
+            count: 200,
+            batch: 256,
+        }
+    } else {
+        Rounds {
+            count: 1,
+            batch: 64,
+        }
+    };
+    for hosts in [1, 64, 10_000] {
+        look_up(rounds, hosts);
+    }
+    head(rounds, "curl", &CURL);
+    head(rounds, "browser", &BROWSER);
+    draw(rounds);
+}
+
+/// How often, and how many at a time.
+#[derive(Clone, Copy)]
+struct Rounds {
+    count: usize,
+    batch: usize,
+}
+
+impl Rounds {
+    /// Prints the nanoseconds of one `step`, best of all rounds.
+    fn print<T>(self, what: &str, make: impl Fn(usize) -> T, mut step: impl FnMut(&mut T)) {
+        let mut best = f64::INFINITY;
+        for _ in 0..self.count {
+            let mut batch: Vec<T> = (0..self.batch).map(&make).collect();
+            let begin = Instant::now();
+            for input in &mut batch {
+                step(black_box(input));
+            }
+            let each =
+                begin.elapsed().as_secs_f64() / f64::from(u32::try_from(self.batch).unwrap());
+            best = best.min(each * 1e9);
+        }
+        println!("{what:<58} {best:>8.1} ns");
+    }
+}
+
+/// A host is read from its field and its path found; the requests name 64 hosts of all, in no order.
+fn look_up(rounds: Rounds, hosts: usize) {
+    let snapshot = snapshot(hosts);
+    let mut random = 0x9e37_79b9_u64;
+    let asked: Vec<String> = (0..64).map(|_| name(next(&mut random) % hosts)).collect();
+    let no_fields = HeaderMap::new();
+    rounds.print(
+        &format!("look-up: 64 hosts of {hosts}"),
+        |index| asked[index * 37 % asked.len()].clone(),
+        |written| {
+            let host = Host::parse(written).unwrap();
+            let found = snapshot.find(Visibility::ExternalIp, &host, "/cart?item=1", &no_fields);
+            black_box(found.unwrap().key);
+        },
+    );
+}
+
+const CURL: [(&str, &str); 3] = [
+    ("host", "app-7.team-7.example.com"),
+    ("user-agent", "curl/8.14.1"),
+    ("accept", "*/*"),
+];
+
+const BROWSER: [(&str, &str); 14] = [
+    ("host", "app-7.team-7.example.com"),
+    ("connection", "keep-alive"),
+    (
+        "sec-ch-ua",
+        "\"Chromium\";v=\"140\", \"Not=A?Brand\";v=\"24\"",
+    ),
+    ("sec-ch-ua-mobile", "?0"),
+    ("sec-ch-ua-platform", "\"Linux\""),
+    ("upgrade-insecure-requests", "1"),
+    (
+        "user-agent",
+        "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36",
+    ),
+    (
+        "accept",
+        "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8",
+    ),
+    ("sec-fetch-site", "none"),
+    ("sec-fetch-mode", "navigate"),
+    ("sec-fetch-dest", "document"),
+    ("accept-encoding", "gzip, deflate, br, zstd"),
+    ("accept-language", "en-GB,en;q=0.9"),
+    (
+        "cookie",
+        "session=0123456789abcdef0123456789abcdef; theme=dark",
+    ),
+];
+
+/// All that is done to a head between the two engines, and its parts.
+fn head(rounds: Rounds, client: &str, fields: &[(&str, &str)]) {
+    let snapshot = snapshot(64);
+    let entry = Entry::new(Arrival {
+        entrance: Visibility::ExternalIp,
+        peer: [192, 0, 2, 7].into(),
+        scheme: Scheme::Http,
+        trusted_hops: 0,
+    });
+    let endpoint = Endpoint::new(([127, 0, 0, 1], 8080).into());
+    let dealer = std::cell::RefCell::new(Dealer::new(0));
+    let limits = Limits::default();
+    let resolve = |parts: &mut Parts| {
+        let host = parts.headers.get("host").cloned().unwrap();
+        let host = Host::parse(host.to_str().unwrap()).unwrap();
+        let chosen = snapshot.resolve(
+            Visibility::ExternalIp,
+            &host,
+            parts.uri.path(),
+            &mut parts.headers,
+            Present::default(),
+            |found| dealer.borrow_mut().choose(found.key, &found.path.splits),
+        );
+        chosen.unwrap().backend
+    };
+    let fresh = |_| parts(fields);
+    rounds.print(&format!("{client}: validate"), fresh, |parts| {
+        validate(parts, &limits).unwrap();
+    });
+    rounds.print(&format!("{client}: admit"), fresh, |parts| {
+        black_box(entry.admit(parts, Present::in_head(&parts.headers)));
+    });
+    rounds.print(&format!("{client}: resolve"), fresh, |parts| {
+        black_box(resolve(parts));
+    });
+    rounds.print(
+        &format!("{client}: validate, admit, resolve, address"),
+        fresh,
+        |parts| {
+            validate(parts, &limits).unwrap();
+            entry.admit(parts, Present::in_head(&parts.headers));
+            let backend = resolve(parts);
+            headers::address(
+                &mut parts.headers,
+                &backend.target,
+                HostMode::Process,
+                endpoint,
+            );
+        },
+    );
+}
+
+fn draw(rounds: Rounds) {
+    let splits = Splits::try_new(vec![(90, 'a'), (10, 'b')]).unwrap();
+    let mut dealer = Dealer::new(0);
+    rounds.print(
+        "draw: 90 to 10, 64 paths",
+        |index| PathKey::of(&(index % 64)),
+        |path| {
+            black_box(dealer.choose(*path, &splits));
+        },
+    );
+}
+
+fn snapshot(hosts: usize) -> RouteSnapshot {
+    RouteSnapshot::build(1, (0..hosts).map(ingress).collect()).0
+}
+
+fn ingress(index: usize) -> IngressRules {
+    let revision = format!("app-{index}-00001");
+    let told = |name: &'static str, value: &str| {
+        (
+            HeaderName::from_static(name),
+            HeaderValue::from_str(value).unwrap(),
+        )
+    };
+    let backend = Backend {
+        set_headers: vec![
+            told("knative-serving-namespace", "team"),
+            told("knative-serving-revision", &revision),
+        ],
+        target: Target::Revision {
+            id: RevisionId::new("team", revision.as_str()),
+            spec: Arc::default(),
+        },
+    };
+    IngressRules {
+        name: IngressName {
+            namespace: "team".into(),
+            name: format!("app-{index}").into(),
+        },
+        hash: "0123456789abcdef".into(),
+        rules: vec![Rule {
+            hosts: vec![name(index)],
+            visibility: Visibility::ExternalIp,
+            paths: vec![PathRule {
+                prefix: String::new(),
+                headers: Vec::new(),
+                rewrite_host: None,
+                set_headers: Vec::new(),
+                splits: Splits::all_to(backend),
+            }],
+        }],
+    }
+}
+
+fn name(index: usize) -> String {
+    format!("app-{index}.team-{}.example.com", index % 100)
+}
+
+fn parts(fields: &[(&str, &str)]) -> Parts {
+    let mut builder = Request::builder().uri("/cart?item=1");
+    for (name, value) in fields {
+        builder = builder.header(*name, *value);
+    }
+    builder.body(()).unwrap().into_parts().0
+}
+
+/// The next number of a xorshift generator: the same order in every run.
+fn next(state: &mut u64) -> usize {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    usize::try_from(*state >> 33).unwrap()
+}
