@@ -11,9 +11,9 @@ pub struct Limits {
     pub header_bytes: usize,
     /// Fields of a request head; cookie crumbs count. Above it 431. Default 128.
     pub header_fields: usize,
-    /// Fields of an HTTP/1 head, where a cookie is one field: of a request, above it 431, and of a response, above it 502.
-    /// Default 100, as Envoy has it; from 101 on the engine allocates tables for every head.
-    pub http1_header_fields: usize,
+    /// Fields of a response head from an HTTP/1 endpoint; above it 502. Default 100: as many as the engine reads without
+    /// allocating.
+    pub response_fields: usize,
     /// Request target in bytes; above it 414. Default 16 KiB.
     pub uri_bytes: usize,
     /// From accept to the first byte; then the connection is closed. Default 30 s.
@@ -59,7 +59,7 @@ impl Default for Limits {
         Self {
             header_bytes: 64 * 1024,
             header_fields: 128,
-            http1_header_fields: 100,
+            response_fields: 100,
             uri_bytes: 16 * 1024,
             first_byte: Duration::from_secs(30),
             header_read: Duration::from_secs(30),

@@ -80,6 +80,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         Ok(world) => world,
         Err(problems) => {
             summary::print_problems(&problems);
+            summary::print_nothing_started();
             return Ok(ExitCode::from(UNUSABLE));
         }
     };

@@ -25,6 +25,15 @@ pub(super) fn print_problems(problems: &[Problem]) {
     }
 }
 
+/// Says that mistakes kept Parkway from starting.
+#[expect(
+    clippy::print_stderr,
+    reason = "the answer to a command, not a log line"
+)]
+pub(super) fn print_nothing_started() {
+    eprintln!("nothing was started");
+}
+
 /// Prints where each Service can be reached.
 #[expect(
     clippy::print_stderr,

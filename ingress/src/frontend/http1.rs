@@ -123,7 +123,7 @@ async fn serving(
     let mut engine = Box::new(
         Builder::new()
             .header_read_timeout(None)
-            .max_headers(limits.http1_header_fields)
+            .max_headers(limits.header_fields)
             .max_header_size(limits.header_bytes)
             .serve_connection(input, service),
     );

@@ -120,7 +120,7 @@ impl Pool {
 
     fn http1_builder(&self) -> http1::Builder {
         let mut builder = http1::Builder::new();
-        builder.max_headers(self.limits.http1_header_fields);
+        builder.max_headers(self.limits.response_fields);
         builder.max_header_size(self.limits.header_bytes);
         builder
     }
