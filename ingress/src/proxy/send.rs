@@ -41,6 +41,9 @@ pub enum SendError {
     /// is going away and the stream is above the last one it serves (RFC 9113 section 6.8).
     #[error("the endpoint did not take the request: {0}")]
     NotStarted(#[source] Box<dyn StdError>),
+    /// Bytes were written to a connection kept from an earlier request, and it ended before a response head.
+    #[error("the endpoint ended the connection before it answered: {0}")]
+    MaybeStartedOnKept(#[source] Box<dyn StdError>),
     /// Bytes were written and the connection ended before a response head.
     #[error("the endpoint ended the connection before it answered: {0}")]
     MaybeStarted(#[source] Box<dyn StdError>),
@@ -57,6 +60,7 @@ impl SendError {
     pub fn progress(&self) -> Progress {
         match self {
             Self::Connect(_) | Self::NotStarted(_) => Progress::NotStarted,
+            Self::MaybeStartedOnKept(_) => Progress::MaybeStartedOnKept,
             Self::MaybeStarted(_) => Progress::MaybeStarted,
             Self::Invalid(_) | Self::Client => Progress::ResponseBegun,
         }
@@ -204,7 +208,11 @@ async fn send_http1(
             }
         });
     }
-    let response = exchange_http1(lease.sender(), request).await?;
+    let is_kept = lease.is_reused();
+    let response = match exchange_http1(lease.sender(), request).await {
+        Err(SendError::MaybeStarted(error)) if is_kept => Err(SendError::MaybeStartedOnKept(error)),
+        other => other,
+    }?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(SendError::Invalid(
             "it switched protocols, which nobody asked for".into(),
