@@ -106,7 +106,12 @@ impl Raw {
         self.try_exactly(length).await.unwrap()
     }
 
-    async fn try_exactly(&mut self, length: usize) -> Result<Bytes, String> {
+    /// Reads exactly this many bytes.
+    ///
+    /// # Errors
+    ///
+    /// When the connection ends before.
+    pub async fn try_exactly(&mut self, length: usize) -> Result<Bytes, String> {
         while self.unread.len() < length {
             match self.fill().await {
                 Ok(0) => {

@@ -39,6 +39,9 @@ pub enum SendError {
     /// is going away and the stream is above the last one it serves (RFC 9113 section 6.8).
     #[error("the endpoint did not take the request: {0}")]
     NotStarted(#[source] Box<dyn StdError>),
+    /// Bytes were written to a connection kept from an earlier request, and it ended before a response head.
+    #[error("the endpoint ended the connection before it answered: {0}")]
+    MaybeStartedOnKept(#[source] Box<dyn StdError>),
     /// Bytes were written and the connection ended before a response head.
     #[error("the endpoint ended the connection before it answered: {0}")]
     MaybeStarted(#[source] Box<dyn StdError>),
@@ -55,6 +58,7 @@ impl SendError {
     pub fn progress(&self) -> Progress {
         match self {
             Self::Connect(_) | Self::NotStarted(_) => Progress::NotStarted,
+            Self::MaybeStartedOnKept(_) => Progress::MaybeStartedOnKept,
             Self::MaybeStarted(_) => Progress::MaybeStarted,
             Self::Invalid(_) | Self::Client => Progress::ResponseBegun,
         }
@@ -191,8 +195,12 @@ async fn send_http1(
             }
         });
     }
+    let is_kept = lease.is_reused();
     let sent = lease.sender().try_send_request(request).await;
-    let response = sent.map_err(unanswered)?;
+    let response = sent.map_err(|failed| match unanswered(failed) {
+        SendError::MaybeStarted(error) if is_kept => SendError::MaybeStartedOnKept(error),
+        other => other,
+    })?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(SendError::Invalid(
             "it switched protocols, which nobody asked for".into(),

@@ -21,6 +21,9 @@ pub enum Progress {
     /// Nothing was processed: connecting failed, the message came back unsent, `REFUSED_STREAM`, or `GOAWAY`
     /// below our stream.
     NotStarted,
+    /// Something was written to a connection kept from an earlier request, and it ended without a response head: most
+    /// likely the endpoint closed it while the request was on its way.
+    MaybeStartedOnKept,
     /// Something was written, but no response head arrived.
     MaybeStarted,
     /// The response head arrived and may have gone out.
@@ -68,8 +71,11 @@ impl Failed<'_> {
         let cost = match self.progress {
             Progress::ResponseBegun => return Verdict::Truncate,
             Progress::NotStarted => COST_NOT_STARTED,
+            Progress::MaybeStartedOnKept if is_harmless_to_repeat(self.method) => COST_ON_KEPT,
             Progress::MaybeStarted if is_harmless_to_repeat(self.method) => COST_MAYBE_STARTED,
-            Progress::MaybeStarted => return Verdict::GiveUp(StatusCode::BAD_GATEWAY),
+            Progress::MaybeStartedOnKept | Progress::MaybeStarted => {
+                return Verdict::GiveUp(StatusCode::BAD_GATEWAY);
+            }
         };
         let may_go = self.body != BodyState::Gone && self.attempts < budget.limits.max_attempts;
         if may_go && budget.spend(cost, now) {
@@ -120,6 +126,9 @@ pub const WINDOW: Duration = Duration::from_secs(10);
 /// connection, and a whole queue may meet one: it is charged a tenth.
 const COST_MAYBE_STARTED: u64 = 100;
 const COST_NOT_STARTED: u64 = 10;
+/// A kept connection has answered before, so a Revision that answers nothing has none: there is at most one such loss for
+/// each response, and an endpoint may close every connection it keeps.
+const COST_ON_KEPT: u64 = 10;
 
 /// What a worker may still send again: within any [`WINDOW`], a share of what arrived plus a floor.
 ///
@@ -258,6 +267,40 @@ mod tests {
                 decide(Progress::MaybeStarted, method, BodyState::Buffered),
                 expected,
                 "{method}"
+            );
+        }
+    }
+
+    #[test]
+    fn end_of_a_kept_connection_is_decided_as_maybe_started() {
+        for method in ALL {
+            for body in [BodyState::Empty, BodyState::Buffered, BodyState::Gone] {
+                assert_eq!(
+                    decide(Progress::MaybeStartedOnKept, method, body),
+                    decide(Progress::MaybeStarted, method, body),
+                    "{method} {body:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn endpoint_may_close_every_connection_it_keeps() {
+        let now = Instant::now();
+        let mut budget = Budget::default();
+        let method = Method::GET;
+        let failed = Failed {
+            progress: Progress::MaybeStartedOnKept,
+            method: &method,
+            body: BodyState::Empty,
+            attempts: 1,
+        };
+        for request in 0..10_000 {
+            budget.arrived(now);
+            assert_eq!(
+                failed.decide(&mut budget, now),
+                Verdict::SendAgain,
+                "request {request}"
             );
         }
     }

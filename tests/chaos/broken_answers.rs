@@ -1,0 +1,91 @@
+//! Endpoints that break off in an answer, or answer nonsense.
+
+use parkway_tests::{Parkway, Upstream, revision_with_endpoints};
+
+/// An endpoint that sends these bytes for each request and closes.
+async fn saying(bytes: &'static str) -> Upstream {
+    Upstream::start(move |mut connection| async move {
+        if connection.whole_request().await.is_some() {
+            connection.send(bytes).await;
+        }
+    })
+    .await
+}
+
+const HALVES: [&str; 2] = [
+    "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf-",
+    "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhalf-\r\n",
+];
+
+#[tokio::test]
+async fn client_sees_that_an_answer_broke_off_and_gets_no_other() {
+    for half in HALVES {
+        let endpoint = saying(half).await;
+        let parkway = Parkway::with(revision_with_endpoints("shop", &[endpoint.address()])).await;
+
+        let answer = parkway.service("shop").get("/").await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.text(), "half-");
+        assert!(
+            answer.broken.is_some(),
+            "an answer that looks whole: {answer:?}"
+        );
+        assert_eq!(
+            endpoint.connections(),
+            1,
+            "sent again although the response had begun"
+        );
+
+        let answer = parkway.service("shop").http2().await.get("/").await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.text(), "half-");
+        assert!(
+            answer.broken.is_some(),
+            "an answer that looks whole: {answer:?}"
+        );
+        assert_eq!(
+            endpoint.connections(),
+            2,
+            "sent again although the response had begun"
+        );
+        parkway.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn malformed_answer_is_a_502_and_the_request_not_sent_again() {
+    for nonsense in [
+        "this is no HTTP\r\n\r\n",
+        "HTTP/1.1 two hundred\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nno colon here\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: many\r\n\r\n",
+        "HTTP/3.9 200 OK\r\n\r\n",
+    ] {
+        let endpoint = saying(nonsense).await;
+        let parkway = Parkway::with(revision_with_endpoints("shop", &[endpoint.address()])).await;
+
+        let answer = parkway.service("shop").get("/").await;
+
+        assert_eq!(answer.status, 502, "for {nonsense:?}: {answer:?}");
+        assert_eq!(endpoint.connections(), 1, "for {nonsense:?}");
+        parkway.finish().await;
+    }
+}
+
+/// Nothing of a response came, so a GET is worth another try, but not for ever.
+#[tokio::test]
+async fn endpoint_that_always_closes_without_a_word_is_a_502_in_the_end() {
+    let endpoint = saying("").await;
+    let parkway = Parkway::with(revision_with_endpoints("shop", &[endpoint.address()])).await;
+
+    parkway.service("shop").get("/").await.expect(502);
+    assert!(endpoint.connections() > 1, "a GET may be repeated");
+    let before = endpoint.connections();
+    parkway
+        .service("shop")
+        .post("/", "an order")
+        .await
+        .expect(502);
+    assert_eq!(endpoint.connections(), before + 1, "a POST may not");
+    parkway.finish().await;
+}
