@@ -69,7 +69,7 @@ async fn a_slot_is_taken_until_the_answer_has_been_sent_to_its_end() {
         .await;
     streaming.until("data: 1\n\n").await;
 
-    let (answer, ()) = tokio::join!(shop.get("/?max_concurrency=1"), async {
+    let (answer, ()) = tokio::join!(shop.get("/"), async {
         parkway.parked(1).await;
         drop(streaming);
     });

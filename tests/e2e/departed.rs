@@ -1,6 +1,7 @@
 //! A client that leaves while its request is parked gives its place back at once, whatever it has sent.
 
 use http::{Request, StatusCode};
+use parkway_tests::http2::next_data;
 use parkway_tests::{Gate, Parkway, Raw, Site, hello_service};
 
 #[tokio::test]
@@ -132,6 +133,45 @@ async fn all_parked_streams_of_a_connection_that_closes_are_forgotten() {
         assert!(exchange.answer().await.is_err());
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_its_answer_streams_ends_its_request() {
+    let parkway = Parkway::with(hello_service("shop")).await;
+    let shop = parkway.service("shop");
+    let path = "/events?count=2&interval_ms=600000";
+    let mut over_http1 = sent(&shop, shop.head(&format!("GET {path}")) + "\r\n").await;
+    over_http1.until("data: 1").await;
+    let http2 = shop.http2().await;
+    let mut bodies = Vec::new();
+    for _ in 0..2 {
+        let exchange = http2
+            .begin(Request::get(path).body(()).unwrap(), true)
+            .await
+            .unwrap();
+        let (stream, response) = exchange.head().await.unwrap();
+        let mut body = response.into_body();
+        next_data(&mut body).await.unwrap().unwrap();
+        bodies.push((stream, body));
+    }
+    assert_eq!(parkway.state().await.in_flight(), 3);
+
+    drop(over_http1);
+    parkway.in_flight(2).await;
+    let (mut stream, _body) = bodies.pop().unwrap();
+    stream.send_reset(h2::Reason::CANCEL);
+    parkway.in_flight(1).await;
+    drop(http2);
+    parkway.in_flight(0).await;
+
+    let workload = shop.get("/stats").await.expect(200).json();
+    assert_eq!(workload["requests"], 3);
+    parkway
+        .state_when("one process, ready for more", |state| {
+            state.revision("shop-00001").ready_endpoints() == 1
+        })
+        .await;
+    parkway.finish().await;
 }
 
 /// Parks a request, lets its client leave, and proves that its place is free while the workload has not even started.
