@@ -1,6 +1,6 @@
 //! Parkway itself is killed and started again.
 
-use parkway_tests::{Parkway, hello_service, kill_nine};
+use parkway_tests::{Parkway, eventually, hello_service, kill_nine};
 
 #[tokio::test]
 async fn a_parkway_started_again_ends_the_processes_that_a_killed_one_left() {
@@ -49,6 +49,30 @@ async fn a_process_killed_while_it_serves_costs_no_request_that_can_be_sent_agai
     );
     assert_ne!(got.expect(200).json()["pid"], killed);
     assert_eq!(put.expect(200).text(), "hello");
+    parkway.finish().await;
+}
+
+#[tokio::test]
+async fn processes_killed_one_after_the_other_cost_no_request_that_can_be_sent_again() {
+    let parkway = Parkway::with(hello_service("shop")).await;
+    let shop = parkway.service("shop");
+    shop.get("/").await.expect(200);
+    let mut killed = Vec::new();
+    let (got, ()) = tokio::join!(shop.get("/headers?sleep_ms=1000"), async {
+        for _ in 0..3 {
+            parkway.in_flight(1).await;
+            let pid = parkway.state().await.revision("shop-00001").pids()[0];
+            kill_nine(pid);
+            killed.push(pid);
+            eventually("another process", async || {
+                let pids = parkway.state().await.revision("shop-00001").pids();
+                pids.iter().any(|pid| !killed.contains(pid)).then_some(())
+            })
+            .await;
+        }
+    });
+    let served = got.expect(200).json()["pid"].clone();
+    assert!(killed.iter().all(|pid| served != *pid));
     parkway.finish().await;
 }
 

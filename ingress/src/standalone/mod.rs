@@ -68,7 +68,7 @@ pub trait Events: Send + Sync + 'static {
     /// while it is wanted.
     ///
     /// Called after each failed start: the process ended, could not be executed, or was not ready within the progress
-    /// deadline; and when one that was ready died again so soon that its replacement has to wait. The reason is for
+    /// deadline; and when one that was ready has died so often that its replacement has to wait a second or more. The reason is for
     /// people, lower case, and may quote the end of the process's stderr in further lines.
     fn start_failed(&self, id: &RevisionId, reason: String, retry_in: Duration);
 

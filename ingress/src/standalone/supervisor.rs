@@ -62,6 +62,10 @@ struct Replica {
     state: ReplicaState,
 }
 
+/// A Revision whose processes become ready and die is a crash loop once a replacement has to wait this long: after five
+/// deaths in a row. Until then whoever is parked for it stays so.
+const CRASH_LOOP: Duration = Duration::from_secs(1);
+
 impl Supervisor {
     pub(super) fn new(
         id: RevisionId,
@@ -281,7 +285,7 @@ impl Supervisor {
                     stderr,
                 }
                 .to_string();
-                if retry_in.is_zero() {
+                if retry_in < CRASH_LOOP {
                     warn!(revision = %self.id, number, reason = failure, "process died and is replaced");
                 } else {
                     self.start_failed(failure, retry_in);
