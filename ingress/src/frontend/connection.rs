@@ -7,10 +7,12 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::debug;
 
 use super::worker::Worker;
@@ -119,10 +121,41 @@ impl Drop for OpenConnection {
 }
 
 /// Tells a client that there are too many connections.
-pub(super) async fn turn_away(mut stream: TcpStream) {
+pub(super) async fn turn_away(mut stream: TcpStream, _one_of_a_few: OwnedSemaphorePermit) {
     let answer = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\nretry-after: 1\r\n\
         connection: close\r\ncontent-length: 21\r\n\r\ntoo many connections\n";
+    // An answer that comes before its request is none to many a client.
+    let mut first = [0; 1];
+    if tokio::time::timeout(GENTLY, stream.peek(&mut first))
+        .await
+        .is_err()
+    {
+        debug!("a client that is turned away has asked for nothing yet");
+    }
     if let Err(error) = stream.write_all(answer).await {
         debug!(%error, "the client did not take the 503");
+        return;
     }
+    close_gently(stream).await;
 }
+
+/// Ends a connection whose client may still be sending, so that it reads the answer: bytes that nobody reads make the
+/// system reset the connection, and many a client then has nothing but the reset.
+async fn close_gently(mut stream: TcpStream) {
+    if stream.shutdown().await.is_err() {
+        return;
+    }
+    let mut unwanted = [0; 4 * 1024];
+    let reading =
+        async { while matches!(stream.read(&mut unwanted).await, Ok(read) if read > 0) {} };
+    // Whoever has not read the answer by then has had the time to.
+    tokio::time::timeout(GENTLY, reading)
+        .await
+        .unwrap_or_default();
+}
+
+/// How long a client may take to notice that its connection is being closed.
+const GENTLY: Duration = Duration::from_secs(1);
+
+/// How many clients each worker turns away at the same time; beyond, connections are closed without a word.
+pub(super) const TURNED_AWAY: usize = 64;

@@ -16,7 +16,7 @@ use parkway_activator::revision::RevisionId;
 use parkway_activator::stats::Stats;
 use parkway_activator::throttler::Throttler;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -127,6 +127,7 @@ pub struct Worker {
     pub(super) request_limits: validate::Limits,
     pub(super) dealer: RefCell<Dealer>,
     pub(super) drain: CancellationToken,
+    turning_away: Arc<Semaphore>,
     routes: Routes,
     kept: RefCell<Arc<RouteSnapshot>>,
     kept_generation: Cell<u64>,
@@ -157,6 +158,7 @@ impl Worker {
             },
             dealer: RefCell::new(Dealer::new(u64::try_from(index).unwrap_or_default())),
             drain: parts.drain.clone(),
+            turning_away: Arc::new(Semaphore::new(connection::TURNED_AWAY)),
             routes: parts.routes.clone(),
             kept_generation: Cell::new(kept.generation()),
             kept: RefCell::new(kept),
@@ -366,8 +368,10 @@ fn welcome(
     open: &Arc<AtomicUsize>,
 ) {
     let Some(open) = OpenConnection::within(open, worker.limits.connections) else {
-        debug!(client = %address, "too many connections");
-        connections.spawn_local(connection::turn_away(stream));
+        debug!(client = %address, "one connection too many");
+        if let Ok(permit) = Arc::clone(&worker.turning_away).try_acquire_owned() {
+            connections.spawn_local(connection::turn_away(stream, permit));
+        }
         return;
     };
     let peer = Rc::new(Peer::new(Rc::clone(worker), address, visibility));
