@@ -48,8 +48,6 @@ pub struct Limits {
     pub read_ahead: usize,
     /// How long to hold a request body back that waits for `100 Continue`. Default 1 s, as Go's transport has it.
     pub expect_continue: Duration,
-    /// How often one request may be sent in all. Default 16.
-    pub attempts: u32,
     /// How long parked and running requests may take to end after a signal. Default 30 s.
     pub drain: Duration,
 }
@@ -76,7 +74,6 @@ impl Default for Limits {
             replay_bytes: 64 * 1024,
             read_ahead: 256 * 1024,
             expect_continue: Duration::from_secs(1),
-            attempts: 16,
             drain: Duration::from_secs(30),
         }
     }

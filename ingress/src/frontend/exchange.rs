@@ -78,6 +78,7 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
         in_flight,
         deadlines,
         client,
+        attempts: 0,
         framing,
         observation,
     };

@@ -43,6 +43,7 @@ use crate::proxy::failure::Failure;
 use crate::proxy::forward::{Job, Outcome, Tunnel, Waiting};
 use crate::proxy::held::Held;
 use crate::proxy::tunnel;
+use crate::routing::headers;
 
 /// Serves one HTTP/1 connection until it ends. `before` is what was read to tell the protocol.
 pub(super) async fn serve(peer: Rc<Peer>, stream: TcpStream, before: Bytes) {
@@ -123,8 +124,9 @@ async fn serving(
     let mut engine = Box::new(
         Builder::new()
             .header_read_timeout(None)
-            .max_headers(limits.header_fields)
-            .max_header_size(limits.header_bytes)
+            // A replayed head has our own fields besides the client's, which were counted when it came.
+            .max_headers(limits.header_fields + OUR_FIELDS)
+            .max_header_size(limits.header_bytes + OUR_BYTES)
             .serve_connection(input, service),
     );
     let ended = drive(peer, &mut engine, &signals, &desk).await;
@@ -143,6 +145,10 @@ async fn serving(
     ((socket, unread), ended)
 }
 
+/// Fields that rules and we may add to a head, and their bytes.
+const OUR_FIELDS: usize = 64;
+const OUR_BYTES: usize = 16 * 1024;
+
 /// Polls the engine until there is a reason to stop.
 async fn drive(
     peer: &Peer,
@@ -151,6 +157,7 @@ async fn drive(
     desk: &Desk,
 ) -> Ended {
     let mut watch = Watch::default();
+    let mut stall = Stall::default();
     let mut draining = std::pin::pin!(peer.worker.drain.cancelled());
     let mut is_draining = false;
     poll_fn(|cx| {
@@ -193,9 +200,48 @@ async fn drive(
                 .map(|()| Ended::HeadTooSlow);
         }
         watch.reset();
+        if !signals.is_flushed.get() {
+            return stall.poll(cx, signals, limits.idle).map(|()| Ended::Closed);
+        }
         Poll::Pending
     })
     .await
+}
+
+/// Measures how long a client has not read what there is for it.
+///
+/// Nobody asks the response for more meanwhile, so its own deadline would not be noticed: it is looked at here. Without
+/// one, a client that reads nothing for as long as a connection may idle is given up.
+#[derive(Default)]
+struct Stall {
+    since: Option<Instant>,
+    writes: u64,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Stall {
+    fn poll(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+        signals: &Signals,
+        limit: Duration,
+    ) -> Poll<()> {
+        let now = Instant::now();
+        if self.since.is_none() || self.writes != signals.writes.get() {
+            self.since = Some(now);
+            self.writes = signals.writes.get();
+        }
+        let idle = self.since.unwrap_or(now) + limit;
+        let due = signals.due.get().map_or(idle, |due| due.min(idle));
+        if due <= now {
+            return Poll::Ready(());
+        }
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+        timer.as_mut().reset(due);
+        timer.as_mut().poll(cx)
+    }
 }
 
 /// Measures how long a state lasts, with one timer per connection that is not touched while requests run.
@@ -262,7 +308,11 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         };
         let resumed = self.desk.resume.take();
         let begun = match resumed {
-            Some(Resume::Admitted(job, permit)) => Begin::Forward(job, permit),
+            Some(Resume::Admitted(job, permit)) => {
+                // What frames the message on this connection came with the replay; it is not passed on.
+                headers::remove_from_request(&mut head.headers, head.version);
+                Begin::Forward(job, permit)
+            }
             Some(Resume::Answer(job, failure)) => {
                 Begin::Answer(Asked::of(&head).respond(&failure, job.observation))
             }
@@ -447,10 +497,16 @@ fn register_anew(stream: TcpStream) -> io::Result<TcpStream> {
     TcpStream::from_std(stream.into_std()?)
 }
 
+/// How long a client may take to take the reason for its connection's end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Says why the connection is closed, as far as the client listens.
 async fn answer_408(mut stream: TcpStream) {
     let answer = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-    if let Err(error) = stream.write_all(answer).await {
-        debug!(%error, "the client did not take the 408");
+    // A client that does not even read this is not waited for.
+    match tokio::time::timeout(LAST_WORDS, stream.write_all(answer)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "the client did not take the 408"),
+        Err(_elapsed) => debug!("the client did not take the 408"),
     }
 }

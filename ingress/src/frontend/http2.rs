@@ -3,11 +3,12 @@
 //! A stream is a small future. While its request is parked that is all there is: a packed head, a place in the queue and
 //! the stream's handles; forwarding begins its own future only with a permit.
 
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,7 +28,7 @@ use super::connection::Peer;
 use super::exchange::{self, Begin};
 use super::input::Input;
 use super::respond::Asked;
-use crate::proxy::body::RequestBody;
+use crate::proxy::body::{BodyError, BusyGuard, Inbound, RequestBody};
 use crate::proxy::failure::Failure;
 use crate::proxy::forward::{Job, Outcome, Waiting};
 use crate::proxy::held::Held;
@@ -71,10 +72,22 @@ async fn drive(peer: &Rc<Peer>, mut connection: Connection<Input, Bytes>) {
             if let Poll::Ready(accepted) = connection.poll_accept(cx) {
                 return Poll::Ready(accepted);
             }
-            if streams.is_empty() && !is_draining && idle.poll(cx).is_ready() {
-                is_draining = true;
-                connection.graceful_shutdown();
-                cx.waker().wake_by_ref();
+            if streams.is_empty() {
+                let limit = if is_draining {
+                    GOODBYE
+                } else {
+                    peer.worker.limits.idle
+                };
+                if idle.poll(cx, limit).is_ready() {
+                    if is_draining {
+                        // The client has had the time to agree, and did not.
+                        return Poll::Ready(None);
+                    }
+                    is_draining = true;
+                    idle.is_over();
+                    connection.graceful_shutdown();
+                    cx.waker().wake_by_ref();
+                }
             }
             Poll::Pending
         })
@@ -93,9 +106,11 @@ async fn drive(peer: &Rc<Peer>, mut connection: Connection<Input, Bytes>) {
     }
 }
 
+/// How long a client may take to agree to the end of a connection without streams.
+const GOODBYE: Duration = Duration::from_secs(5);
+
 /// Measures how long a connection has had no stream; its timer is not touched while there are some.
 struct Idle {
-    limit: Duration,
     /// Since when there is no stream; `None` while there are some.
     since: Option<Instant>,
     timer: Pin<Box<Sleep>>,
@@ -105,7 +120,6 @@ impl Idle {
     fn new(peer: &Peer) -> Self {
         let limit = peer.worker.limits.idle;
         Self {
-            limit,
             since: None,
             timer: Box::pin(tokio::time::sleep(limit)),
         }
@@ -117,8 +131,11 @@ impl Idle {
     }
 
     /// Ready when there has been no stream for the limit. Asked only while there is none.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let due = *self.since.get_or_insert_with(Instant::now) + self.limit;
+    fn poll(&mut self, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
+        let due = *self.since.get_or_insert_with(Instant::now) + limit;
+        if self.timer.deadline() > due {
+            self.timer.as_mut().reset(due);
+        }
         loop {
             match self.timer.as_mut().poll(cx) {
                 Poll::Pending => return Poll::Pending,
@@ -144,11 +161,12 @@ impl Stream {
             RequestBody::Http2 {
                 ahead: VecDeque::new(),
                 stream,
+                connection: None,
             }
         };
         match exchange::begin(&peer, &mut head) {
             Begin::Answer(response) => Self::Running(Box::pin(async move {
-                answer(respond, response).await;
+                answer(respond, response, None).await;
                 None
             })),
             Begin::Forward(job, permit) => {
@@ -292,7 +310,7 @@ impl Parked {
             Err(failure) => {
                 let response = Asked::of(&head).respond(&failure, job.observation);
                 Stream::Running(Box::pin(async move {
-                    answer(respond, response).await;
+                    answer(respond, response, None).await;
                     None
                 }))
             }
@@ -310,26 +328,29 @@ async fn run(
     mut respond: SendResponse<Bytes>,
 ) -> Option<Box<Parked>> {
     let asked = Asked::of(&head);
-    if head.headers.contains_key(header::EXPECT) {
-        let mut goes_on = Response::new(());
-        *goes_on.status_mut() = StatusCode::CONTINUE;
-        // A client that is gone is noticed below.
-        respond.send_informational(goes_on).unwrap_or_default();
-    }
+    let line = Rc::new(Line::default());
+    line.expects_continue
+        .set(head.headers.contains_key(header::EXPECT));
+    let body = body.told_to(&line);
     let outcome = {
-        let mut forward =
-            std::pin::pin!(peer.worker.forwarder.forward(job, permit, head, body, None));
-        poll_fn(|cx| match forward.as_mut().poll(cx) {
-            Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
-            // A client that resets its stream ends the request at the endpoint too.
-            Poll::Pending => respond.poll_reset(cx).map(|_reset| None),
+        let busy: BusyGuard = line.clone();
+        let forwarder = &peer.worker.forwarder;
+        let mut forward = std::pin::pin!(forwarder.forward(job, permit, head, body, Some(busy)));
+        poll_fn(|cx| {
+            let outcome = forward.as_mut().poll(cx);
+            line.say_continue(&mut respond, cx);
+            match outcome {
+                Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+                // A client that resets its stream ends the request at the endpoint too.
+                Poll::Pending => respond.poll_reset(cx).map(|_reset| None),
+            }
         })
         .await?
     };
     match outcome {
-        Outcome::Answered(response) => answer(respond, response).await,
+        Outcome::Answered(response) => answer(respond, response, Some(&line)).await,
         Outcome::Failed(failure, observation) => {
-            answer(respond, asked.respond(&failure, observation)).await;
+            answer(respond, asked.respond(&failure, observation), None).await;
         }
         Outcome::Parked(waiting, body) => {
             let mut parked = Parked::new(Rc::clone(&peer), *waiting, body, respond);
@@ -341,8 +362,52 @@ async fn run(
     None
 }
 
-/// Sends a response and its body.
-async fn answer(mut respond: SendResponse<Bytes>, response: Response<Held>) {
+/// What the body of a request and its response tell the task of its stream.
+#[derive(Debug, Default)]
+struct Line {
+    /// The client waits for `100 Continue`.
+    expects_continue: Cell<bool>,
+    /// Somebody wants the request's body.
+    is_wanted: Cell<bool>,
+    /// When the response may take no longer.
+    due: Cell<Option<Instant>>,
+    task: RefCell<Option<Waker>>,
+}
+
+impl Line {
+    /// Passes `100 Continue` on once the endpoint has asked for the body.
+    fn say_continue(&self, respond: &mut SendResponse<Bytes>, cx: &Context<'_>) {
+        if !self.expects_continue.get() {
+            return;
+        }
+        if !self.is_wanted.get() {
+            self.task.replace(Some(cx.waker().clone()));
+            return;
+        }
+        self.expects_continue.set(false);
+        let mut goes_on = Response::new(());
+        *goes_on.status_mut() = StatusCode::CONTINUE;
+        // A client that is gone is noticed elsewhere.
+        respond.send_informational(goes_on).unwrap_or_default();
+    }
+}
+
+impl Inbound for Line {
+    fn deliver(&self) {
+        if !self.is_wanted.replace(true)
+            && let Some(task) = self.task.take()
+        {
+            task.wake();
+        }
+    }
+
+    fn due(&self, due: Option<Instant>) {
+        self.due.set(due);
+    }
+}
+
+/// Sends a response and its body; cut when it is due, also while the client takes nothing of it.
+async fn answer(mut respond: SendResponse<Bytes>, response: Response<Held>, line: Option<&Line>) {
     let (head, body) = response.into_parts();
     let mut response = Response::new(());
     *response.status_mut() = head.status;
@@ -359,7 +424,25 @@ async fn answer(mut respond: SendResponse<Bytes>, response: Response<Held>) {
     if ends {
         return;
     }
-    if let Err(error) = pump(body, &mut stream).await {
+    let sent = {
+        let mut sending = std::pin::pin!(pump(body, &mut stream));
+        let mut timer: Option<Pin<Box<Sleep>>> = None;
+        poll_fn(|cx| {
+            if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
+                return Poll::Ready(sent);
+            }
+            let Some(due) = line.and_then(|line| line.due.get()) else {
+                return Poll::Pending;
+            };
+            let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+            if timer.deadline() != due {
+                timer.as_mut().reset(due);
+            }
+            timer.as_mut().poll(cx).map(|()| Err(BodyError::TimedOut))
+        })
+        .await
+    };
+    if let Err(error) = sent {
         debug!(%error, "response broke off");
         stream.send_reset(Reason::INTERNAL_ERROR);
     }

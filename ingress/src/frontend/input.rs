@@ -15,6 +15,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::framing::Lines;
 use crate::proxy::body::Inbound;
@@ -32,6 +33,10 @@ pub(super) struct Signals {
     pub(super) is_flushed: Cell<bool>,
     /// Bytes of a next head have been read.
     pub(super) is_partial: Cell<bool>,
+    /// When the response that is being written may take no longer.
+    pub(super) due: Cell<Option<Instant>>,
+    /// How often the socket has taken bytes.
+    pub(super) writes: Cell<u64>,
     /// What the engine is given next.
     part: Cell<Part>,
     /// The lines of the head that is being given.
@@ -169,6 +174,12 @@ impl Signals {
         self.doubt.take()
     }
 
+    fn wrote(&self, written: &Poll<io::Result<usize>>) {
+        if written.is_ready() {
+            self.writes.set(self.writes.get().wrapping_add(1));
+        }
+    }
+
     /// Somebody wants the body, or it is of no use any more.
     fn deliver(&self) {
         if self.is_withheld.take()
@@ -185,7 +196,7 @@ impl Signals {
 
     /// Whether a head has begun to arrive and is not complete.
     pub(super) fn is_in_head(&self) -> bool {
-        self.in_flight.get() == 0 && self.is_partial.get()
+        self.in_flight.get() == 0 && self.is_flushed.get() && self.is_partial.get()
     }
 }
 
@@ -215,6 +226,10 @@ impl Drop for Busy {
 impl Inbound for Busy {
     fn deliver(&self) {
         self.0.deliver();
+    }
+
+    fn due(&self, due: Option<Instant>) {
+        self.0.due.set(due);
     }
 }
 
@@ -282,7 +297,9 @@ impl AsyncWrite for Input {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.signals.is_flushed.set(false);
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.signals.wrote(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -291,7 +308,9 @@ impl AsyncWrite for Input {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.signals.is_flushed.set(false);
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.signals.wrote(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use futures::task::AtomicWaker;
@@ -52,6 +52,8 @@ pub enum RequestBody {
         ahead: VecDeque<Bytes>,
         /// The rest.
         stream: h2::RecvStream,
+        /// Is told when the body is wanted.
+        connection: Option<BusyGuard>,
     },
 }
 
@@ -60,8 +62,14 @@ pub type BusyGuard = Rc<dyn Inbound>;
 
 /// An HTTP/1 connection that carries a body.
 pub trait Inbound: std::fmt::Debug {
-    /// The engine may read the body: somebody wants it, or nobody ever will.
+    /// The body may be read: somebody wants it, or nobody ever will.
     fn deliver(&self);
+
+    /// When the response that is being written may take no longer; `None` when it has ended or there is no such time.
+    ///
+    /// The response's own timer runs only while somebody polls its body, which nobody does while the client does not
+    /// read.
+    fn due(&self, due: Option<Instant>);
 }
 
 /// A body that an HTTP/1 connection withholds until it is asked for, so that until then the request can be replayed from
@@ -92,14 +100,27 @@ impl RequestBody {
         match self {
             Self::Empty => true,
             Self::Http1(http1) => http1.body.is_end_stream(),
-            Self::Http2 { ahead, stream } => ahead.is_empty() && stream.is_end_stream(),
+            Self::Http2 { ahead, stream, .. } => ahead.is_empty() && stream.is_end_stream(),
         }
+    }
+
+    /// The body, which tells `connection` when it is wanted; one from HTTP/1 has been given its connection already.
+    #[must_use]
+    pub fn told_to<C: Inbound + 'static>(mut self, connection: &Rc<C>) -> Self {
+        if let Self::Http2 {
+            connection: told, ..
+        } = &mut self
+        {
+            let connection: BusyGuard = Rc::clone(connection) as BusyGuard;
+            *told = Some(connection);
+        }
+        self
     }
 
     /// Reads a piece ahead while the request is parked, without giving its window back. Ready with its length, or with
     /// `None` when there is nothing more to read ahead.
     pub fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<usize, BodyError>>> {
-        let Self::Http2 { ahead, stream } = self else {
+        let Self::Http2 { ahead, stream, .. } = self else {
             return Poll::Ready(None);
         };
         let read = ready!(stream.poll_data(cx));
@@ -123,10 +144,19 @@ impl RequestBody {
                     .poll_frame(cx)
                     .map_err(BodyError::Http1)
             }
-            Self::Http2 { ahead, stream } => match ahead.pop_front() {
-                Some(data) => Poll::Ready(Some(released(data, stream))),
-                None => poll_h2_frame(stream, cx),
-            },
+            Self::Http2 {
+                ahead,
+                stream,
+                connection,
+            } => {
+                if let Some(connection) = connection {
+                    connection.deliver();
+                }
+                match ahead.pop_front() {
+                    Some(data) => Poll::Ready(Some(released(data, stream))),
+                    None => poll_h2_frame(stream, cx),
+                }
+            }
         }
     }
 
@@ -183,6 +213,8 @@ struct Source {
     /// Something read is no longer kept: the body cannot be sent from its start again.
     is_gone: bool,
     client_failed: bool,
+    /// Who reads at this moment and has found nothing.
+    reader: Option<Waker>,
 }
 
 /// What is left of a request body for another attempt.
@@ -210,6 +242,7 @@ impl Replay {
             is_ended: false,
             is_gone: false,
             client_failed: false,
+            reader: None,
         })))
     }
 
@@ -254,6 +287,36 @@ impl Replay {
         Some(std::mem::replace(&mut source.body, RequestBody::Empty))
     }
 
+    /// Whether nothing was read from the client yet.
+    pub fn is_untouched(&self) -> bool {
+        !self.0.borrow().is_touched
+    }
+
+    /// Whether all of it was read from the client.
+    pub fn is_ended(&self) -> bool {
+        let source = self.0.borrow();
+        source.is_ended || source.body.is_empty()
+    }
+
+    /// Ends the body where it is: whoever sends it gets [`BodyError::Superseded`], and what the client still sends is
+    /// nobody's any more.
+    pub fn abandon(&self) {
+        let (reader, body) = {
+            let mut source = self.0.borrow_mut();
+            source.attempt += 1;
+            source.is_ended = true;
+            source.is_gone = true;
+            source.kept.clear();
+            let body = std::mem::replace(&mut source.body, RequestBody::Empty);
+            (source.reader.take(), body)
+        };
+        // Outside the borrow: both may run code of others.
+        drop(body);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
     /// The response has begun: nothing needs to be kept any more.
     pub fn forget(&self) {
         self.0.borrow_mut().is_gone = true;
@@ -295,7 +358,11 @@ impl Body for AttemptBody {
             return Poll::Ready(source.trailers_once(&mut this.trailers_sent));
         }
         source.is_touched = true;
-        match ready!(source.body.poll_frame(cx)) {
+        let Poll::Ready(read) = source.body.poll_frame(cx) else {
+            source.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        };
+        match read {
             Some(Ok(frame)) => Poll::Ready(Some(Ok(source.keep(
                 frame,
                 &mut this.next,

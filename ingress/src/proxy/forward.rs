@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
-use http::{Response, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use parkway_activator::endpoint::Endpoint;
 use parkway_activator::stats::InFlight;
@@ -61,6 +61,8 @@ pub struct Job {
     pub deadlines: Option<Deadlines>,
     /// Which client it counts for in the queue, where shares are bounded.
     pub client: Option<u64>,
+    /// How often it was sent.
+    pub attempts: u32,
     /// How its message was framed, for a connection that is built anew.
     pub framing: Framing,
     /// What is written down when it ends.
@@ -173,10 +175,11 @@ impl Forwarder {
         let is_upgrade = head.headers.contains_key(header::UPGRADE);
         let expects_continue = head.headers.contains_key(header::EXPECT);
         let body = (!body.is_empty()).then(|| Replay::new(body, self.limits.replay_bytes));
-        self.budget.borrow_mut().arrived(Instant::now());
-        let mut attempts = 0;
+        if job.attempts == 0 {
+            self.budget.borrow_mut().arrived(Instant::now());
+        }
         loop {
-            attempts += 1;
+            job.attempts += 1;
             job.observation.attempt();
             let (endpoint, target) = (permit.endpoint(), &job.destination.target);
             headers::address(&mut head.headers, target, self.host_mode, endpoint);
@@ -196,22 +199,17 @@ impl Forwarder {
             };
             let error = match sent {
                 Err(Elapsed) => return Outcome::Failed(Failure::TimedOut, job.observation),
-                Ok(Ok(answered)) => {
-                    if let Some(body) = &body {
-                        body.forget();
-                    }
-                    return answer(job, permit, answered, busy);
-                }
+                Ok(Ok(answered)) => return answer(job, permit, answered, busy, body),
                 Ok(Err(error)) => error,
             };
-            debug!(revision = %job.destination.id, endpoint = %permit.endpoint(), attempts, %error, "attempt failed");
+            debug!(revision = %job.destination.id, endpoint = %permit.endpoint(), attempts = job.attempts, %error, "attempt failed");
             let failed = permit.endpoint();
             if error.is_refusal() {
                 self.throttler.suspect(&job.destination.id, failed);
             }
             // The slot goes to others while this request asks anew.
             drop(permit);
-            if let Some(failure) = self.gives_up(&error, &head, body.as_ref(), attempts) {
+            if let Some(failure) = self.gives_up(&error, &head, body.as_ref(), job.attempts) {
                 return Outcome::Failed(failure, job.observation);
             }
             let ask = job.ask(PackedHead::packed_len(&head), Some(failed));
@@ -300,7 +298,13 @@ async fn wait_in_place(job: &mut Job, ticket: Ticket) -> Result<Permit, Failure>
 }
 
 /// Puts the response together with what its request holds.
-fn answer(job: Job, permit: Permit, answered: Answered, busy: Option<BusyGuard>) -> Outcome {
+fn answer(
+    job: Job,
+    permit: Permit,
+    answered: Answered,
+    busy: Option<BusyGuard>,
+    upload: Option<Replay>,
+) -> Outcome {
     let Job {
         in_flight,
         deadlines,
@@ -315,6 +319,16 @@ fn answer(job: Job, permit: Permit, answered: Answered, busy: Option<BusyGuard>)
     } = answered;
     observation.status(head.status);
     headers::edit_response(&mut head.headers, head.status);
+    if let Some(upload) = &upload {
+        upload.forget();
+        // Answered without having been asked for its body: whether the client sends it is its choice (RFC 9110 section
+        // 10.1.1), so where its next request would begin nobody knows.
+        if upload.is_untouched() {
+            upload.abandon();
+            head.headers
+                .insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
     let holds = Holds {
         permit: Some(permit),
         in_flight,
@@ -323,6 +337,7 @@ fn answer(job: Job, permit: Permit, answered: Answered, busy: Option<BusyGuard>)
         last_write: Instant::now(),
         observation,
         busy,
+        upload,
     };
     if let Some(upstream) = upgraded {
         let response = Response::from_parts(head, Held::bare(ResponseBody::Empty));

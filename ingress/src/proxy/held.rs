@@ -6,6 +6,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -13,7 +14,7 @@ use parkway_activator::stats::InFlight;
 use parkway_activator::throttler::Permit;
 use tokio::time::{Instant, Sleep};
 
-use super::body::{BodyError, BusyGuard, ResponseBody};
+use super::body::{BodyError, BusyGuard, Replay, ResponseBody};
 use super::deadlines::Deadlines;
 use super::observe::Observation;
 use super::send::Carrier;
@@ -43,6 +44,8 @@ pub struct Holds {
     pub observation: Observation,
     /// Keeps the client's connection marked as busy.
     pub busy: Option<BusyGuard>,
+    /// The request's body, if the client may still be sending it.
+    pub upload: Option<Replay>,
 }
 
 impl Holds {
@@ -56,13 +59,37 @@ impl Holds {
             last_write: Instant::now(),
             observation,
             busy: None,
+            upload: None,
+        }
+    }
+
+    /// Tells the connection when the response may take no longer.
+    fn tell_due(&self) {
+        if let (Some(busy), Some(deadlines)) = (&self.busy, &self.deadlines) {
+            busy.due(deadlines.while_streaming(self.last_write));
         }
     }
 }
 
+/// A response that has ended before its request: what the client still sends is passed on for a while, because it may
+/// read the answer only when it has sent everything.
+fn finish_upload(upload: Replay) {
+    if upload.is_ended() {
+        return;
+    }
+    tokio::task::spawn_local(async move {
+        tokio::time::sleep(UPLOAD_AFTER_RESPONSE).await;
+        upload.abandon();
+    });
+}
+
+/// How long a client may go on sending a request that has been answered already; then its connection is closed.
+const UPLOAD_AFTER_RESPONSE: Duration = Duration::from_secs(5);
+
 impl Held {
     /// `body`, and what it holds until its end.
     pub fn new(body: ResponseBody, holds: Holds) -> Self {
+        holds.tell_due();
         let mut held = Self {
             body,
             holds: Some(Box::new(holds)),
@@ -88,6 +115,9 @@ impl Held {
         self.timer = None;
         if let Some(mut holds) = self.holds.take() {
             holds.observation.ended();
+            if let Some(upload) = holds.upload.take() {
+                finish_upload(upload);
+            }
             if let Some(carrier) = holds.carrier.take() {
                 carrier.finish();
             }
@@ -114,6 +144,18 @@ impl Held {
     }
 }
 
+impl Drop for Holds {
+    fn drop(&mut self) {
+        if let Some(busy) = &self.busy {
+            busy.due(None);
+        }
+        // Not read to its end: nobody will take the rest of the upload either.
+        if let Some(upload) = self.upload.take() {
+            upload.abandon();
+        }
+    }
+}
+
 impl Body for Held {
     type Data = Bytes;
     type Error = BodyError;
@@ -130,6 +172,7 @@ impl Body for Held {
                         .sent(frame.data_ref().map_or(0, Bytes::len));
                     if holds.deadlines.is_some() {
                         holds.last_write = Instant::now();
+                        holds.tell_due();
                     }
                 }
                 if self.body.is_end_stream() {

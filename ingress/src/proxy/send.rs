@@ -273,11 +273,20 @@ fn http1_request(attempt: &Attempt<'_>, gate: Option<ContinueGate>) -> Request<U
         Some(body) => Either::Right(body.attempt(gate)),
         None => Either::Left(Empty::new()),
     };
+    let is_unmeasured = body.size_hint().exact().is_none();
     let mut request = Request::new(body);
     *request.method_mut() = attempt.head.method.clone();
     *request.uri_mut() = origin_form(&attempt.head.uri);
     *request.version_mut() = Version::HTTP_11;
-    *request.headers_mut() = attempt.head.headers.clone();
+    let mut headers = attempt.head.headers.clone();
+    if is_unmeasured && !headers.contains_key(header::CONTENT_LENGTH) {
+        // Of some methods the engine thinks that they have no body unless they say so.
+        headers.insert(
+            header::TRANSFER_ENCODING,
+            HeaderValue::from_static("chunked"),
+        );
+    }
+    *request.headers_mut() = headers;
     request
 }
 
@@ -302,6 +311,8 @@ async fn send_http2(
     let request = http2_request(attempt)?;
     let (mut response, stream) = match sender.send_request(request, attempt.body.is_none()) {
         Ok(sent) => sent,
+        // A head that cannot be sent by HTTP/2 is not the connection's doing, and would fail on any other.
+        Err(error) if is_about_the_request(&error) => return Err(SendError::Invalid(error.into())),
         Err(error) => {
             lease.retire();
             return Err(SendError::NotStarted(error.into()));
@@ -334,6 +345,10 @@ async fn send_http2(
         carrier: Carrier::Http2 { lease, pump },
         upgraded: None,
     })
+}
+
+fn is_about_the_request(error: &h2::Error) -> bool {
+    !error.is_io() && !error.is_go_away() && !error.is_reset() && error.reason().is_none()
 }
 
 /// Refused streams and streams above a GOAWAY's last were not begun with (RFC 9113 sections 6.8 and 8.7).

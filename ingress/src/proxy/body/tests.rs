@@ -40,6 +40,8 @@ struct NothingWithheld;
 
 impl Inbound for NothingWithheld {
     fn deliver(&self) {}
+
+    fn due(&self, _due: Option<Instant>) {}
 }
 
 fn chunk(text: &str) -> String {
@@ -123,6 +125,25 @@ async fn an_untouched_body_can_be_parked_again() {
                     .unwrap(),
                 "parkway"
             );
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn an_abandoned_body_ends_for_whoever_waits_for_more_of_it() {
+    LocalSet::new()
+        .run_until(async {
+            let (body, _client) = request_body(&chunk("park")).await;
+            let replay = Replay::new(body, 64);
+            let reading = tokio::task::spawn_local(read_all(replay.attempt(None)));
+            tokio::task::yield_now().await;
+            assert!(!replay.is_ended());
+
+            replay.abandon();
+
+            let read = reading.await.unwrap();
+            assert!(matches!(read, Err(BodyError::Superseded)));
+            assert!(replay.is_ended());
         })
         .await;
 }

@@ -11,7 +11,7 @@ mod present;
 
 use std::net::IpAddr;
 
-use http::header::{COOKIE, HOST};
+use http::header::{CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use parkway_activator::endpoint::Endpoint;
@@ -244,7 +244,12 @@ pub fn address(headers: &mut HeaderMap, target: &Target, mode: HostMode, endpoin
 }
 
 /// Makes the edits of a response on its way to the client: hop-by-hop headers go, except those of a granted upgrade.
+///
+/// A length beside chunks is dropped: the chunks say where the body ends (RFC 9112 section 6.3).
 pub fn edit_response(headers: &mut HeaderMap, status: StatusCode) {
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    }
     remove_from_response(headers, status);
 }
 
