@@ -25,6 +25,8 @@ pub struct Held {
     body: ResponseBody,
     holds: Option<Box<Holds>>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Why the body broke off, told one turn after it was seen.
+    broken: Option<Box<BodyError>>,
 }
 
 /// What a request holds while its response streams.
@@ -94,6 +96,7 @@ impl Held {
             body,
             holds: Some(Box::new(holds)),
             timer: None,
+            broken: None,
         };
         if held.body.is_end_stream() {
             held.finish();
@@ -107,6 +110,7 @@ impl Held {
             body,
             holds: None,
             timer: None,
+            broken: None,
         }
     }
 
@@ -164,6 +168,10 @@ impl Body for Held {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(error) = self.broken.take() {
+            self.holds = None;
+            return Poll::Ready(Some(Err(*error)));
+        }
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(holds) = &mut self.holds {
@@ -185,8 +193,11 @@ impl Body for Held {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(error))) => {
-                self.holds = None;
-                Poll::Ready(Some(Err(error)))
+                // What came before goes out first: when a body fails, hyper drops the head and data that it has not
+                // written yet, and the client would have no answer at all. One turn later they are written.
+                self.broken = Some(Box::new(error));
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
             Poll::Pending => match self.poll_deadline(cx) {
                 Poll::Ready(()) => {
