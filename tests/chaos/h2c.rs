@@ -80,9 +80,9 @@ impl Http2 {
     }
 
     async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        let frame = [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat();
-        self.connection.send(frame).await;
+        self.connection
+            .send(frame(kind, flags, stream, payload))
+            .await;
     }
 
     async fn answer(&mut self, stream: u32) {
@@ -114,6 +114,11 @@ impl Http2 {
             self.answer(stream).await;
         }
     }
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 /// What was executed.
@@ -235,6 +240,59 @@ async fn get_that_a_goaway_counts_as_served_is_sent_again_when_the_connection_en
     parkway.service("shop").get("/").await.expect(200);
 
     assert_eq!(book.executed(), ["", ""]);
+    parkway.finish().await;
+}
+
+/// An endpoint that dies after the head of each answer and a piece of its body.
+async fn dying_in_answers() -> Upstream {
+    Upstream::start(async |connection| {
+        let mut http2 = Http2::begin(connection).await;
+        let Some((stream, _)) = http2.request().await else {
+            return;
+        };
+        let head = frame(HEADERS, END_HEADERS, stream, STATUS_200);
+        let half = frame(DATA, 0, stream, b"half-");
+        http2.connection.send([head, half].concat()).await;
+    })
+    .await
+}
+
+/// Whether head, piece and end arrive together is chance, so each protocol is asked this often.
+const TIMES: usize = 100;
+
+#[track_caller]
+fn assert_broke_off(answer: Result<Answer, String>) {
+    let answer = answer.unwrap();
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.text(), "half-");
+    assert!(
+        answer.broken.is_some(),
+        "an answer that looks whole: {answer:?}"
+    );
+}
+
+#[tokio::test]
+async fn client_gets_what_there_is_of_an_answer_whose_connection_broke_and_no_other() {
+    let endpoint = dying_in_answers().await;
+    let parkway = in_front_of(&endpoint).await;
+
+    for _ in 0..TIMES {
+        assert_broke_off(parkway.service("shop").try_get("/").await);
+    }
+    let client = parkway.service("shop").http2().await;
+    for _ in 0..TIMES {
+        assert_broke_off(
+            client
+                .try_send(Request::get("/").body(Bytes::new()).unwrap())
+                .await,
+        );
+    }
+
+    assert_eq!(
+        endpoint.connections(),
+        2 * TIMES,
+        "sent again although the response had begun"
+    );
     parkway.finish().await;
 }
 

@@ -57,7 +57,8 @@ async fn assert_nothing_fails(parkway: Parkway) {
 
     kill_under(&load, &parkway).await;
 
-    load.stop().await.assert_all_succeeded(300);
+    // A process may die between the head of an answer and its body.
+    load.stop().await.assert_succeeded_unless_begun(300, KILLS);
     restored(&parkway).await;
     parkway.finish().await;
 }
