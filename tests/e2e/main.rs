@@ -20,6 +20,7 @@ mod replay;
 mod restart;
 mod splits;
 mod trust;
+mod uncooperative;
 
 /// Bytes in which any that are missing, doubled or swapped show.
 fn pattern(length: u32) -> bytes::Bytes {

@@ -217,6 +217,9 @@ struct Source {
     reader: Option<Waker>,
 }
 
+/// Pieces of a body that are kept at most: each costs some memory of its own, however short it is.
+const PIECES: usize = 1_024;
+
 /// What is left of a request body for another attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Left {
@@ -419,7 +422,8 @@ impl Source {
         match frame.into_data() {
             Ok(data) => {
                 self.kept_bytes += data.len();
-                if self.is_gone || self.kept_bytes > self.bound {
+                let is_too_much = self.kept_bytes > self.bound || self.kept.len() >= PIECES;
+                if self.is_gone || is_too_much {
                     self.is_gone = true;
                     self.kept.clear();
                     *next = 0;
