@@ -48,7 +48,7 @@ use events::{ProcessEvents, RolloutEvent, ScaleProcesses};
 
 /// How long a process that a killed Parkway left may take to end before it is killed.
 const LEFTOVER_GRACE: Duration = Duration::from_secs(2);
-/// How often retiring Revisions are looked at.
+/// How often what retires is looked at.
 const RETIRE_TICK: Duration = Duration::from_millis(200);
 /// Status of an invocation with unusable manifests.
 const UNUSABLE: u8 = 2;
@@ -215,6 +215,7 @@ async fn steady(
     } = news;
     let mut resolver = names::Resolver::default();
     let mut tick = tokio::time::interval(RETIRE_TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = signals.stop() => return ExitCode::SUCCESS,
