@@ -1,5 +1,7 @@
 //! Parkway ends in order, and at once when told twice.
 
+use std::time::Duration;
+
 use parkway_tests::{Gate, Parkway, Raw, eventually, hello_service};
 use tokio::net::TcpStream;
 
@@ -103,3 +105,42 @@ async fn requests_that_do_not_end_are_cut_off_when_the_drain_deadline_passes() {
     );
     assert_eq!(parkway.left_processes(), [0; 0]);
 }
+
+/// One that is queued, one whose request is queued with it, and one that has been answered before, each many times.
+#[tokio::test]
+async fn requests_sent_before_the_signal_are_answered_wherever_they_wait() {
+    for _ in 0..3 {
+        let mut parkway = Parkway::with(hello_service("shop")).await;
+        let shop = parkway.service("shop");
+        let get = shop.head("GET /") + "\r\n";
+        shop.get("/").await.expect(200);
+        let mut clients = Vec::new();
+        for _ in 0..20 {
+            let mut dormant = shop.raw().await;
+            dormant.send(&get).await;
+            dormant.until("Hello from shop-00001!\n").await;
+            clients.push(dormant);
+        }
+        // Longer than an engine stays on a connection where nothing happens.
+        tokio::time::sleep(DORMANT_AFTER).await;
+        for client in &mut clients {
+            client.send(&get).await;
+        }
+        for _ in 0..60 {
+            let mut new = shop.raw().await;
+            new.send(&get).await;
+            clients.push(new);
+        }
+
+        parkway.terminate();
+
+        for (number, client) in clients.iter_mut().enumerate() {
+            let answer = client.try_until("Hello from shop-00001!\n").await;
+            assert!(answer.is_ok(), "client {number}: {answer:?}");
+        }
+        assert_eq!(parkway.ended().await.code(), Some(0));
+        assert_eq!(parkway.left_processes(), [0; 0]);
+    }
+}
+
+const DORMANT_AFTER: Duration = Duration::from_millis(1_500);

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parkway_activator::endpoint::Endpoint;
 use parkway_activator::revision::{RevisionId, RevisionSpec};
@@ -13,6 +14,7 @@ use parkway_activator::throttler::{Parking, Throttler};
 use parkway_autoscaler_client::embedded::{
     AutoscalerConfig, Embedded, Reachability, RevisionScaling,
 };
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::validate::autoscaler_config;
@@ -51,8 +53,8 @@ pub(super) struct Applied {
     services: BTreeSet<RevisionId>,
     /// Names to resolve, by the identity of their endpoints.
     external: BTreeMap<RevisionId, (String, u16)>,
-    /// Revisions without traffic whose last requests still run.
-    retiring: BTreeMap<RevisionId, RevisionEntry>,
+    /// What no route leads to any more, and since when: last requests may still run.
+    retiring: BTreeMap<RevisionId, Instant>,
 }
 
 impl Applier {
@@ -65,11 +67,13 @@ impl Applier {
             self.set_up(id, entry, &config);
         }
         for (id, (spec, endpoints)) in &world.services {
+            self.applied.retiring.remove(id);
             self.throttler.upsert(id, Arc::clone(spec), Parking::Never);
             self.throttler.set_endpoints(id, endpoints.clone());
         }
         let external = externals(&world.ingresses);
         for (id, (_, _, spec)) in &external {
+            self.applied.retiring.remove(id);
             self.throttler.upsert(id, Arc::clone(spec), Parking::Never);
         }
         let (snapshot, conflicts) = RouteSnapshot::build(world.generation, world.ingresses.clone());
@@ -134,10 +138,9 @@ impl Applier {
             .cloned()
             .collect();
         for id in gone {
-            if let Some(entry) = self.applied.revisions.remove(&id) {
-                info!(revision = %id, "has no traffic any more: retires when its last request has ended");
-                self.applied.retiring.insert(id, entry);
-            }
+            info!(revision = %id, "has no traffic any more: retires when its last request has ended");
+            self.applied.revisions.remove(&id);
+            self.applied.retiring.insert(id, Instant::now());
         }
         let services: BTreeSet<_> = world
             .services
@@ -146,25 +149,27 @@ impl Applier {
             .cloned()
             .collect();
         for id in self.applied.services.difference(&services) {
-            self.throttler.remove(id);
+            self.applied.retiring.insert(id.clone(), Instant::now());
         }
         self.applied.services = services;
         self.applied.external = external;
-        self.finish_retiring();
     }
 
-    /// Removes retired Revisions without requests. Called again and again until there are none.
+    /// Removes what has retired and has no requests. Called again and again until there is nothing.
     pub(super) fn finish_retiring(&mut self) {
-        let is_done = |id: &RevisionId| {
-            let state = self.throttler.revision_state(id);
-            state.is_none_or(|state| state.parked == 0 && state.in_flight == 0)
+        let is_done = |id: &RevisionId, since: &Instant| {
+            since.elapsed() >= LEAVE
+                && self
+                    .throttler
+                    .revision_state(id)
+                    .is_none_or(|state| state.parked == 0 && state.in_flight == 0)
         };
         let done: Vec<_> = self
             .applied
             .retiring
-            .keys()
-            .filter(|id| is_done(id))
-            .cloned()
+            .iter()
+            .filter(|(id, since)| is_done(id, since))
+            .map(|(id, _)| id.clone())
             .collect();
         for id in done {
             self.applied.retiring.remove(&id);
@@ -179,7 +184,7 @@ impl Applier {
         self.counts.retain(|id| self.applied.knows(id));
     }
 
-    /// Whether there are Revisions to look after with [`finish_retiring`](Self::finish_retiring).
+    /// Whether there is something to look after with [`finish_retiring`](Self::finish_retiring).
     pub(super) fn is_retiring(&self) -> bool {
         !self.applied.retiring.is_empty()
     }
@@ -207,6 +212,10 @@ impl Applied {
             || self.services.contains(id)
     }
 }
+
+/// How long what has no route any more stays at least: a worker that has found its way there by the routes before may
+/// not have asked for a place yet, or its place may not show yet.
+const LEAVE: Duration = Duration::from_secs(1);
 
 const INITIAL_SCALE: &str = "autoscaling.knative.dev/initial-scale";
 

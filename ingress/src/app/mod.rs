@@ -23,6 +23,7 @@ use parkway_autoscaler_client::remote::RemoteSink;
 use parkway_autoscaler_client::reporter;
 use parkway_autoscaler_client::sink::StatSink;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -47,7 +48,7 @@ use events::{ProcessEvents, RolloutEvent, ScaleProcesses};
 
 /// How long a process that a killed Parkway left may take to end before it is killed.
 const LEFTOVER_GRACE: Duration = Duration::from_secs(2);
-/// How often retiring Revisions are looked at.
+/// How often what retires is looked at.
 const RETIRE_TICK: Duration = Duration::from_millis(200);
 /// Status of an invocation with unusable manifests.
 const UNUSABLE: u8 = 2;
@@ -71,6 +72,7 @@ pub fn run(settings: &Run) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::new();
     let mut provider = file_provider(&settings.paths, &settings.domain);
     // Watched before it is read, so that no change falls between.
     let watch = provider
@@ -165,13 +167,22 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
     summary::print(settings, &world, &addresses);
 
     let news = News {
+        signals: &mut signals,
         watch,
         rollout,
         ended,
     };
     let code = steady(&mut provider, &mut applier, &problems, news, &mut tasks).await;
     let draining = ready.wait_for("nothing: the process is ending");
-    stop(settings, &drain, &throttler, threads, &processes).await;
+    stop(
+        settings,
+        &drain,
+        &throttler,
+        threads,
+        &processes,
+        &mut signals,
+    )
+    .await;
     drop(draining);
     tasks.shutdown().await;
     Ok(code)
@@ -181,7 +192,8 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
 const POD_NAME: &str = "parkway";
 
 /// What may happen to a running Parkway.
-struct News {
+struct News<'a> {
+    signals: &'a mut Signals,
     watch: Watch,
     rollout: mpsc::Receiver<RolloutEvent>,
     ended: mpsc::Receiver<usize>,
@@ -192,17 +204,18 @@ async fn steady(
     provider: &mut FileProvider,
     applier: &mut Applier,
     problems: &Problems,
-    news: News,
+    news: News<'_>,
     tasks: &mut JoinSet<()>,
 ) -> ExitCode {
     let News {
+        signals,
         mut watch,
         mut rollout,
         mut ended,
     } = news;
-    let mut signals = Signals::new();
     let mut resolver = names::Resolver::default();
     let mut tick = tokio::time::interval(RETIRE_TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = signals.stop() => return ExitCode::SUCCESS,
@@ -261,6 +274,7 @@ async fn stop(
     throttler: &Throttler,
     threads: Vec<JoinHandle<()>>,
     processes: &Processes,
+    signals: &mut Signals,
 ) {
     info!(
         parked = throttler.parked(),
@@ -268,7 +282,6 @@ async fn stop(
     );
     throttler.drain();
     drain.cancel();
-    let mut signals = Signals::new();
     tokio::select! {
         () = joined(threads) => info!("all requests have ended"),
         () = signals.stop() => warn!("stopping at once"),
@@ -514,37 +527,46 @@ impl prober::Probe for ConnectProbe {
 /// As long as Knative's activator waits for a probe (`PROBE_TIMEOUT`, knative/serving `cmd/activator/main.go`).
 const PROBE_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Ctrl-C and SIGTERM.
+/// Ctrl-C and SIGTERM, noticed from the start to the end: one that comes while nobody asks is told to the next who does.
 struct Signals {
-    terminate: Option<tokio::signal::unix::Signal>,
+    interrupt: Option<Signal>,
+    terminate: Option<Signal>,
 }
 
 impl Signals {
     fn new() -> Self {
-        let terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
+        let notice = |kind, name| {
+            signal(kind)
+                .inspect_err(|error| warn!(%error, name, "a signal cannot be noticed"))
+                .ok()
+        };
         Self {
-            terminate: terminate
-                .inspect_err(|error| warn!(%error, "SIGTERM cannot be noticed"))
-                .ok(),
+            interrupt: notice(SignalKind::interrupt(), "SIGINT"),
+            terminate: notice(SignalKind::terminate(), "SIGTERM"),
         }
     }
 
+    /// Waits for the next of either.
+    ///
+    /// # Cancel safety
+    ///
+    /// A signal that was not waited for is there the next time.
     async fn stop(&mut self) {
-        let terminate = async {
-            match &mut self.terminate {
-                Some(terminate) => terminate.recv().await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
-            _ = terminate => {}
-            pressed = tokio::signal::ctrl_c() => {
-                if let Err(error) = pressed {
-                    warn!(%error, "Ctrl-C cannot be noticed");
-                    std::future::pending::<()>().await;
-                }
-            }
+            () = next(&mut self.interrupt) => {}
+            () = next(&mut self.terminate) => {}
         }
+    }
+}
+
+async fn next(signal: &mut Option<Signal>) {
+    let received = match signal {
+        Some(signal) => signal.recv().await,
+        None => None,
+    };
+    // Nothing to be noticed, now or later.
+    if received.is_none() {
+        std::future::pending().await
     }
 }
 

@@ -13,6 +13,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::worker::Worker;
@@ -59,8 +60,9 @@ pub(super) async fn serve(peer: Rc<Peer>, mut stream: TcpStream, open: OpenConne
     let limits = &peer.worker.limits;
     let mut start = BytesMut::new();
     let sniffed = tokio::select! {
+        biased; // a request that is there is served
         sniffed = tokio::time::timeout(limits.first_byte, sniff(&mut stream, &mut start)) => sniffed,
-        () = peer.worker.drain.cancelled() => return,
+        () = drained(&peer.worker.drain) => return,
     };
     match sniffed {
         Ok(Ok(Sniffed::Http2)) => {
@@ -71,6 +73,16 @@ pub(super) async fn serve(peer: Rc<Peer>, mut stream: TcpStream, open: OpenConne
     }
     drop(open);
 }
+
+/// Waits until the drain has begun and requests that were sent before it have been noticed.
+pub(super) async fn drained(drain: &CancellationToken) {
+    drain.cancelled().await;
+    tokio::time::sleep(LAST_MOMENT).await;
+}
+
+/// How long a connection without a request stays open when the drain begins. What its client has sent may be in the
+/// socket, or on its way, without the reactor having told.
+const LAST_MOMENT: Duration = Duration::from_millis(100);
 
 enum Sniffed {
     Http1,

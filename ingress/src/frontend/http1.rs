@@ -34,7 +34,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use tracing::debug;
 
-use super::connection::Peer;
+use super::connection::{Peer, drained};
 use super::exchange::{self, Begin};
 use super::input::{Busy, Input, Signals};
 use super::respond::Asked;
@@ -364,13 +364,16 @@ enum Wake {
 
 /// Waits on the bare socket for the next request.
 async fn dormant(peer: &Peer, stream: &TcpStream) -> Wake {
+    // Looked at rather than told: the reactor's word may be older than what the engine has read since.
+    let mut first = [0; 1];
     tokio::select! {
-        readable = stream.readable() => match readable {
-            Ok(()) => Wake::Readable,
-            Err(_) => Wake::Close,
+        biased; // a request that is there is served
+        seen = stream.peek(&mut first) => match seen {
+            Ok(0) | Err(_) => Wake::Close,
+            Ok(_) => Wake::Readable,
         },
         () = tokio::time::sleep(peer.worker.limits.idle) => Wake::Close,
-        () = peer.worker.drain.cancelled() => Wake::Close,
+        () = drained(&peer.worker.drain) => Wake::Close,
     }
 }
 

@@ -342,8 +342,9 @@ async fn accept(
 ) {
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            biased; // however many connections come: what is queued is looked at below
             () = worker.drain.cancelled() => break,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, address)) => {
@@ -352,12 +353,41 @@ async fn accept(
             Err(error) => refuse_for_a_moment(&error).await,
         }
     }
+    match queued(listener) {
+        Ok(queued) => {
+            for (stream, address) in queued {
+                welcome(&worker, stream, address, visibility, &connections, &open);
+            }
+        }
+        Err(error) => warn!(%error, "connections that were queued are lost"),
+    }
     info!(
         worker = worker.index,
         ?visibility,
         "no longer accepting connections"
     );
 }
+
+/// Takes what the system has queued, and closes the listener. The system itself is asked, not the reactor, which may not
+/// have heard of the latest connections yet.
+fn queued(listener: TcpListener) -> std::io::Result<Vec<(tokio::net::TcpStream, SocketAddr)>> {
+    let listener = listener.into_std()?;
+    let mut queued = Vec::new();
+    for _ in 0..MOST_QUEUED {
+        match listener.accept() {
+            Ok((stream, address)) => {
+                stream.set_nonblocking(true)?;
+                queued.push((tokio::net::TcpStream::from_std(stream)?, address));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+            Err(error) => debug!(%error, "a queued connection is gone"),
+        }
+    }
+    Ok(queued)
+}
+
+/// How many connections are taken from a queue that is filled as fast as it is emptied.
+const MOST_QUEUED: usize = 4_096;
 
 fn welcome(
     worker: &Rc<Worker>,
