@@ -152,7 +152,7 @@ impl Pool {
         let stream = connect(endpoint, &self.limits).await?;
         let (sender, connection) = h2::client::Builder::new()
             .initial_window_size(self.limits.h2_stream_window)
-            .initial_connection_window_size(self.limits.h2_connection_window)
+            .initial_connection_window_size(self.limits.h2_connection_window())
             .max_header_list_size(u32::try_from(self.limits.header_bytes).unwrap_or(u32::MAX))
             .max_send_buffer_size(2 * 1024 * 1024)
             .enable_push(false)

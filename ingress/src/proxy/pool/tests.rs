@@ -122,3 +122,24 @@ async fn a_retired_http2_connection_closes_with_its_last_request() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn readers_that_do_not_read_hold_up_nobody_else_on_the_connection() {
+    on_one_worker(async {
+        let size = 200 * 1024;
+        let pool = pool(Limits::default());
+        let upstream = Http2Endpoint::start(size).await;
+        let mut slow = Vec::new();
+        for _ in 0..60 {
+            slow.push(begin(&pool, upstream.endpoint).await);
+        }
+
+        let (lease, body) = begin(&pool, upstream.endpoint).await;
+        assert!(
+            Rc::ptr_eq(&lease.connection, &slow[0].0.connection),
+            "another connection proves nothing"
+        );
+        assert_eq!(read(body).await, size);
+    })
+    .await;
+}
