@@ -33,10 +33,9 @@ pub struct Limits {
     pub endpoint_h2_connections: usize,
     /// Requests at once on one HTTP/2 connection, both sides. Default 250, as Go's server has it.
     pub h2_streams: u32,
-    /// Receive window of one HTTP/2 stream in bytes. Default 64 KiB.
+    /// Receive window of one HTTP/2 stream in bytes, both sides. Default 64 KiB. The connection's follows from it:
+    /// [`Self::h2_connection_window`].
     pub h2_stream_window: u32,
-    /// Receive window of one HTTP/2 connection in bytes. Default 1 MiB.
-    pub h2_connection_window: u32,
     /// From connecting to connected; then the attempt failed. Default 5 s, as Kourier has it.
     pub connect: Duration,
     /// How long an unused connection to an endpoint is kept. Default 90 s, as the activator has it.
@@ -50,6 +49,21 @@ pub struct Limits {
     pub expect_continue: Duration,
     /// How long parked and running requests may take to end after a signal. Default 30 s.
     pub drain: Duration,
+}
+
+impl Limits {
+    /// Receive window of one HTTP/2 connection in bytes: room for every stream's window, 16,000 KiB by default.
+    ///
+    /// A window is given back as its reader takes what came. Were the connection's smaller than those of its streams
+    /// together, a few slow readers or parked uploads would fill it, and all other streams would wait for them. What is
+    /// held in memory is bounded by the streams' windows all the same.
+    pub fn h2_connection_window(&self) -> u32 {
+        /// RFC 9113 section 6.9.1.
+        const LARGEST: u32 = (1 << 31) - 1;
+        self.h2_streams
+            .saturating_mul(self.h2_stream_window)
+            .min(LARGEST)
+    }
 }
 
 impl Default for Limits {
@@ -68,7 +82,6 @@ impl Default for Limits {
             endpoint_h2_connections: 4,
             h2_streams: 250,
             h2_stream_window: 64 * 1024,
-            h2_connection_window: 1024 * 1024,
             connect: Duration::from_secs(5),
             upstream_idle: Duration::from_secs(90),
             replay_bytes: 64 * 1024,

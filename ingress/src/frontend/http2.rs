@@ -41,7 +41,7 @@ pub(super) async fn serve(peer: Rc<Peer>, stream: TcpStream, before: Bytes) {
     builder
         .max_concurrent_streams(limits.h2_streams)
         .initial_window_size(limits.h2_stream_window)
-        .initial_connection_window_size(limits.h2_connection_window)
+        .initial_connection_window_size(limits.h2_connection_window())
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
         .max_send_buffer_size(MAX_SEND_BUFFER);
     let input = Input::new(before, stream, Rc::default());

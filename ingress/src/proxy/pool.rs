@@ -152,7 +152,7 @@ impl Pool {
         let stream = connect(endpoint, &self.limits).await?;
         let (sender, connection) = h2::client::Builder::new()
             .initial_window_size(self.limits.h2_stream_window)
-            .initial_connection_window_size(self.limits.h2_connection_window)
+            .initial_connection_window_size(self.limits.h2_connection_window())
             .max_header_list_size(u32::try_from(self.limits.header_bytes).unwrap_or(u32::MAX))
             .max_send_buffer_size(2 * 1024 * 1024)
             .enable_push(false)
@@ -168,15 +168,21 @@ impl Pool {
         home.connections.borrow_mut().push(Rc::clone(&shared));
         drop(opening);
         let lease = Http2Lease::new(Rc::clone(&home), Rc::clone(&shared));
+        // The task owns neither: the connection closes with its last user, and an unused endpoint is forgotten.
+        let (shared, home) = (Rc::downgrade(&shared), Rc::downgrade(&home));
         tokio::task::spawn_local(async move {
             if let Err(error) = connection.await {
                 debug!(%endpoint, %error, "connection to endpoint ended");
             }
-            shared.is_closed.set(true);
-            home.connections
-                .borrow_mut()
-                .retain(|other| !Rc::ptr_eq(other, &shared));
-            home.waiters.wake_all();
+            if let Some(shared) = shared.upgrade() {
+                shared.is_closed.set(true);
+            }
+            if let Some(home) = home.upgrade() {
+                home.connections
+                    .borrow_mut()
+                    .retain(|other| !other.is_closed.get());
+                home.waiters.wake_all();
+            }
         });
         Ok(lease)
     }
@@ -469,3 +475,6 @@ impl Drop for Turn<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

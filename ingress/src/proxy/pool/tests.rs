@@ -1,0 +1,145 @@
+//! The pool against endpoints on loopback, each a task of the same thread.
+
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use parkway_activator::endpoint::Endpoint;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+use tokio::time::{Instant, timeout};
+
+use super::Pool;
+use crate::config::Limits;
+
+/// Generous: it only ends a test that would hang.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+async fn on_one_worker(test: impl Future<Output = ()>) {
+    timeout(DEADLINE, LocalSet::new().run_until(test))
+        .await
+        .expect("the test hangs");
+}
+
+fn pool(limits: Limits) -> Rc<Pool> {
+    Rc::new(Pool::new(Arc::new(limits), 1))
+}
+
+/// An endpoint by HTTP/2 that answers each request with `size` bytes.
+struct Http2Endpoint {
+    endpoint: Endpoint,
+    /// Hears of each connection that has ended.
+    ended: mpsc::Receiver<()>,
+}
+
+impl Http2Endpoint {
+    async fn start(size: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = Endpoint::new(listener.local_addr().unwrap());
+        let (tell, ended) = mpsc::channel(16);
+        tokio::task::spawn_local(async move {
+            while let Ok((stream, _client)) = listener.accept().await {
+                let tell = tell.clone();
+                tokio::task::spawn_local(async move {
+                    let mut connection = h2::server::handshake(stream).await.unwrap();
+                    while let Some(Ok((_request, mut respond))) = connection.accept().await {
+                        let mut body = respond.send_response(Response::new(()), false).unwrap();
+                        body.send_data(vec![b'x'; size].into(), true).unwrap();
+                    }
+                    tell.send(()).await.unwrap_or_default();
+                });
+            }
+        });
+        Self { endpoint, ended }
+    }
+}
+
+/// Sends one request and returns what is to be read.
+async fn begin(pool: &Pool, endpoint: Endpoint) -> (super::Http2Lease, h2::RecvStream) {
+    let lease = pool.http2(endpoint).await.unwrap();
+    let mut sender = lease.sender().ready().await.unwrap();
+    let request = Request::get("http://shop.example/").body(()).unwrap();
+    let (response, _stream) = sender.send_request(request, true).unwrap();
+    let body = response.await.unwrap().into_body();
+    (lease, body)
+}
+
+async fn read(mut body: h2::RecvStream) -> usize {
+    let mut total = 0;
+    while let Some(piece) = body.data().await {
+        let piece: Bytes = piece.unwrap();
+        total += piece.len();
+        body.flow_control().release_capacity(piece.len()).unwrap();
+    }
+    total
+}
+
+#[tokio::test]
+async fn an_http2_connection_that_idles_too_long_is_closed_and_its_endpoint_forgotten() {
+    on_one_worker(async {
+        let limits = Limits::default();
+        let past_idle = limits.upstream_idle + Duration::from_secs(1);
+        let pool = pool(limits);
+        let mut upstream = Http2Endpoint::start(10).await;
+        let (lease, body) = begin(&pool, upstream.endpoint).await;
+        assert_eq!(read(body).await, 10);
+
+        pool.sweep(Instant::now() + past_idle);
+        assert!(
+            upstream.ended.try_recv().is_err(),
+            "closed while a request was on it"
+        );
+        drop(lease);
+        pool.sweep(Instant::now() + past_idle);
+
+        upstream.ended.recv().await.unwrap();
+        pool.sweep(Instant::now());
+        assert!(pool.http2.borrow().is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_retired_http2_connection_closes_with_its_last_request() {
+    on_one_worker(async {
+        let pool = pool(Limits::default());
+        let mut upstream = Http2Endpoint::start(10).await;
+        let (lease, body) = begin(&pool, upstream.endpoint).await;
+
+        lease.retire();
+        assert_eq!(read(body).await, 10);
+        assert!(
+            upstream.ended.try_recv().is_err(),
+            "closed while a request was on it"
+        );
+        drop(lease);
+
+        upstream.ended.recv().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn readers_that_do_not_read_hold_up_nobody_else_on_the_connection() {
+    on_one_worker(async {
+        let size = 200 * 1024;
+        let pool = pool(Limits::default());
+        let upstream = Http2Endpoint::start(size).await;
+        let mut slow = Vec::new();
+        for _ in 0..60 {
+            slow.push(begin(&pool, upstream.endpoint).await);
+        }
+
+        let (lease, body) = begin(&pool, upstream.endpoint).await;
+        assert!(
+            Rc::ptr_eq(&lease.connection, &slow[0].0.connection),
+            "another connection proves nothing"
+        );
+        assert_eq!(read(body).await, size);
+    })
+    .await;
+}
