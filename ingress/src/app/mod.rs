@@ -566,7 +566,7 @@ async fn next(signal: &mut Option<Signal>) {
     };
     // Nothing to be noticed, now or later.
     if received.is_none() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
