@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parkway_tests::{Parkway, Site, command, hello_service, service, settled};
+use parkway_tests::{Parkway, Site, Upstream, command, hello_service, service, settled};
 use tokio::task::JoinHandle;
 
 #[tokio::test]
@@ -165,6 +165,50 @@ async fn a_service_that_is_added_is_served() {
     })
     .await;
     parkway.finish().await;
+}
+
+#[tokio::test]
+async fn a_name_that_is_edited_in_while_something_retires_is_resolved_before_it_is_routed_to() {
+    for external_name in ["127.0.0.1", "localhost"] {
+        let upstream = Upstream::answering("elsewhere").await;
+        let builder = Parkway::builder()
+            .manifest("shop", hello_service("shop"))
+            .manifest("cart", hello_service("cart"));
+        let parkway = builder.start().await;
+        parkway.service("shop").get("/").await.expect(200);
+
+        parkway.remove("shop");
+        parkway.says("has no traffic any more").await;
+        parkway.edit(
+            "name",
+            leading_elsewhere(external_name, upstream.address().port()),
+        );
+
+        let elsewhere = parkway.at("elsewhere.example.com");
+        settled("the name to be routed to", async || {
+            match elsewhere.get("/").await.status.as_u16() {
+                404 => Err("not routed to yet"),
+                status => {
+                    assert_eq!(status, 200, "{external_name}");
+                    Ok(())
+                }
+            }
+        })
+        .await;
+        parkway.finish().await;
+    }
+}
+
+/// A KIngress to a Service of type ExternalName.
+fn leading_elsewhere(name: &str, port: u16) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: elsewhere, namespace: default}}\n\
+         spec: {{type: ExternalName, externalName: {name}, ports: [{{name: http, port: {port}}}]}}\n---\n\
+         apiVersion: networking.internal.knative.dev/v1alpha1\nkind: Ingress\n\
+         metadata: {{name: elsewhere, namespace: default}}\nspec:\n  rules:\n  \
+         - hosts: [elsewhere.example.com]\n    visibility: ExternalIP\n    http: {{paths: [{{splits: [\
+         {{serviceName: elsewhere, serviceNamespace: default, servicePort: {port}, percent: 100}}]}}]}}\n"
+    )
 }
 
 #[test]

@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parkway_activator::endpoint::Endpoint;
 use parkway_activator::revision::{RevisionId, RevisionSpec};
 use parkway_activator::stats::Stats;
 use parkway_activator::throttler::{Parking, Throttler};
@@ -17,6 +16,7 @@ use parkway_autoscaler_client::embedded::{
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::names::{Name, Names, Resolved, Resolver};
 use super::validate::autoscaler_config;
 use crate::frontend::worker::RoutePublisher;
 use crate::provider::{RevisionEntry, World};
@@ -43,6 +43,7 @@ pub(super) struct Applier {
     pub(super) processes: Processes,
     pub(super) scaling: Scaling,
     pub(super) publisher: RoutePublisher,
+    pub(super) resolver: Resolver,
     pub(super) applied: Applied,
 }
 
@@ -52,14 +53,14 @@ pub(super) struct Applied {
     revisions: BTreeMap<RevisionId, RevisionEntry>,
     services: BTreeSet<RevisionId>,
     /// Names to resolve, by the identity of their endpoints.
-    external: BTreeMap<RevisionId, (String, u16)>,
+    external: Names,
     /// What no route leads to any more, and since when: last requests may still run.
     retiring: BTreeMap<RevisionId, Instant>,
 }
 
 impl Applier {
     /// Makes `world` real. Returns the hosts that more than one KIngress claims.
-    pub(super) fn apply(&mut self, world: &World) -> Vec<Conflict> {
+    pub(super) async fn apply(&mut self, world: &World) -> Vec<Conflict> {
         // The provider has checked the same values with the same function.
         let config = autoscaler_config(&world.autoscaler_config)
             .unwrap_or_else(|_| AutoscalerConfig::standalone());
@@ -71,21 +72,42 @@ impl Applier {
             self.throttler.upsert(id, Arc::clone(spec), Parking::Never);
             self.throttler.set_endpoints(id, endpoints.clone());
         }
-        let external = externals(&world.ingresses);
-        for (id, (_, _, spec)) in &external {
-            self.applied.retiring.remove(id);
-            self.throttler.upsert(id, Arc::clone(spec), Parking::Never);
-        }
+        self.set_up_names(externals(&world.ingresses)).await;
         let (snapshot, conflicts) = RouteSnapshot::build(world.generation, world.ingresses.clone());
         self.publisher.publish(snapshot);
-        self.retire(
-            world,
-            external
-                .into_iter()
-                .map(|(id, (host, port, _))| (id, (host, port)))
-                .collect(),
-        );
+        self.retire(world);
         conflicts
+    }
+
+    /// Sets up what names stand for, and gives those that are new the time of a look-up: before it, a route to them leads
+    /// nowhere.
+    async fn set_up_names(&mut self, external: BTreeMap<RevisionId, (Name, Arc<RevisionSpec>)>) {
+        let mut names = Names::new();
+        let mut to_resolve = Names::new();
+        for (id, (name, spec)) in external {
+            self.applied.retiring.remove(&id);
+            self.throttler.upsert(&id, spec, Parking::Never);
+            match name.literal() {
+                Some(endpoint) => self.throttler.set_endpoints(&id, vec![endpoint]),
+                None => drop(to_resolve.insert(id.clone(), name.clone())),
+            }
+            names.insert(id, name);
+        }
+        let before = std::mem::replace(&mut self.applied.external, names);
+        let mut unknown = to_resolve.clone();
+        unknown.retain(|id, name| before.get(id) != Some(name));
+        self.resolver.ask(to_resolve);
+        let until = Instant::now() + FIRST_LOOK_UP;
+        while !unknown.is_empty() {
+            let Ok(resolved) = tokio::time::timeout_at(until, self.resolver.next()).await else {
+                warn!(names = ?unknown.values(), "routes are in effect before their names are resolved");
+                return;
+            };
+            if unknown.get(&resolved.id) == Some(&resolved.name) {
+                unknown.remove(&resolved.id);
+            }
+            self.resolved(resolved);
+        }
     }
 
     fn set_up(&mut self, id: &RevisionId, entry: &RevisionEntry, config: &AutoscalerConfig) {
@@ -129,7 +151,7 @@ impl Applier {
     }
 
     /// Takes leave of what the world does not name any more.
-    fn retire(&mut self, world: &World, external: BTreeMap<RevisionId, (String, u16)>) {
+    fn retire(&mut self, world: &World) {
         let gone: Vec<_> = self
             .applied
             .revisions
@@ -145,14 +167,13 @@ impl Applier {
         let services: BTreeSet<_> = world
             .services
             .keys()
-            .chain(external.keys())
+            .chain(self.applied.external.keys())
             .cloned()
             .collect();
         for id in self.applied.services.difference(&services) {
             self.applied.retiring.insert(id.clone(), Instant::now());
         }
         self.applied.services = services;
-        self.applied.external = external;
     }
 
     /// Removes what has retired and has no requests. Called again and again until there is nothing.
@@ -189,18 +210,17 @@ impl Applier {
         !self.applied.retiring.is_empty()
     }
 
-    /// Names that stand for endpoints elsewhere, and whose they are.
-    pub(super) fn names_to_resolve(&self) -> Vec<(RevisionId, String, u16)> {
-        let external = self.applied.external.iter();
-        external
-            .map(|(id, (host, port))| (id.clone(), host.clone(), *port))
-            .collect()
-    }
-
-    /// The addresses a name stands for now.
-    pub(super) fn resolved(&self, id: &RevisionId, endpoints: Vec<Endpoint>) {
-        if self.applied.external.contains_key(id) {
-            self.throttler.set_endpoints(id, endpoints);
+    /// Takes in what a name stands for now.
+    pub(super) fn resolved(&self, resolved: Resolved) {
+        let Resolved {
+            id,
+            name,
+            endpoints,
+        } = resolved;
+        if self.applied.external.get(&id) == Some(&name)
+            && let Some(endpoints) = endpoints
+        {
+            self.throttler.set_endpoints(&id, endpoints);
         }
     }
 }
@@ -217,10 +237,13 @@ impl Applied {
 /// not have asked for a place yet, or its place may not show yet.
 const LEAVE: Duration = Duration::from_secs(1);
 
+/// How long routes wait for the first look-up of the names they lead to, and everything else with them.
+const FIRST_LOOK_UP: Duration = Duration::from_secs(2);
+
 const INITIAL_SCALE: &str = "autoscaling.knative.dev/initial-scale";
 
 /// All ExternalName targets of all rules.
-fn externals(ingresses: &[IngressRules]) -> BTreeMap<RevisionId, (String, u16, Arc<RevisionSpec>)> {
+fn externals(ingresses: &[IngressRules]) -> BTreeMap<RevisionId, (Name, Arc<RevisionSpec>)> {
     let paths = ingresses
         .iter()
         .flat_map(|ingress| &ingress.rules)
@@ -233,7 +256,13 @@ fn externals(ingresses: &[IngressRules]) -> BTreeMap<RevisionId, (String, u16, A
                 host,
                 port,
                 spec,
-            } => Some((id.clone(), (host.clone(), *port, Arc::clone(spec)))),
+            } => {
+                let name = Name {
+                    host: host.clone(),
+                    port: *port,
+                };
+                Some((id.clone(), (name, Arc::clone(spec))))
+            }
             Target::Revision { .. } | Target::Service { .. } | Target::Missing { .. } => None,
         })
         .collect()

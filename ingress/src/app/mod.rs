@@ -113,6 +113,8 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
     ));
     tasks.spawn(prober::restore_suspects(throttler.clone(), ConnectProbe));
 
+    let (resolver, resolving) = names::Resolver::new();
+    tasks.spawn(resolving);
     let problems = Problems::default();
     let mut applier = Applier {
         throttler: throttler.clone(),
@@ -121,9 +123,10 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         processes: processes.clone(),
         scaling,
         publisher,
+        resolver,
         applied: Applied::default(),
     };
-    apply(&mut applier, &world, &problems);
+    apply(&mut applier, &world, &problems).await;
 
     let connections = Arc::new(AtomicUsize::new(0));
     let Entrances {
@@ -213,7 +216,6 @@ async fn steady(
         mut rollout,
         mut ended,
     } = news;
-    let mut resolver = names::Resolver::default();
     let mut tick = tokio::time::interval(RETIRE_TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -222,7 +224,7 @@ async fn steady(
             () = watch.changed() => match provider.load() {
                 Ok(world) => {
                     info!(generation = world.generation, "configuration changed");
-                    apply(applier, &world, problems);
+                    apply(applier, &world, problems).await;
                     summary::log_urls(&world);
                 }
                 Err(mistakes) => {
@@ -239,10 +241,10 @@ async fn steady(
                     RolloutEvent::Failed(id, reason) => provider.revision_failed(&id, reason),
                 };
                 if let Some(world) = world {
-                    apply(applier, &world, problems);
+                    apply(applier, &world, problems).await;
                 }
             }
-            resolved = resolver.next(applier.names_to_resolve()) => applier.resolved(&resolved.id, resolved.endpoints),
+            resolved = applier.resolver.next() => applier.resolved(resolved),
             _ = tick.tick(), if applier.is_retiring() => applier.finish_retiring(),
             Some(worker) = ended.recv() => {
                 error!(worker, "a worker has ended before its time");
@@ -256,8 +258,8 @@ async fn steady(
     }
 }
 
-fn apply(applier: &mut Applier, world: &World, problems: &Problems) {
-    let conflicts = applier.apply(world);
+async fn apply(applier: &mut Applier, world: &World, problems: &Problems) {
+    let conflicts = applier.apply(world).await;
     for warning in &world.warnings {
         warn!("{warning}");
     }
