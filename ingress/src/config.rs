@@ -26,9 +26,11 @@ pub struct Limits {
     pub linger: Duration,
     /// Client connections over both entrances and all workers; one more is answered 503 and closed. Default 16,384.
     pub connections: usize,
-    /// Connections to one endpoint over all workers; one more request waits for one of them, in order of arrival.
-    /// Default 1,024.
+    /// Connections by HTTP/1 to one endpoint over all workers, shared out evenly; one more request waits for one of its
+    /// worker's, in order of arrival. Default 1,024.
     pub endpoint_connections: usize,
+    /// The smallest share of one worker in them, however many workers there are. Default 64.
+    pub endpoint_connections_per_worker: usize,
     /// Connections by HTTP/2 to one endpoint from one worker. Default 4.
     pub endpoint_h2_connections: usize,
     /// Requests at once on one HTTP/2 connection, both sides. Default 250, as Go's server has it.
@@ -52,6 +54,13 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Connections by HTTP/1 to one endpoint from one of `workers` workers.
+    pub fn endpoint_share(&self, workers: usize) -> usize {
+        (self.endpoint_connections / workers.max(1))
+            .max(self.endpoint_connections_per_worker)
+            .max(1)
+    }
+
     /// Receive window of one HTTP/2 connection in bytes: room for every stream's window, 16,000 KiB by default.
     ///
     /// A window is given back as its reader takes what came. Were the connection's smaller than those of its streams
@@ -79,6 +88,7 @@ impl Default for Limits {
             linger: Duration::from_secs(1),
             connections: 16_384,
             endpoint_connections: 1_024,
+            endpoint_connections_per_worker: 64,
             endpoint_h2_connections: 4,
             h2_streams: 250,
             h2_stream_window: 64 * 1024,

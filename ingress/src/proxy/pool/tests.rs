@@ -1,11 +1,12 @@
 //! The pool against endpoints on loopback, each a task of the same thread.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::poll;
 use http::{Request, Response};
 use parkway_activator::endpoint::Endpoint;
 use tokio::net::TcpListener;
@@ -142,4 +143,159 @@ async fn readers_that_do_not_read_hold_up_nobody_else_on_the_connection() {
         assert_eq!(read(body).await, size);
     })
     .await;
+}
+
+/// Limits with one connection by HTTP/1 and one by HTTP/2, of one stream, to each endpoint.
+fn one_at_a_time() -> Limits {
+    Limits {
+        endpoint_connections: 1,
+        endpoint_connections_per_worker: 1,
+        endpoint_h2_connections: 1,
+        h2_streams: 1,
+        ..Limits::default()
+    }
+}
+
+/// An endpoint that accepts connections and says nothing.
+async fn silent() -> Endpoint {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = Endpoint::new(listener.local_addr().unwrap());
+    tokio::task::spawn_local(async move {
+        let mut accepted = Vec::new();
+        while let Ok((stream, _client)) = listener.accept().await {
+            accepted.push(stream);
+        }
+    });
+    endpoint
+}
+
+/// A lease that is ready for its request.
+async fn http1(pool: &Pool, endpoint: Endpoint) -> super::Http1Lease {
+    let mut lease = pool.http1(endpoint).await.unwrap();
+    poll_fn(|cx| lease.sender().poll_ready(cx)).await.unwrap();
+    lease
+}
+
+#[tokio::test]
+async fn a_connection_goes_to_the_first_in_line_and_not_to_a_newcomer() {
+    on_one_worker(async {
+        let pool = pool(one_at_a_time());
+        let endpoint = silent().await;
+        let lease = http1(&pool, endpoint).await;
+        let mut first = Box::pin(pool.http1(endpoint));
+        let mut second = Box::pin(pool.http1(endpoint));
+        assert!(poll!(&mut first).is_pending());
+        assert!(poll!(&mut second).is_pending());
+
+        lease.finish();
+        let mut newcomer = Box::pin(pool.http1(endpoint));
+        assert!(poll!(&mut newcomer).is_pending(), "it overtook");
+        assert!(poll!(&mut second).is_pending(), "it overtook");
+
+        let lease = first.await.unwrap();
+        assert!(lease.is_reused());
+        lease.finish();
+        second.await.unwrap().finish();
+        newcomer.await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_right_to_open_a_connection_goes_to_the_first_in_line() {
+    on_one_worker(async {
+        let pool = pool(one_at_a_time());
+        let endpoint = silent().await;
+        let lease = http1(&pool, endpoint).await;
+        let mut first = Box::pin(pool.http1(endpoint));
+        let mut second = Box::pin(pool.http1(endpoint));
+        assert!(poll!(&mut first).is_pending());
+        assert!(poll!(&mut second).is_pending());
+
+        drop(lease);
+        let lease = first.await.unwrap();
+        assert!(!lease.is_reused());
+        assert!(poll!(&mut second).is_pending());
+        assert_eq!(pool.open_http1(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_that_leaves_the_line_is_passed_over() {
+    on_one_worker(async {
+        let pool = pool(one_at_a_time());
+        let endpoint = silent().await;
+        let lease = http1(&pool, endpoint).await;
+        let mut leaver = Box::pin(pool.http1(endpoint));
+        let mut stayer = Box::pin(pool.http1(endpoint));
+        assert!(poll!(&mut leaver).is_pending());
+        assert!(poll!(&mut stayer).is_pending());
+
+        drop(leaver);
+        lease.finish();
+
+        assert!(stayer.await.unwrap().is_reused());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_handed_to_one_that_leaves_goes_to_the_next() {
+    on_one_worker(async {
+        let pool = pool(one_at_a_time());
+        let endpoint = silent().await;
+        let lease = http1(&pool, endpoint).await;
+        let mut leaver = Box::pin(pool.http1(endpoint));
+        let mut stayer = Box::pin(pool.http1(endpoint));
+        assert!(poll!(&mut leaver).is_pending());
+        assert!(poll!(&mut stayer).is_pending());
+
+        lease.finish();
+        drop(leaver); // served, but never polled again
+
+        let lease = stayer.await.unwrap();
+        assert!(lease.is_reused());
+        lease.finish();
+        assert!(
+            pool.http1(endpoint).await.unwrap().is_reused(),
+            "it was lost"
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_place_by_http2_goes_to_the_first_in_line_that_has_not_left() {
+    on_one_worker(async {
+        let pool = pool(one_at_a_time());
+        let upstream = Http2Endpoint::start(10).await;
+        let (lease, body) = begin(&pool, upstream.endpoint).await;
+        read(body).await;
+        let mut gone = Box::pin(pool.http2(upstream.endpoint));
+        let mut leaver = Box::pin(pool.http2(upstream.endpoint));
+        let mut stayer = Box::pin(pool.http2(upstream.endpoint));
+        assert!(poll!(&mut gone).is_pending());
+        assert!(poll!(&mut leaver).is_pending());
+        assert!(poll!(&mut stayer).is_pending());
+
+        drop(gone);
+        drop(lease);
+        let mut newcomer = Box::pin(pool.http2(upstream.endpoint));
+        assert!(poll!(&mut newcomer).is_pending(), "it overtook");
+        drop(leaver); // served, but never polled again
+
+        let lease = stayer.await.unwrap();
+        assert!(poll!(&mut newcomer).is_pending());
+        lease.retire(); // the right to open another goes on as well
+        newcomer.await.unwrap();
+    })
+    .await;
+}
+
+#[test]
+fn each_worker_has_a_share_worth_having() {
+    let limits = Limits::default();
+    assert_eq!(limits.endpoint_share(4), 256);
+    assert_eq!(limits.endpoint_share(64), 64);
 }
