@@ -190,7 +190,8 @@ async fn drive(
         let limits = &peer.worker.limits;
         if signals.is_idle() {
             if is_draining {
-                return Poll::Ready(Ended::Closed);
+                // A request may be in the socket already: the last look at it is the bare socket's.
+                return Poll::Ready(Ended::Idle);
             }
             return watch.poll(cx, limits.linger).map(|()| Ended::Idle);
         }
