@@ -151,6 +151,7 @@ impl Pool {
         match home.turn().await {
             http2::Turn::Use(lease) => Ok(lease),
             http2::Turn::Open(opening) => self.connect_http2(endpoint, &home, opening).await,
+            http2::Turn::Failed(error) => Err(SendError::Connect(error)),
         }
     }
 
@@ -160,7 +161,11 @@ impl Pool {
         home: &Rc<Http2Home>,
         opening: Opening,
     ) -> Result<Http2Lease, SendError> {
-        let stream = connect(endpoint, &self.limits).await?;
+        let stream = connect(endpoint, &self.limits).await.inspect_err(|error| {
+            if let SendError::Connect(error) = error {
+                home.fail(error);
+            }
+        })?;
         let (sender, connection) = h2::client::Builder::new()
             .initial_window_size(self.limits.h2_stream_window)
             .initial_connection_window_size(self.limits.h2_connection_window())

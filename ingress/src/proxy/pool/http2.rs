@@ -1,6 +1,7 @@
 //! Connections by HTTP/2 to one endpoint.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub(super) enum Turn {
     Use(Http2Lease),
     /// Open another connection.
     Open(Opening),
+    /// Look elsewhere: the connection that was waited for could not be opened.
+    Failed(io::Error),
 }
 
 impl Http2Home {
@@ -84,6 +87,22 @@ impl Http2Home {
             .borrow_mut()
             .retain(|other| !other.is_closed.get());
         self.serve();
+    }
+
+    /// A connection could not be opened: if there is no other, those in line need not find out for themselves, one after
+    /// the other and each for as long.
+    pub(super) fn fail(&self, error: &io::Error) {
+        if !self.is_empty() {
+            return;
+        }
+        while let Some(waiter) = self.waiters.next() {
+            let same = match error.raw_os_error() {
+                Some(code) => io::Error::from_raw_os_error(code),
+                None => error.kind().into(),
+            };
+            // Who has left meanwhile has nothing to give back.
+            drop(waiter.send(Turn::Failed(same)));
+        }
     }
 
     /// Closes what has idled for `limit`.

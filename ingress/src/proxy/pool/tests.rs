@@ -299,3 +299,50 @@ fn each_worker_has_a_share_worth_having() {
     assert_eq!(limits.endpoint_share(4), 256);
     assert_eq!(limits.endpoint_share(64), 64);
 }
+
+#[tokio::test]
+async fn those_who_wait_for_a_connection_by_http2_that_cannot_be_opened_are_told_at_once() {
+    on_one_worker(async {
+        let (endpoint, _full) = endpoint_that_takes_no_more();
+        let pool = pool(Limits {
+            connect: Duration::from_millis(100),
+            ..Limits::default()
+        });
+        let mut first = std::pin::pin!(pool.http2(endpoint));
+        let mut second = std::pin::pin!(pool.http2(endpoint));
+        let mut third = std::pin::pin!(pool.http2(endpoint));
+        assert!(poll!(&mut first).is_pending(), "connects");
+        assert!(poll!(&mut second).is_pending(), "waits");
+        assert!(poll!(&mut third).is_pending(), "waits");
+
+        let failed = first.await.unwrap_err();
+
+        assert!(failed.is_refusal(), "{failed}");
+        for waited in [poll!(&mut second), poll!(&mut third)] {
+            match waited {
+                std::task::Poll::Ready(Err(error)) => assert!(error.is_refusal(), "{error}"),
+                other => panic!("it has to find out by itself: {other:?}"),
+            }
+        }
+    })
+    .await;
+}
+
+/// A listener whose queue is full: who connects hears nothing.
+fn endpoint_that_takes_no_more() -> (Endpoint, Vec<socket2::Socket>) {
+    use socket2::{Domain, Socket, Type};
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any: std::net::SocketAddr = ([127, 0, 0, 1], 0).into();
+    listener.bind(&any.into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut held = vec![listener];
+    for _ in 0..4 {
+        let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        client.set_nonblocking(true).unwrap();
+        // In progress, or taken into the queue: both fill it.
+        drop(client.connect(&address));
+        held.push(client);
+    }
+    (Endpoint::new(address.as_socket().unwrap()), held)
+}
