@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Response, header};
 use hyper::upgrade::OnUpgrade;
 use parkway_activator::endpoint::Endpoint;
 use parkway_activator::stats::InFlight;
-use parkway_activator::throttler::{Admission, Ask, Permit, Refusal, Throttler, Ticket, Worker};
+use parkway_activator::throttler::{Admission, Ask, Permit, Throttler, Ticket, Worker};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -361,24 +361,5 @@ pub async fn within<F: Future>(due: Option<Instant>, future: F) -> Result<F::Out
         Some(due) => tokio::time::timeout_at(due, future)
             .await
             .map_err(|_elapsed| Elapsed),
-    }
-}
-
-/// Whether a status has no body whatever its headers say (RFC 9110 section 6.4.1).
-pub fn is_bodyless(status: StatusCode) -> bool {
-    status.is_informational()
-        || status == StatusCode::NO_CONTENT
-        || status == StatusCode::NOT_MODIFIED
-}
-
-/// Names the reason a request was turned away, for metrics.
-pub fn refusal_label(refusal: &Refusal) -> &'static str {
-    match refusal {
-        Refusal::UnknownRevision => "unknown_revision",
-        Refusal::QueueFull { .. } => "queue_full",
-        Refusal::StartFailed { .. } => "start_failed",
-        Refusal::RevisionGone => "revision_gone",
-        Refusal::NoEndpoint => "no_endpoint",
-        Refusal::Draining => "draining",
     }
 }

@@ -205,7 +205,8 @@ impl Pool {
     }
 
     /// How many connections by HTTP/1 are open, to all endpoints.
-    pub fn open_http1(&self) -> usize {
+    #[cfg(test)]
+    fn open_http1(&self) -> usize {
         self.http1.borrow().values().map(|home| home.open()).sum()
     }
 }
