@@ -19,12 +19,17 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+use super::http1::answer::{BrokenAnswer, Http1Answer};
+
 /// Why a body could not be passed on to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     /// The HTTP/1 engine's reason.
     #[error("{0}")]
     Http1(#[from] hyper::Error),
+    /// An endpoint's response by HTTP/1 broke off.
+    #[error("{0}")]
+    Answer(#[from] BrokenAnswer),
     /// The HTTP/2 engine's reason.
     #[error("{0}")]
     Http2(#[from] h2::Error),
@@ -507,7 +512,7 @@ pub enum ResponseBody {
     /// An answer of our own.
     Local(axum::body::Body),
     /// From an HTTP/1 endpoint.
-    Http1(Incoming),
+    Http1(Http1Answer),
     /// From an HTTP/2 endpoint.
     Http2(h2::RecvStream),
 }
@@ -523,7 +528,7 @@ impl Body for ResponseBody {
         match &mut *self {
             Self::Empty => Poll::Ready(None),
             Self::Local(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Local),
-            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Http1),
+            Self::Http1(body) => body.poll_frame(cx).map_err(BodyError::Answer),
             Self::Http2(body) => poll_h2_frame(body, cx),
         }
     }

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderValue, Response, header};
-use hyper::upgrade::OnUpgrade;
 use parkway_activator::endpoint::Endpoint;
 use parkway_activator::stats::InFlight;
 use parkway_activator::throttler::{Admission, Ask, Permit, Throttler, Ticket, Worker};
@@ -26,7 +25,7 @@ use super::failure::Failure;
 use super::head::PackedHead;
 use super::held::{Held, Holds};
 use super::observe::Observation;
-use super::pool::Pool;
+use super::pool::{Http1Lease, Pool};
 use super::send::{Answered, Attempt, SendError, send};
 use crate::config::Limits;
 use crate::routing::headers;
@@ -135,8 +134,8 @@ pub struct Waiting {
 /// Both ends of a connection that switched protocols, on the endpoint's side.
 #[derive(Debug)]
 pub struct Tunnel {
-    /// Gives the endpoint's bytes.
-    pub upstream: OnUpgrade,
+    /// The endpoint's connection.
+    pub upstream: Http1Lease,
     /// What the request holds until the tunnel ends.
     pub holds: Holds,
 }
@@ -332,7 +331,7 @@ fn answer(
     let holds = Holds {
         permit: Some(permit),
         in_flight,
-        carrier: Some(carrier),
+        carrier,
         deadlines,
         last_write: Instant::now(),
         observation,

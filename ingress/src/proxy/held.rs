@@ -1,7 +1,7 @@
 //! The body of a response together with what its request holds.
 //!
-//! A request ends when its body ends, or when the client stops reading: both drop [`Held`], and with it the permit, the
-//! count for the autoscaler, and the connection. The Revision's timeouts are looked at only when the body makes the
+//! A request ends when its body ends, or when the client stops reading: both drop [`Held`], and with it the connection,
+//! the permit, and the count for the autoscaler. The Revision's timeouts are looked at only when the body makes the
 //! client wait, so that a response that is there costs no timer.
 
 use std::pin::Pin;
@@ -36,7 +36,7 @@ pub struct Holds {
     pub permit: Option<Permit>,
     /// The count for the autoscaler; its drop counts the request out.
     pub in_flight: Option<InFlight>,
-    /// The connection the body comes by.
+    /// The stream the body comes by, if by HTTP/2.
     pub carrier: Option<Carrier>,
     /// When the response may take no longer.
     pub deadlines: Option<Deadlines>,
@@ -114,16 +114,13 @@ impl Held {
         }
     }
 
-    /// The body ended well: its connection may be used again, all else is freed.
+    /// The body ended well: what it held is freed.
     fn finish(&mut self) {
         self.timer = None;
         if let Some(mut holds) = self.holds.take() {
             holds.observation.ended();
             if let Some(upload) = holds.upload.take() {
                 finish_upload(upload);
-            }
-            if let Some(carrier) = holds.carrier.take() {
-                carrier.finish();
             }
         }
     }

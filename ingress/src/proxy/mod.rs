@@ -1,7 +1,7 @@
 //! From a permit to a response: connections to endpoints, attempts, bodies, tunnels.
 //!
-//! [`forward`] tells the story of one request; [`send`] is one attempt, behind which sit the protocol engines;
-//! [`pool`] keeps the connections; [`body`] and [`held`] are what streams. Everything here lives on one worker.
+//! [`forward`] tells the story of one request; [`send`] is one attempt, behind which sit the protocol engines, of which
+//! [`http1`] is ours; [`pool`] keeps the connections; [`body`] and [`held`] are what streams. Everything here lives on one worker.
 
 pub mod body;
 pub mod deadlines;
@@ -10,6 +10,7 @@ pub mod failure;
 pub mod forward;
 pub mod head;
 pub mod held;
+pub mod http1;
 pub mod observe;
 pub mod pool;
 pub mod send;

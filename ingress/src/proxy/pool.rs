@@ -1,8 +1,8 @@
 //! Connections to endpoints, one pool per worker.
 //!
 //! A connection lives on the worker that opened it and is used last in, first out. How many there may be to one
-//! endpoint is bounded; a request that finds none waits for the next to come free, in order of arrival. Connections
-//! are driven by a task each, so that one the endpoint closes is noticed while it idles.
+//! endpoint is bounded; a request that finds none waits for the next to come free, in order of arrival. A connection by
+//! HTTP/2 is driven by a task; one by HTTP/1 is driven by its request, and looked at before it is used again.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -12,8 +12,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hyper::client::conn::http1::{Builder, SendRequest};
-use hyper_util::rt::TokioIo;
 use parkway_activator::endpoint::Endpoint;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -23,7 +21,6 @@ pub use self::http1::Http1Lease;
 use self::http1::{Http1Home, OpenGuard};
 pub use self::http2::Http2Lease;
 use self::http2::{Http2Home, Opening};
-use super::body::AttemptBody;
 use super::send::SendError;
 use crate::config::Limits;
 
@@ -32,9 +29,6 @@ mod http2;
 #[cfg(test)]
 mod tests;
 mod waiters;
-
-/// What an HTTP/1 endpoint is sent.
-pub type UpstreamBody = http_body_util::Either<http_body_util::Empty<Bytes>, AttemptBody>;
 
 /// All connections of one worker to endpoints.
 #[derive(Debug)]
@@ -64,46 +58,37 @@ impl Pool {
     ///
     /// When connecting fails or takes longer than [`Limits::connect`].
     pub async fn http1(&self, endpoint: Endpoint) -> Result<Http1Lease, SendError> {
-        let home = Rc::clone(
-            self.http1
-                .borrow_mut()
-                .entry(endpoint.address())
-                .or_insert_with(|| Rc::new(Http1Home::new(self.per_endpoint))),
-        );
+        let home = self.http1_home(endpoint);
         loop {
             match home.turn().await {
                 http1::Turn::Use(kept) => {
-                    if let Some(sender) = kept.take() {
-                        return Ok(Http1Lease::new(home, sender, true));
+                    if let Some(lease) = kept.take() {
+                        return Ok(lease);
                     }
                 }
                 // On the heap: what connecting needs would make the future of every request larger.
                 http1::Turn::Open(open) => {
-                    return Box::pin(self.connect_http1(endpoint, home, open)).await;
+                    return Box::pin(self.connect_http1(endpoint, Some(open))).await;
                 }
             }
         }
     }
 
+    fn http1_home(&self, endpoint: Endpoint) -> Rc<Http1Home> {
+        let mut homes = self.http1.borrow_mut();
+        let home = homes
+            .entry(endpoint.address())
+            .or_insert_with(|| Rc::new(Http1Home::new(self.per_endpoint)));
+        Rc::clone(home)
+    }
+
     async fn connect_http1(
         &self,
         endpoint: Endpoint,
-        home: Rc<Http1Home>,
-        open: OpenGuard,
+        open: Option<OpenGuard>,
     ) -> Result<Http1Lease, SendError> {
         let stream = connect(endpoint, &self.limits).await?;
-        let (sender, connection) = self
-            .http1_builder()
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(SendError::handshake)?;
-        tokio::task::spawn_local(async move {
-            if let Err(error) = connection.await {
-                debug!(%endpoint, %error, "connection to endpoint ended");
-            }
-            drop(open);
-        });
-        Ok(Http1Lease::new(home, sender, false))
+        Ok(Http1Lease::new(stream, open))
     }
 
     /// A new connection for a request that asks to switch protocols; it is never shared and not counted in the pool.
@@ -111,29 +96,8 @@ impl Pool {
     /// # Errors
     ///
     /// As [`Pool::http1`].
-    pub async fn http1_for_upgrade(
-        &self,
-        endpoint: Endpoint,
-    ) -> Result<SendRequest<UpstreamBody>, SendError> {
-        let stream = connect(endpoint, &self.limits).await?;
-        let (sender, connection) = self
-            .http1_builder()
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(SendError::handshake)?;
-        tokio::task::spawn_local(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                debug!(%endpoint, %error, "connection to endpoint ended");
-            }
-        });
-        Ok(sender)
-    }
-
-    fn http1_builder(&self) -> Builder {
-        let mut builder = Builder::new();
-        builder.max_headers(self.limits.response_fields);
-        builder.max_header_size(self.limits.header_bytes);
-        builder
+    pub async fn http1_for_upgrade(&self, endpoint: Endpoint) -> Result<Http1Lease, SendError> {
+        self.connect_http1(endpoint, None).await
     }
 
     /// A place on a connection by HTTP/2.

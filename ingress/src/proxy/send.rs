@@ -15,8 +15,6 @@ use http::request::Parts;
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Request, StatusCode, Uri, Version, header};
 use http_body::Body;
-use http_body_util::{Either, Empty};
-use hyper::client::conn::TrySendError;
 use parkway_activator::endpoint::Endpoint;
 use parkway_activator::revision::Protocol;
 use tokio::task::JoinHandle;
@@ -25,7 +23,8 @@ use tokio::time::Instant;
 use super::body::{
     AttemptBody, BodyError, ContinueGate, ContinueSignal, Left, Replay, ResponseBody,
 };
-use super::pool::{Http1Lease, Http2Lease, Pool, UpstreamBody};
+use super::http1::{Exchange, HeadBounds, MOST_FIELDS, Outgoing, Reply};
+use super::pool::{Http1Lease, Http2Lease, Pool};
 use crate::config::Limits;
 use crate::routing::retry::Progress;
 
@@ -80,10 +79,6 @@ impl SendError {
             _ => false,
         }
     }
-
-    pub(super) fn handshake(error: hyper::Error) -> Self {
-        Self::NotStarted(error.into())
-    }
 }
 
 /// `errno` values of a full file table (Linux `errno-base.h`).
@@ -92,42 +87,26 @@ mod libc_emfile {
     pub(super) const EMFILE: i32 = 24;
 }
 
-/// A response head, its body, and what keeps the connection until the body's end.
+/// A response head, its body, and what carries the body until its end.
 #[derive(Debug)]
 pub struct Answered {
     /// Status, version and fields.
     pub head: http::response::Parts,
     /// What follows.
     pub body: ResponseBody,
-    /// Carries the body.
-    pub carrier: Carrier,
+    /// Carries the body, if not itself.
+    pub carrier: Option<Carrier>,
     /// The endpoint switched protocols: the connection's bytes are the request's from now on.
-    pub upgraded: Option<hyper::upgrade::OnUpgrade>,
+    pub upgraded: Option<Http1Lease>,
 }
 
-/// The connection a response comes by.
+/// The stream a response by HTTP/2 comes by.
 #[derive(Debug)]
-pub enum Carrier {
-    /// HTTP/1: used again when the body was read to its end, else closed.
-    Http1(Option<Http1Lease>),
-    /// HTTP/2: a place among the streams, and the task that still sends the request body.
-    Http2 {
-        /// The place; freed when dropped.
-        lease: Http2Lease,
-        /// Sends what the client still sends; stopped when dropped.
-        pump: Option<PumpTask>,
-    },
-    /// A connection of its own that is not used again.
-    Single,
-}
-
-impl Carrier {
-    /// The response was read to its end.
-    pub fn finish(self) {
-        if let Self::Http1(Some(lease)) = self {
-            lease.finish();
-        }
-    }
+pub struct Carrier {
+    /// The place among the streams; freed when dropped.
+    pub lease: Http2Lease,
+    /// Sends what the client still sends; stopped when dropped.
+    pub pump: Option<PumpTask>,
 }
 
 /// What one attempt needs to know.
@@ -163,7 +142,7 @@ pub async fn send(
 ) -> Result<Answered, SendError> {
     let answered = match attempt.protocol {
         // Rare: on the heap, so that every other request's future is smaller.
-        _ if attempt.is_upgrade => Box::pin(send_for_upgrade(pool, &attempt)).await,
+        _ if attempt.is_upgrade => Box::pin(send_for_upgrade(pool, limits, &attempt)).await,
         Protocol::Http1 => send_http1(pool, limits, &attempt).await,
         Protocol::H2c => send_http2(pool, limits, &attempt).await,
     };
@@ -182,71 +161,65 @@ async fn send_http1(
     if lease.is_reused() && !is_replayable(attempt) {
         // A close that has arrived but was not looked at yet would cost this request: let the reactor look first.
         tokio::task::yield_now().await;
-        while lease.is_reused() && lease.sender().is_closed() {
+        while lease.is_reused() && !lease.is_quiet() {
+            drop(lease);
             lease = pool.http1(attempt.endpoint).await?;
         }
     }
-    let (gate, signal) = gate(attempt, limits);
-    let mut request = http1_request(attempt, gate);
-    if let Some(signal) = signal {
-        hyper::ext::on_informational(&mut request, move |response| {
-            if response.status() == StatusCode::CONTINUE {
-                signal.open();
-            }
-        });
-    }
-    let is_kept = lease.is_reused();
-    let sent = lease.sender().try_send_request(request).await;
-    let response = sent.map_err(|failed| match unanswered(failed) {
-        SendError::MaybeStarted(error) if is_kept => SendError::MaybeStartedOnKept(error),
-        other => other,
-    })?;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(SendError::Invalid(
+    match exchange(lease, limits, attempt).await? {
+        (head, Reply::Answer(body)) => Ok(Answered {
+            head,
+            body: ResponseBody::Http1(body),
+            carrier: None,
+            upgraded: None,
+        }),
+        (_, Reply::Switched(_)) => Err(SendError::Invalid(
             "it switched protocols, which nobody asked for".into(),
-        ));
+        )),
     }
-    let (head, body) = response.into_parts();
-    Ok(Answered {
-        head,
-        body: ResponseBody::Http1(body),
-        carrier: Carrier::Http1(Some(lease)),
-        upgraded: None,
-    })
 }
 
-async fn send_for_upgrade(pool: &Pool, attempt: &Attempt<'_>) -> Result<Answered, SendError> {
-    let mut sender = pool.http1_for_upgrade(attempt.endpoint).await?;
-    let request = http1_request(attempt, None);
-    let sent = sender.try_send_request(request).await;
-    let mut response = sent.map_err(unanswered)?;
-    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    let upgraded = switched.then(|| hyper::upgrade::on(&mut response));
-    let (head, body) = response.into_parts();
-    let body = if switched {
-        ResponseBody::Empty
-    } else {
-        ResponseBody::Http1(body)
+async fn send_for_upgrade(
+    pool: &Pool,
+    limits: &Limits,
+    attempt: &Attempt<'_>,
+) -> Result<Answered, SendError> {
+    let lease = pool.http1_for_upgrade(attempt.endpoint).await?;
+    let (head, reply) = exchange(lease, limits, attempt).await?;
+    let (body, upgraded) = match reply {
+        Reply::Answer(body) => (ResponseBody::Http1(body), None),
+        Reply::Switched(lease) => (ResponseBody::Empty, Some(lease)),
     };
     Ok(Answered {
         head,
         body,
-        carrier: Carrier::Single,
+        carrier: None,
         upgraded,
     })
 }
 
-/// What a failed attempt by HTTP/1 says: a request that is given back was not begun with.
-fn unanswered(failed: TrySendError<Request<UpstreamBody>>) -> SendError {
-    let given_back = failed.message().is_some();
-    let error = failed.into_error();
-    if given_back {
-        SendError::NotStarted(error.into())
-    } else if error.is_parse() || error.is_parse_too_large() {
-        SendError::Invalid(error.into())
-    } else {
-        SendError::MaybeStarted(error.into())
-    }
+/// Sends the request on a connection by HTTP/1 and waits for the response head.
+async fn exchange(
+    lease: Http1Lease,
+    limits: &Limits,
+    attempt: &Attempt<'_>,
+) -> Result<(http::response::Parts, Reply), SendError> {
+    let (gate, signal) = gate(attempt, limits);
+    let outgoing = Outgoing {
+        head: attempt.head,
+        body: attempt.body.map(|body| body.attempt(gate)),
+    };
+    let bounds = HeadBounds {
+        bytes: limits.header_bytes,
+        fields: limits.response_fields.min(MOST_FIELDS),
+    };
+    let mut exchange = Exchange::new(lease, outgoing, bounds);
+    let mut on_continue = || {
+        if let Some(signal) = &signal {
+            signal.open();
+        }
+    };
+    poll_fn(|cx| exchange.poll_response(cx, &mut on_continue)).await
 }
 
 /// Whether the request may be sent again although the endpoint may have begun with it.
@@ -265,37 +238,6 @@ fn gate(
     } else {
         (None, None)
     }
-}
-
-/// The head as HTTP/1 has it: origin form, the authority in `Host`.
-fn http1_request(attempt: &Attempt<'_>, gate: Option<ContinueGate>) -> Request<UpstreamBody> {
-    let body = match attempt.body {
-        Some(body) => Either::Right(body.attempt(gate)),
-        None => Either::Left(Empty::new()),
-    };
-    let is_unmeasured = body.size_hint().exact().is_none();
-    let mut request = Request::new(body);
-    *request.method_mut() = attempt.head.method.clone();
-    *request.uri_mut() = origin_form(&attempt.head.uri);
-    *request.version_mut() = Version::HTTP_11;
-    let mut headers = attempt.head.headers.clone();
-    if is_unmeasured && !headers.contains_key(header::CONTENT_LENGTH) {
-        // Of some methods the engine thinks that they have no body unless they say so.
-        headers.insert(
-            header::TRANSFER_ENCODING,
-            HeaderValue::from_static("chunked"),
-        );
-    }
-    *request.headers_mut() = headers;
-    request
-}
-
-fn origin_form(uri: &Uri) -> Uri {
-    let path = uri
-        .path_and_query()
-        .cloned()
-        .unwrap_or_else(|| PathAndQuery::from_static("/"));
-    Uri::from(path)
 }
 
 async fn send_http2(
@@ -342,7 +284,7 @@ async fn send_http2(
     Ok(Answered {
         head,
         body: ResponseBody::Http2(body),
-        carrier: Carrier::Http2 { lease, pump },
+        carrier: Some(Carrier { lease, pump }),
         upgraded: None,
     })
 }

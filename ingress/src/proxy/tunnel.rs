@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -25,15 +24,8 @@ pub async fn relay(client: TcpStream, early: Bytes, tunnel: Tunnel) {
         upstream,
         mut holds,
     } = tunnel;
-    let upgraded = match upstream.await {
-        Ok(upgraded) => upgraded,
-        Err(error) => {
-            debug!(%error, "the endpoint's connection could not be taken over");
-            return;
-        }
-    };
-    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
-        debug!("the endpoint's connection is of a kind that cannot be relayed");
+    let Some((upstream, late)) = upstream.into_stream() else {
+        debug!("somebody still writes to the endpoint's connection");
         return;
     };
     let last_byte = Rc::new(Cell::new(Instant::now()));
@@ -42,11 +34,11 @@ pub async fn relay(client: TcpStream, early: Bytes, tunnel: Tunnel) {
         last_byte: Rc::clone(&last_byte),
     };
     let mut endpoint = Watched {
-        stream: parts.io.into_inner(),
+        stream: upstream,
         last_byte: Rc::clone(&last_byte),
     };
     let copying = async {
-        client.write_all(&parts.read_buf).await?;
+        client.write_all(&late).await?;
         endpoint.write_all(&early).await?;
         tokio::io::copy_bidirectional(&mut client, &mut endpoint).await
     };

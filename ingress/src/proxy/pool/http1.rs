@@ -1,16 +1,17 @@
 //! Connections by HTTP/1 to one endpoint.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::client::conn::http1::SendRequest;
+use bytes::Bytes;
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::UpstreamBody;
 use super::waiters::Waiters;
-
-type Sender = SendRequest<UpstreamBody>;
+use crate::proxy::http1::Socket;
 
 /// Connections by HTTP/1 to one endpoint.
 ///
@@ -19,6 +20,7 @@ type Sender = SendRequest<UpstreamBody>;
 #[derive(Debug)]
 pub(super) struct Http1Home {
     limit: usize,
+    /// Each counted in `open`.
     idle: RefCell<Vec<Idle>>,
     open: Cell<usize>,
     waiters: Waiters<Turn>,
@@ -26,7 +28,7 @@ pub(super) struct Http1Home {
 
 #[derive(Debug)]
 struct Idle {
-    sender: Sender,
+    socket: Rc<Socket>,
     since: Instant,
 }
 
@@ -56,11 +58,8 @@ impl Http1Home {
     /// What was handed to a request that is dropped goes to the next in line.
     pub(super) async fn turn(self: &Rc<Self>) -> Turn {
         loop {
-            if let Some(sender) = self.take_idle() {
-                return Turn::Use(Kept::new(self, sender));
-            }
-            if self.open.get() < self.limit {
-                return Turn::Open(OpenGuard::new(self));
+            if let Some(turn) = self.turn_at_once() {
+                return turn;
             }
             match self.waiters.join().await {
                 // It ended between being handed over and being looked at.
@@ -72,11 +71,22 @@ impl Http1Home {
         }
     }
 
-    /// Closes what has idled for `limit`.
+    /// As [`turn`](Self::turn), when nobody has to wait.
+    fn turn_at_once(self: &Rc<Self>) -> Option<Turn> {
+        if let Some(kept) = self.take_idle() {
+            return Some(Turn::Use(kept));
+        }
+        (self.open.get() < self.limit).then(|| Turn::Open(OpenGuard::new(self)))
+    }
+
+    /// Closes what has idled for `limit`, or was closed by the endpoint.
     pub(super) fn sweep(&self, now: Instant, limit: Duration) {
-        self.idle
-            .borrow_mut()
-            .retain(|idle| !idle.sender.is_closed() && now.duration_since(idle.since) < limit);
+        let mut idle = self.idle.borrow_mut();
+        let before = idle.len();
+        idle.retain(|idle| idle.socket.is_quiet() && now.duration_since(idle.since) < limit);
+        // Nobody is in line while connections idle.
+        self.open
+            .set(self.open.get().saturating_sub(before - idle.len()));
     }
 
     /// How many connections are open.
@@ -85,25 +95,30 @@ impl Http1Home {
     }
 
     /// The connection used last that is ready for a request; closed ones are dropped on the way.
-    fn take_idle(&self) -> Option<Sender> {
-        let mut idle = self.idle.borrow_mut();
-        while let Some(candidate) = idle.pop() {
-            if candidate.sender.is_ready() {
-                return Some(candidate.sender);
+    fn take_idle(self: &Rc<Self>) -> Option<Kept> {
+        loop {
+            let socket = self.idle.borrow_mut().pop()?.socket;
+            let kept = Kept {
+                connection: Some((OpenGuard(Some(Rc::clone(self))), socket)),
+            };
+            if kept.is_ready() {
+                return Some(kept);
             }
         }
-        None
     }
 
     /// Hands a connection to the first in line, else keeps it.
-    fn put(self: &Rc<Self>, sender: Sender) {
+    fn put(self: Rc<Self>, socket: Rc<Socket>) {
         if let Some(waiter) = self.waiters.next() {
+            let kept = Kept {
+                connection: Some((OpenGuard(Some(self)), socket)),
+            };
             // Refused, it comes back here by its own drop.
-            drop(waiter.send(Turn::Use(Kept::new(self, sender))));
+            drop(waiter.send(Turn::Use(kept)));
             return;
         }
         self.idle.borrow_mut().push(Idle {
-            sender,
+            socket,
             since: Instant::now(),
         });
     }
@@ -121,53 +136,62 @@ impl Http1Home {
 /// A connection that is ready, on its way to a request; dropped before it arrives, it goes to the next.
 #[derive(Debug)]
 pub(super) struct Kept {
-    home: Rc<Http1Home>,
-    sender: Option<Sender>,
+    connection: Option<(OpenGuard, Rc<Socket>)>,
 }
 
 impl Kept {
-    fn new(home: &Rc<Http1Home>, sender: Sender) -> Self {
-        Self {
-            home: Rc::clone(home),
-            sender: Some(sender),
-        }
-    }
-
     fn is_ready(&self) -> bool {
-        self.sender.as_ref().is_some_and(Sender::is_ready)
+        self.connection
+            .as_ref()
+            .is_some_and(|(_, socket)| socket.is_quiet())
     }
 
     /// It arrived.
-    pub(super) fn take(mut self) -> Option<Sender> {
-        self.sender.take()
+    pub(super) fn take(mut self) -> Option<Http1Lease> {
+        let (open, socket) = self.connection.take()?;
+        Some(Http1Lease {
+            socket,
+            unread: Bytes::new(),
+            open: Some(open),
+            is_reused: true,
+        })
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        // One that has ended hands on the right to open another when its task ends.
-        if let Some(sender) = self.sender.take()
-            && sender.is_ready()
+        // One that has ended hands on the right to open another.
+        if let Some((open, socket)) = self.connection.take()
+            && socket.is_quiet()
         {
-            self.home.put(sender);
+            open.keep(socket);
         }
     }
 }
 
 /// Counts one open connection from before it is opened until it has ended.
 #[derive(Debug)]
-pub(super) struct OpenGuard(Rc<Http1Home>);
+pub(super) struct OpenGuard(Option<Rc<Http1Home>>);
 
 impl OpenGuard {
     fn new(home: &Rc<Http1Home>) -> Self {
         home.open.set(home.open.get() + 1);
-        Self(Rc::clone(home))
+        Self(Some(Rc::clone(home)))
+    }
+
+    /// The connection stays open, for another request.
+    fn keep(mut self, socket: Rc<Socket>) {
+        if let Some(home) = self.0.take() {
+            home.put(socket);
+        }
     }
 }
 
 impl Drop for OpenGuard {
     fn drop(&mut self) {
-        self.0.ended();
+        if let Some(home) = &self.0 {
+            home.ended();
+        }
     }
 }
 
@@ -176,17 +200,22 @@ impl Drop for OpenGuard {
 /// Dropped before [`finish`](Self::finish), the connection is closed: its response was not read to the end.
 #[derive(Debug)]
 pub struct Http1Lease {
-    home: Rc<Http1Home>,
-    sender: Sender,
+    // Closed before it is counted out.
+    socket: Rc<Socket>,
+    unread: Bytes,
+    /// `None`: it serves one request only.
+    open: Option<OpenGuard>,
     is_reused: bool,
 }
 
 impl Http1Lease {
-    pub(super) fn new(home: Rc<Http1Home>, sender: Sender, is_reused: bool) -> Self {
+    /// A new connection.
+    pub(super) fn new(stream: TcpStream, open: Option<OpenGuard>) -> Self {
         Self {
-            home,
-            sender,
-            is_reused,
+            socket: Rc::new(Socket::new(stream)),
+            unread: Bytes::new(),
+            open,
+            is_reused: false,
         }
     }
 
@@ -195,31 +224,45 @@ impl Http1Lease {
         self.is_reused
     }
 
-    /// The connection.
-    pub fn sender(&mut self) -> &mut Sender {
-        &mut self.sender
+    /// Whether nothing has come and the endpoint has not closed it.
+    pub fn is_quiet(&self) -> bool {
+        self.unread.is_empty() && self.socket.is_quiet()
+    }
+
+    /// Where to read and write.
+    pub fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// The same for who writes on while another reads.
+    pub fn socket_shared(&self) -> Rc<Socket> {
+        Rc::clone(&self.socket)
+    }
+
+    /// What has been read and not used.
+    pub fn unread(&mut self) -> &mut Bytes {
+        &mut self.unread
+    }
+
+    /// Reads more; ready with how much that was, none at the end.
+    ///
+    /// # Errors
+    ///
+    /// The socket's.
+    pub fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.socket.poll_read(cx, &mut self.unread)
     }
 
     /// The response was read to its end: the connection may serve another request.
     pub fn finish(self) {
-        let Self {
-            home, mut sender, ..
-        } = self;
-        if sender.is_ready() {
-            home.put(sender);
-        } else if !sender.is_closed() {
-            // The engine has not noticed the end yet, or still sends the request; it will within its next turn or never.
-            tokio::task::spawn_local(async move {
-                let ready =
-                    tokio::time::timeout(SETTLE, std::future::poll_fn(|cx| sender.poll_ready(cx)))
-                        .await;
-                if matches!(ready, Ok(Ok(()))) {
-                    home.put(sender);
-                }
-            });
+        if let Some(open) = self.open {
+            open.keep(self.socket);
         }
     }
-}
 
-/// How long a connection may take to become ready again after a response; then it is closed.
-const SETTLE: Duration = Duration::from_secs(1);
+    /// The socket and what has been read of it, when the connection is no longer HTTP/1. `None`: somebody still writes.
+    pub fn into_stream(self) -> Option<(TcpStream, Bytes)> {
+        let socket = Rc::into_inner(self.socket)?;
+        Some((socket.into_inner(), self.unread))
+    }
+}

@@ -1,6 +1,6 @@
 //! The pool against endpoints on loopback, each a task of the same thread.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -171,9 +171,7 @@ async fn silent() -> Endpoint {
 
 /// A lease that is ready for its request.
 async fn http1(pool: &Pool, endpoint: Endpoint) -> super::Http1Lease {
-    let mut lease = pool.http1(endpoint).await.unwrap();
-    poll_fn(|cx| lease.sender().poll_ready(cx)).await.unwrap();
-    lease
+    pool.http1(endpoint).await.unwrap()
 }
 
 #[tokio::test]

@@ -1,0 +1,108 @@
+//! A socket to an endpoint that reads and writes without keeping a buffer.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::net::TcpStream;
+use tracing::debug;
+
+thread_local! {
+    /// Where the worker's sockets read heads and small bodies to.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into());
+}
+
+/// A head and a small body in one read.
+const SCRATCH_BYTES: usize = 16 * 1024;
+
+/// How much of a large body is read at once. The allocator keeps pieces up to this size per thread.
+const PIECE: usize = 32 * 1024;
+
+/// A socket that may be written to by one and read from by another of the same worker.
+#[derive(Debug)]
+pub struct Socket(RefCell<TcpStream>);
+
+impl Socket {
+    /// Takes a connected socket.
+    pub fn new(stream: TcpStream) -> Self {
+        Self(RefCell::new(stream))
+    }
+
+    /// The socket itself.
+    pub fn into_inner(self) -> TcpStream {
+        self.0.into_inner()
+    }
+
+    /// Whether nothing has come and the endpoint has not closed, as far as the reactor has heard.
+    pub fn is_quiet(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.0.borrow().poll_read_ready(&mut cx).is_pending()
+    }
+
+    /// Reads what is there and puts it behind `unread`; ready with how much that was, none at the end.
+    ///
+    /// # Errors
+    ///
+    /// The socket's.
+    pub fn poll_read(&self, cx: &mut Context<'_>, unread: &mut Bytes) -> Poll<io::Result<usize>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut room = ReadBuf::new(scratch);
+            ready!(Pin::new(&mut *self.0.borrow_mut()).poll_read(cx, &mut room))?;
+            let read = room.filled();
+            *unread = if unread.is_empty() {
+                Bytes::copy_from_slice(read)
+            } else {
+                [&**unread, read].concat().into()
+            };
+            Poll::Ready(Ok(read.len()))
+        })
+    }
+
+    /// Reads a piece of a body of which `left` bytes are known to come, without copying it.
+    ///
+    /// # Errors
+    ///
+    /// The socket's.
+    pub fn poll_read_piece(
+        &self,
+        cx: &mut Context<'_>,
+        left: u64,
+        buffer: &mut BytesMut,
+    ) -> Poll<io::Result<Bytes>> {
+        let left = usize::try_from(left).unwrap_or(usize::MAX);
+        buffer.reserve(left.min(PIECE));
+        let mut stream = self.0.borrow_mut();
+        let reading = std::pin::pin!(tokio::io::AsyncReadExt::read_buf(&mut *stream, buffer));
+        ready!(Future::poll(reading, cx))?;
+        Poll::Ready(Ok(buffer.split().freeze()))
+    }
+
+    /// Writes as much of `slices` as goes.
+    ///
+    /// # Errors
+    ///
+    /// The socket's; also when it takes nothing.
+    pub fn poll_write(
+        &self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut stream = self.0.borrow_mut();
+        match ready!(Pin::new(&mut *stream).poll_write_vectored(cx, slices))? {
+            0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            written => Poll::Ready(Ok(written)),
+        }
+    }
+
+    /// Says that nothing more will be written.
+    pub async fn shutdown(&self) {
+        let shut = poll_fn(|cx| Pin::new(&mut *self.0.borrow_mut()).poll_shutdown(cx)).await;
+        if let Err(error) = shut {
+            debug!(%error, "the connection has ended already");
+        }
+    }
+}
