@@ -13,4 +13,5 @@ pub mod held;
 pub mod observe;
 pub mod pool;
 pub mod send;
+pub mod sweep;
 pub mod tunnel;
