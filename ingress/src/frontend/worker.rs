@@ -18,6 +18,7 @@ use parkway_activator::throttler::Throttler;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::LocalSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
@@ -30,6 +31,7 @@ use crate::proxy::failure::Failure;
 use crate::proxy::forward::Forwarder;
 use crate::proxy::observe::{RequestCounts, WorkerCounts};
 use crate::proxy::pool::Pool;
+use crate::proxy::sweep::Sweep;
 use crate::routing::headers::HostMode;
 use crate::routing::retry::{Budget, BudgetLimits};
 use crate::routing::rules::{Target, Visibility};
@@ -145,6 +147,7 @@ impl Worker {
             forwarder: Rc::new(Forwarder {
                 throttle: parts.throttler.worker(index),
                 throttler: parts.throttler.clone(),
+                sweep: Sweep::new(Instant::now()),
                 pool: Pool::new(Arc::clone(&parts.limits), parts.workers),
                 budget: RefCell::new(Budget::new(BudgetLimits::default())),
                 host_mode: HostMode::Process,
@@ -307,7 +310,11 @@ async fn run(
             let forwarder = Rc::clone(&worker.forwarder);
             async move { forwarder.throttle.run().await }
         }),
-        tokio::task::spawn_local(sweep(Rc::clone(&worker.forwarder))),
+        tokio::task::spawn_local({
+            let sweep = worker.forwarder.sweep.clone();
+            async move { sweep.run().await }
+        }),
+        tokio::task::spawn_local(close_unused(Rc::clone(&worker.forwarder))),
         tokio::task::spawn_local(answer_peeks(Rc::clone(&worker), peeks)),
     ];
     for task in accepting {
@@ -432,12 +439,12 @@ async fn answer_peeks(worker: Rc<Worker>, mut peeks: mpsc::Receiver<Peek>) {
 }
 
 /// Closes idle connections to endpoints.
-async fn sweep(forwarder: Rc<Forwarder>) {
-    let mut tick = tokio::time::interval(SWEEP);
+async fn close_unused(forwarder: Rc<Forwarder>) {
+    let mut tick = tokio::time::interval(UNUSED);
     loop {
         let now = tick.tick().await;
         forwarder.pool.sweep(now);
     }
 }
 
-const SWEEP: Duration = Duration::from_secs(5);
+const UNUSED: Duration = Duration::from_secs(5);
