@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use super::connection::{self, OpenConnection, Peer};
+use super::drain::Drain;
 use super::exchange::ClientShares;
 use crate::config::Limits;
 use crate::proxy::destination::Destination;
@@ -128,7 +129,7 @@ pub struct Worker {
     pub(super) counts: Rc<WorkerCounts>,
     pub(super) request_limits: validate::Limits,
     pub(super) dealer: RefCell<Dealer>,
-    pub(super) drain: CancellationToken,
+    pub(super) drain: Rc<Drain>,
     turning_away: Arc<Semaphore>,
     routes: Routes,
     kept: RefCell<Arc<RouteSnapshot>>,
@@ -160,7 +161,7 @@ impl Worker {
                 fields: parts.limits.header_fields,
             },
             dealer: RefCell::new(Dealer::new(u64::try_from(index).unwrap_or_default())),
-            drain: parts.drain.clone(),
+            drain: Rc::default(),
             turning_away: Arc::new(Semaphore::new(connection::TURNED_AWAY)),
             routes: parts.routes.clone(),
             kept_generation: Cell::new(kept.generation()),
@@ -299,6 +300,7 @@ async fn run(
                 Rc::clone(&worker),
                 listener,
                 visibility,
+                parts.drain.clone(),
                 connections.clone(),
                 Arc::clone(&parts.connections),
             );
@@ -315,6 +317,13 @@ async fn run(
             async move { sweep.run().await }
         }),
         tokio::task::spawn_local(close_unused(Rc::clone(&worker.forwarder))),
+        tokio::task::spawn_local({
+            let (drain, begun) = (Rc::clone(&worker.drain), parts.drain.clone());
+            async move {
+                begun.cancelled().await;
+                drain.begin();
+            }
+        }),
         tokio::task::spawn_local(answer_peeks(Rc::clone(&worker), peeks)),
     ];
     for task in accepting {
@@ -344,13 +353,14 @@ async fn accept(
     worker: Rc<Worker>,
     listener: TcpListener,
     visibility: Visibility,
+    drain: CancellationToken,
     connections: TaskTracker,
     open: Arc<AtomicUsize>,
 ) {
     loop {
         let accepted = tokio::select! {
             biased; // however many connections come: what is queued is looked at below
-            () = worker.drain.cancelled() => break,
+            () = drain.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
