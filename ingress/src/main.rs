@@ -5,6 +5,11 @@ use std::process::ExitCode;
 use clap::Parser;
 use parkway_ingress::cli::{Cli, Command};
 use parkway_ingress::{app, check, explain, hello};
+use tikv_jemallocator::Jemalloc;
+
+/// Gives memory back when a burst of connections or parked requests is over; its settings are in `.cargo/config.toml`.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {

@@ -15,6 +15,7 @@ mod hosts;
 mod leftovers;
 mod limits;
 mod manifests;
+mod memory;
 mod queue_full;
 mod replay;
 mod restart;

@@ -3,21 +3,26 @@
 //! HTTP/2 by prior knowledge begins with a fixed preface (RFC 9113 section 3.4); everything else is HTTP/1. The first
 //! byte has a deadline, and so has the rest of the preface.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 use tracing::debug;
 
+use super::drain::Listener;
 use super::worker::Worker;
 use super::{http1, http2};
+use crate::proxy::sweep::Alarm;
 use crate::routing::headers::{Arrival, Entry, Scheme};
 use crate::routing::rules::Visibility;
 
@@ -30,6 +35,8 @@ pub(super) struct Peer {
     pub(super) visibility: Visibility,
     /// What its requests are given on their way.
     pub(super) entry: Entry,
+    /// Hears of the drain. Only the connection's own task asks.
+    pub(super) drain: Listener,
 }
 
 impl Peer {
@@ -41,11 +48,17 @@ impl Peer {
             trusted_hops: worker.policy.trusted_hops,
         };
         Self {
+            drain: Listener::new(&worker.drain),
             worker,
             address,
             visibility,
             entry: Entry::new(arrival),
         }
+    }
+
+    /// An alarm of the connection's worker, not set.
+    pub(super) fn alarm(&self) -> Alarm {
+        self.worker.forwarder.sweep.alarm()
     }
 }
 
@@ -57,27 +70,55 @@ pub(super) async fn serve(peer: Rc<Peer>, mut stream: TcpStream, open: OpenConne
         debug!(client = %peer.address, %error, "connection is gone already");
         return;
     }
-    let limits = &peer.worker.limits;
     let mut start = BytesMut::new();
-    let sniffed = tokio::select! {
-        biased; // a request that is there is served
-        sniffed = tokio::time::timeout(limits.first_byte, sniff(&mut stream, &mut start)) => sniffed,
-        () = drained(&peer.worker.drain) => return,
-    };
+    let mut patience = Patience::new(&peer, peer.worker.limits.first_byte);
+    let sniffed = poll_fn(|cx| {
+        // A request that is there is served, so it is looked for first.
+        if let Poll::Ready(sniffed) = poll_sniff(&mut stream, &mut start, cx) {
+            return Poll::Ready(sniffed);
+        }
+        patience.poll_over(&peer, cx).map(|()| Ok(Sniffed::Nothing))
+    })
+    .await;
+    drop(patience);
+    // On the heap: a connection that waits for its first or next request needs none of it.
     match sniffed {
-        Ok(Ok(Sniffed::Http2)) => {
+        Ok(Sniffed::Http2) => {
             Box::pin(http2::serve(Rc::clone(&peer), stream, start.freeze())).await;
         }
-        Ok(Ok(Sniffed::Http1)) => http1::serve(Rc::clone(&peer), stream, start.freeze()).await,
-        Ok(Ok(Sniffed::Nothing) | Err(_)) | Err(_) => {}
+        Ok(Sniffed::Http1) => http1::serve(Rc::clone(&peer), stream, start.freeze()).await,
+        Ok(Sniffed::Nothing) | Err(_) => {}
     }
     drop(open);
 }
 
-/// Waits until the drain has begun and requests that were sent before it have been noticed.
-pub(super) async fn drained(drain: &CancellationToken) {
-    drain.cancelled().await;
-    tokio::time::sleep(LAST_MOMENT).await;
+/// How long a connection without a request stays open.
+#[derive(Debug)]
+pub(super) struct Patience {
+    alarm: Alarm,
+    due: Instant,
+    is_draining: bool,
+}
+
+impl Patience {
+    /// As long as `limit` from now.
+    pub(super) fn new(peer: &Peer, limit: Duration) -> Self {
+        Self {
+            alarm: peer.alarm(),
+            due: Instant::now() + limit,
+            is_draining: false,
+        }
+    }
+
+    /// Ready when the limit has passed, or when the drain has begun and requests that were sent before it have been
+    /// noticed.
+    pub(super) fn poll_over(&mut self, peer: &Peer, cx: &Context<'_>) -> Poll<()> {
+        if !self.is_draining && peer.drain.has_begun(cx) {
+            self.is_draining = true;
+            self.due = self.due.min(Instant::now() + LAST_MOMENT);
+        }
+        self.alarm.poll_due(cx, self.due)
+    }
 }
 
 /// How long a connection without a request stays open when the drain begins. What its client has sent may be in the
@@ -91,20 +132,26 @@ enum Sniffed {
 }
 
 /// Reads until the preface is told from anything else.
-async fn sniff(stream: &mut TcpStream, start: &mut BytesMut) -> std::io::Result<Sniffed> {
-    // No memory is set aside before there is something to read.
-    stream.readable().await?;
-    start.reserve(FIRST_READ);
+fn poll_sniff(
+    stream: &mut TcpStream,
+    start: &mut BytesMut,
+    cx: &mut Context<'_>,
+) -> Poll<std::io::Result<Sniffed>> {
     loop {
-        if stream.read_buf(start).await? == 0 {
-            return Ok(Sniffed::Nothing);
+        // No memory is set aside before there is something to read.
+        let mut room = [0; FIRST_READ];
+        let mut read = ReadBuf::new(&mut room);
+        ready!(Pin::new(&mut *stream).poll_read(cx, &mut read))?;
+        if read.filled().is_empty() {
+            return Poll::Ready(Ok(Sniffed::Nothing));
         }
+        start.extend_from_slice(read.filled());
         let known = start.len().min(PREFACE.len());
         if start.get(..known) != PREFACE.get(..known) {
-            return Ok(Sniffed::Http1);
+            return Poll::Ready(Ok(Sniffed::Http1));
         }
         if known == PREFACE.len() {
-            return Ok(Sniffed::Http2);
+            return Poll::Ready(Ok(Sniffed::Http2));
         }
     }
 }

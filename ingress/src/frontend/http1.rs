@@ -14,14 +14,15 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
-use std::future::{Future, pending, poll_fn, ready};
+use std::future::{self, Future, pending, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use http::{Request, Response};
 use http_body::Body;
@@ -29,12 +30,12 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1::{Builder, Connection};
 use hyper_util::rt::TokioIo;
 use parkway_activator::throttler::Permit;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::{AsyncWriteExt, Interest, ReadBuf, Ready};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 use tracing::debug;
 
-use super::connection::{Peer, drained};
+use super::connection::{Patience, Peer};
 use super::exchange::{self, Begin};
 use super::input::{Busy, Input, Signals};
 use super::respond::Asked;
@@ -42,6 +43,7 @@ use crate::proxy::body::{BusyGuard, Http1Body, RequestBody};
 use crate::proxy::failure::Failure;
 use crate::proxy::forward::{Job, Outcome, Tunnel, Waiting};
 use crate::proxy::held::Held;
+use crate::proxy::sweep::Alarm;
 use crate::proxy::tunnel;
 use crate::routing::headers;
 
@@ -49,24 +51,26 @@ use crate::routing::headers;
 pub(super) async fn serve(peer: Rc<Peer>, stream: TcpStream, before: Bytes) {
     let (mut stream, mut before, mut resume) = (stream, before, None);
     loop {
-        let (input, ended) = serving(&peer, stream, before, resume.take()).await;
+        // All but being dormant is on the heap: what is left of a dormant connection is the size of this future.
+        let (input, ended) = Box::pin(serving(&peer, stream, before, resume.take())).await;
         let (socket, unread) = input;
         match ended {
             Ended::Closed => return,
-            Ended::HeadTooSlow => return answer_408(socket).await,
-            Ended::Switched(tunnel) => return tunnel::relay(socket, unread, *tunnel).await,
+            Ended::HeadTooSlow => return Box::pin(answer_408(socket)).await,
+            Ended::Switched(tunnel) => {
+                return Box::pin(tunnel::relay(socket, unread, *tunnel)).await;
+            }
             // A pipelined head that is not complete yet was read together with the request before it.
             Ended::Idle if !unread.is_empty() => (stream, before) = (socket, unread),
             Ended::Idle => match dormant(&peer, &socket).await {
                 Wake::Readable => (stream, before) = (socket, Bytes::new()),
                 Wake::Close => return,
             },
-            Ended::Parked(waiting) => match parked(&peer, *waiting, socket, unread).await {
-                Some(replay) => {
-                    (stream, before, resume) = (replay.stream, replay.bytes, Some(replay.resume));
-                }
-                None => return,
-            },
+            Ended::Parked(waiting) => {
+                let replay = Box::pin(parked(&peer, *waiting, socket, unread)).await;
+                let Some(replay) = replay else { return };
+                (stream, before, resume) = (replay.stream, replay.bytes, Some(replay.resume));
+            }
         }
     }
 }
@@ -156,14 +160,10 @@ async fn drive(
     signals: &Signals,
     desk: &Desk,
 ) -> Ended {
-    let mut watch = Watch::default();
-    let mut stall = Stall::default();
-    let mut draining = std::pin::pin!(peer.worker.drain.cancelled());
-    let mut is_draining = false;
+    let mut watch = Watch::new(peer);
+    let mut stall = Stall::new(peer);
     poll_fn(|cx| {
-        if !is_draining && draining.as_mut().poll(cx).is_ready() {
-            is_draining = true;
-        }
+        let is_draining = peer.drain.has_begun(cx);
         match engine.poll_without_shutdown(cx) {
             Poll::Ready(result) => {
                 if let Err(error) = result {
@@ -213,20 +213,22 @@ async fn drive(
 ///
 /// Nobody asks the response for more meanwhile, so its own deadline would not be noticed: it is looked at here. Without
 /// one, a client that reads nothing for as long as a connection may idle is given up.
-#[derive(Default)]
 struct Stall {
     since: Option<Instant>,
     writes: u64,
-    timer: Option<Pin<Box<Sleep>>>,
+    alarm: Alarm,
 }
 
 impl Stall {
-    fn poll(
-        &mut self,
-        cx: &mut std::task::Context<'_>,
-        signals: &Signals,
-        limit: Duration,
-    ) -> Poll<()> {
+    fn new(peer: &Peer) -> Self {
+        Self {
+            since: None,
+            writes: 0,
+            alarm: peer.alarm(),
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, signals: &Signals, limit: Duration) -> Poll<()> {
         let now = Instant::now();
         if self.since.is_none() || self.writes != signals.writes.get() {
             self.since = Some(now);
@@ -237,48 +239,38 @@ impl Stall {
         if due <= now {
             return Poll::Ready(());
         }
-        let timer = self
-            .timer
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
-        timer.as_mut().reset(due);
-        timer.as_mut().poll(cx)
+        self.alarm.poll_due(cx, due)
     }
 }
 
-/// Measures how long a state lasts, with one timer per connection that is not touched while requests run.
-#[derive(Default)]
+/// Measures how long a state lasts.
 struct Watch {
     since: Option<(Instant, Duration)>,
-    timer: Option<Pin<Box<Sleep>>>,
+    alarm: Alarm,
 }
 
 impl Watch {
+    fn new(peer: &Peer) -> Self {
+        Self {
+            since: None,
+            alarm: peer.alarm(),
+        }
+    }
+
     fn reset(&mut self) {
-        self.since = None;
+        if self.since.take().is_some() {
+            self.alarm.clear();
+        }
     }
 
     /// Ready when the state that may last `limit` has lasted that long.
-    fn poll(&mut self, cx: &mut std::task::Context<'_>, limit: Duration) -> Poll<()> {
+    fn poll(&mut self, cx: &Context<'_>, limit: Duration) -> Poll<()> {
         let since = match self.since {
             Some((since, same)) if same == limit => since,
             _ => Instant::now(),
         };
         self.since = Some((since, limit));
-        let due = since + limit;
-        let timer = self
-            .timer
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
-        // A timer set for earlier fires once too often; that is cheaper than setting it for every request.
-        if timer.deadline() > due || timer.is_elapsed() {
-            timer.as_mut().reset(due);
-        }
-        loop {
-            match timer.as_mut().poll(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(()) if Instant::now() >= due => return Poll::Ready(()),
-                Poll::Ready(()) => timer.as_mut().reset(due),
-            }
-        }
+        self.alarm.poll_due(cx, since + limit)
     }
 }
 
@@ -320,7 +312,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
             None => exchange::begin(&self.peer, &mut head),
         };
         match begun {
-            Begin::Answer(response) => Box::pin(ready(Ok(response))),
+            Begin::Answer(response) => Box::pin(future::ready(Ok(response))),
             Begin::Parked(waiting) => {
                 self.desk.waiting.replace(Some(waiting));
                 // The connection task takes the engine off after this turn, and this future with it. Until then the
@@ -365,17 +357,20 @@ enum Wake {
 
 /// Waits on the bare socket for the next request.
 async fn dormant(peer: &Peer, stream: &TcpStream) -> Wake {
-    // Looked at rather than told: the reactor's word may be older than what the engine has read since.
-    let mut first = [0; 1];
-    tokio::select! {
-        biased; // a request that is there is served
-        seen = stream.peek(&mut first) => match seen {
-            Ok(0) | Err(_) => Wake::Close,
-            Ok(_) => Wake::Readable,
-        },
-        () = tokio::time::sleep(peer.worker.limits.idle) => Wake::Close,
-        () = drained(&peer.worker.drain) => Wake::Close,
-    }
+    let mut patience = Patience::new(peer, peer.worker.limits.idle);
+    poll_fn(|cx| {
+        // Looked at rather than told: the reactor's word may be older than what the engine has read since. And looked at
+        // first: a request that is there is served.
+        let mut first = [0; 1];
+        if let Poll::Ready(seen) = stream.poll_peek(cx, &mut ReadBuf::new(&mut first)) {
+            return Poll::Ready(match seen {
+                Ok(0) | Err(_) => Wake::Close,
+                Ok(_) => Wake::Readable,
+            });
+        }
+        patience.poll_over(peer, cx).map(|()| Wake::Close)
+    })
+    .await
 }
 
 /// A parked request that goes on: its bytes for a new engine, and what it finds there.
@@ -403,19 +398,25 @@ async fn parked(peer: &Peer, waiting: Waiting, stream: TcpStream, unread: Bytes)
     if ticket.grow(ahead.bytes.len()).is_err() {
         ahead.is_full = true;
     }
-    let mut stream = stream;
-    let mut late = std::pin::pin!(tokio::time::sleep_until(due));
-    let decided = loop {
-        tokio::select! {
-            biased; // a permit that is there wins over a client that left: the replay will notice
-            granted = &mut ticket => break granted.map_err(Failure::Refused),
-            () = &mut late => break Err(Failure::TimedOut),
-            more = ahead.read(&mut stream) => match more {
-                Ok(More::Bytes(read)) => ahead.is_full = ticket.grow(read).is_err(),
-                Ok(More::Gone) | Err(_) => return None,
-            },
+    let mut alarm = peer.alarm();
+    let decided = poll_fn(|cx| {
+        // A permit that is there wins over a client that left: the replay will notice.
+        if let Poll::Ready(granted) = Pin::new(&mut ticket).poll(cx) {
+            return Poll::Ready(Some(granted.map_err(Failure::Refused)));
         }
-    };
+        if alarm.poll_due(cx, due).is_ready() {
+            return Poll::Ready(Some(Err(Failure::TimedOut)));
+        }
+        while let Poll::Ready(more) = ahead.poll_read(&stream, cx) {
+            match more {
+                Ok(More::Bytes(read)) => ahead.is_full = ticket.grow(read).is_err(),
+                Ok(More::Gone) | Err(_) => return Poll::Ready(None),
+            }
+        }
+        Poll::Pending
+    })
+    .await?;
+    drop(alarm);
     job.observation.parked(since.elapsed());
     let job_framing = job.framing;
     let resume = match decided {
@@ -453,45 +454,50 @@ enum More {
 }
 
 impl ReadAhead {
-    /// # Cancel safety
-    ///
-    /// Nothing is lost when dropped: bytes read are in the buffer before the future is ready.
-    async fn read(&mut self, stream: &mut TcpStream) -> io::Result<More> {
-        if self.is_full || self.bytes.len() >= self.bound {
+    fn poll_read(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<More>> {
+        let room = self.bound.saturating_sub(self.bytes.len());
+        if self.is_full || room == 0 {
             self.is_full = true;
-            closed(stream).await?;
-            return Ok(More::Gone);
+            return poll_closed(stream, cx).map_ok(|()| More::Gone);
         }
-        // No memory is set aside before there is something to read.
-        stream.readable().await?;
-        self.bytes.reserve(READ_AHEAD_STEP);
-        let mut room =
-            (&mut *stream).take(u64::try_from(self.bound - self.bytes.len()).unwrap_or(u64::MAX));
-        match room.read_buf(&mut self.bytes).await? {
-            0 => Ok(More::Gone),
-            read => Ok(More::Bytes(read)),
+        loop {
+            ready!(stream.poll_read_ready(cx))?;
+            let mut step = [0; READ_AHEAD_STEP];
+            let (step, _) = step.split_at_mut(room.min(READ_AHEAD_STEP));
+            return Poll::Ready(match stream.try_read(step) {
+                Ok(0) => Ok(More::Gone),
+                Ok(read) => {
+                    let (read, _) = step.split_at(read);
+                    self.bytes.extend_from_slice(read);
+                    Ok(More::Bytes(read.len()))
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => Err(error),
+            });
         }
     }
 }
 
 const READ_AHEAD_STEP: usize = 2 * 1024;
 
-/// Waits until the client has ended its sending side, without reading what it sent.
+/// Ready when the client has ended its sending side, without reading what it sent.
 ///
 /// Clears the socket's readiness on the way, so that the next event is a new one: use [`register_anew`] before reading
 /// from the socket again.
-async fn closed(stream: &TcpStream) -> io::Result<()> {
+fn poll_closed(stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
     loop {
-        let ready = stream.ready(Interest::READABLE).await?;
-        if ready.is_read_closed() {
-            return Ok(());
+        ready!(stream.poll_read_ready(cx))?;
+        // It is ready, so what it is ready for is told at once.
+        let ready = stream.ready(Interest::READABLE).now_or_never();
+        if ready.transpose()?.is_some_and(Ready::is_read_closed) {
+            return Poll::Ready(Ok(()));
         }
         let cleared: io::Result<()> =
             stream.try_io(Interest::READABLE, || Err(io::ErrorKind::WouldBlock.into()));
         if let Err(error) = cleared
             && error.kind() != io::ErrorKind::WouldBlock
         {
-            return Err(error);
+            return Poll::Ready(Err(error));
         }
     }
 }

@@ -21,7 +21,7 @@ use http::{Request, Response, StatusCode, header};
 use http_body::Body;
 use parkway_activator::throttler::Permit;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::connection::Peer;
@@ -33,6 +33,7 @@ use crate::proxy::failure::Failure;
 use crate::proxy::forward::{Job, Outcome, Waiting};
 use crate::proxy::held::Held;
 use crate::proxy::send::pump;
+use crate::proxy::sweep::Alarm;
 
 /// Serves one HTTP/2 connection until it ends. `before` begins with the preface.
 pub(super) async fn serve(peer: Rc<Peer>, stream: TcpStream, before: Bytes) {
@@ -58,12 +59,11 @@ const MAX_SEND_BUFFER: usize = 256 * 1024;
 /// Accepts streams and runs them until the connection is closed, idles too long, or has been drained.
 async fn drive(peer: &Rc<Peer>, mut connection: Connection<Input, Bytes>) {
     let mut streams: FuturesUnordered<Stream> = FuturesUnordered::new();
-    let mut draining = std::pin::pin!(peer.worker.drain.cancelled());
     let mut is_draining = false;
     let mut idle = Idle::new(peer);
     loop {
         let accepted = poll_fn(|cx| {
-            if !is_draining && draining.as_mut().poll(cx).is_ready() {
+            if !is_draining && peer.drain.has_begun(cx) {
                 is_draining = true;
                 connection.graceful_shutdown();
             }
@@ -109,40 +109,32 @@ async fn drive(peer: &Rc<Peer>, mut connection: Connection<Input, Bytes>) {
 /// How long a client may take to agree to the end of a connection without streams.
 const GOODBYE: Duration = Duration::from_secs(5);
 
-/// Measures how long a connection has had no stream; its timer is not touched while there are some.
+/// Measures how long a connection has had no stream.
 struct Idle {
     /// Since when there is no stream; `None` while there are some.
     since: Option<Instant>,
-    timer: Pin<Box<Sleep>>,
+    alarm: Alarm,
 }
 
 impl Idle {
     fn new(peer: &Peer) -> Self {
-        let limit = peer.worker.limits.idle;
         Self {
             since: None,
-            timer: Box::pin(tokio::time::sleep(limit)),
+            alarm: peer.alarm(),
         }
     }
 
     /// A stream begins.
     fn is_over(&mut self) {
-        self.since = None;
+        if self.since.take().is_some() {
+            self.alarm.clear();
+        }
     }
 
     /// Ready when there has been no stream for the limit. Asked only while there is none.
-    fn poll(&mut self, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
-        let due = *self.since.get_or_insert_with(Instant::now) + limit;
-        if self.timer.deadline() > due {
-            self.timer.as_mut().reset(due);
-        }
-        loop {
-            match self.timer.as_mut().poll(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(()) if Instant::now() >= due => return Poll::Ready(()),
-                Poll::Ready(()) => self.timer.as_mut().reset(due),
-            }
-        }
+    fn poll(&mut self, cx: &Context<'_>, limit: Duration) -> Poll<()> {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        self.alarm.poll_due(cx, since + limit)
     }
 }
 
@@ -205,7 +197,8 @@ impl Future for Stream {
 /// A stream whose request waits for an endpoint.
 struct Parked {
     since: Instant,
-    late: Pin<Box<Sleep>>,
+    due: Instant,
+    late: Alarm,
     ahead: Ahead,
     state: Option<ParkedState>,
 }
@@ -246,7 +239,8 @@ impl Parked {
         let due = waiting.job.due().unwrap_or(since);
         Box::new(Self {
             since,
-            late: Box::pin(tokio::time::sleep_until(due)),
+            due,
+            late: peer.alarm(),
             ahead: Ahead::Strictly,
             state: Some(ParkedState {
                 peer,
@@ -267,7 +261,7 @@ impl Parked {
         if state.respond.poll_reset(cx).is_ready() {
             return Poll::Ready(ParkingEnd::Gone);
         }
-        if self.late.as_mut().poll(cx).is_ready() {
+        if self.late.poll_due(cx, self.due).is_ready() {
             return Poll::Ready(ParkingEnd::Decided(Err(Failure::TimedOut)));
         }
         // The window is not given back, so a client can send no more than one window ahead.
@@ -348,7 +342,7 @@ async fn run(
         .await?
     };
     match outcome {
-        Outcome::Answered(response) => answer(respond, response, Some(&line)).await,
+        Outcome::Answered(response) => answer(respond, response, Some((&peer, &line))).await,
         Outcome::Failed(failure, observation) => {
             answer(respond, asked.respond(&failure, observation), None).await;
         }
@@ -407,7 +401,11 @@ impl Inbound for Line {
 }
 
 /// Sends a response and its body; cut when it is due, also while the client takes nothing of it.
-async fn answer(mut respond: SendResponse<Bytes>, response: Response<Held>, line: Option<&Line>) {
+async fn answer(
+    mut respond: SendResponse<Bytes>,
+    response: Response<Held>,
+    line: Option<(&Peer, &Line)>,
+) {
     let (head, body) = response.into_parts();
     let mut response = Response::new(());
     *response.status_mut() = head.status;
@@ -426,19 +424,18 @@ async fn answer(mut respond: SendResponse<Bytes>, response: Response<Held>, line
     }
     let sent = {
         let mut sending = std::pin::pin!(pump(body, &mut stream));
-        let mut timer: Option<Pin<Box<Sleep>>> = None;
+        let mut late = line.map(|(peer, line)| (peer.alarm(), line));
         poll_fn(|cx| {
             if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
                 return Poll::Ready(sent);
             }
-            let Some(due) = line.and_then(|line| line.due.get()) else {
+            let due = late
+                .as_mut()
+                .and_then(|(alarm, line)| Some((alarm, line.due.get()?)));
+            let Some((alarm, due)) = due else {
                 return Poll::Pending;
             };
-            let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
-            if timer.deadline() != due {
-                timer.as_mut().reset(due);
-            }
-            timer.as_mut().poll(cx).map(|()| Err(BodyError::TimedOut))
+            alarm.poll_due(cx, due).map(|()| Err(BodyError::TimedOut))
         })
         .await
     };

@@ -4,6 +4,7 @@
 //! `exchange` takes a request in, whatever engine it came by; `respond` says what went wrong.
 
 mod connection;
+mod drain;
 pub mod exchange;
 mod framing;
 mod http1;

@@ -18,11 +18,13 @@ use parkway_activator::throttler::Throttler;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::LocalSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use super::connection::{self, OpenConnection, Peer};
+use super::drain::Drain;
 use super::exchange::ClientShares;
 use crate::config::Limits;
 use crate::proxy::destination::Destination;
@@ -30,6 +32,7 @@ use crate::proxy::failure::Failure;
 use crate::proxy::forward::Forwarder;
 use crate::proxy::observe::{RequestCounts, WorkerCounts};
 use crate::proxy::pool::Pool;
+use crate::proxy::sweep::Sweep;
 use crate::routing::headers::HostMode;
 use crate::routing::retry::{Budget, BudgetLimits};
 use crate::routing::rules::{Target, Visibility};
@@ -126,7 +129,7 @@ pub struct Worker {
     pub(super) counts: Rc<WorkerCounts>,
     pub(super) request_limits: validate::Limits,
     pub(super) dealer: RefCell<Dealer>,
-    pub(super) drain: CancellationToken,
+    pub(super) drain: Rc<Drain>,
     turning_away: Arc<Semaphore>,
     routes: Routes,
     kept: RefCell<Arc<RouteSnapshot>>,
@@ -145,6 +148,7 @@ impl Worker {
             forwarder: Rc::new(Forwarder {
                 throttle: parts.throttler.worker(index),
                 throttler: parts.throttler.clone(),
+                sweep: Sweep::new(Instant::now()),
                 pool: Pool::new(Arc::clone(&parts.limits), parts.workers),
                 budget: RefCell::new(Budget::new(BudgetLimits::default())),
                 host_mode: HostMode::Process,
@@ -157,7 +161,7 @@ impl Worker {
                 fields: parts.limits.header_fields,
             },
             dealer: RefCell::new(Dealer::new(u64::try_from(index).unwrap_or_default())),
-            drain: parts.drain.clone(),
+            drain: Rc::default(),
             turning_away: Arc::new(Semaphore::new(connection::TURNED_AWAY)),
             routes: parts.routes.clone(),
             kept_generation: Cell::new(kept.generation()),
@@ -296,6 +300,7 @@ async fn run(
                 Rc::clone(&worker),
                 listener,
                 visibility,
+                parts.drain.clone(),
                 connections.clone(),
                 Arc::clone(&parts.connections),
             );
@@ -307,7 +312,18 @@ async fn run(
             let forwarder = Rc::clone(&worker.forwarder);
             async move { forwarder.throttle.run().await }
         }),
-        tokio::task::spawn_local(sweep(Rc::clone(&worker.forwarder))),
+        tokio::task::spawn_local({
+            let sweep = worker.forwarder.sweep.clone();
+            async move { sweep.run().await }
+        }),
+        tokio::task::spawn_local(close_unused(Rc::clone(&worker.forwarder))),
+        tokio::task::spawn_local({
+            let (drain, begun) = (Rc::clone(&worker.drain), parts.drain.clone());
+            async move {
+                begun.cancelled().await;
+                drain.begin();
+            }
+        }),
         tokio::task::spawn_local(answer_peeks(Rc::clone(&worker), peeks)),
     ];
     for task in accepting {
@@ -337,13 +353,14 @@ async fn accept(
     worker: Rc<Worker>,
     listener: TcpListener,
     visibility: Visibility,
+    drain: CancellationToken,
     connections: TaskTracker,
     open: Arc<AtomicUsize>,
 ) {
     loop {
         let accepted = tokio::select! {
             biased; // however many connections come: what is queued is looked at below
-            () = worker.drain.cancelled() => break,
+            () = drain.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -432,12 +449,12 @@ async fn answer_peeks(worker: Rc<Worker>, mut peeks: mpsc::Receiver<Peek>) {
 }
 
 /// Closes idle connections to endpoints.
-async fn sweep(forwarder: Rc<Forwarder>) {
-    let mut tick = tokio::time::interval(SWEEP);
+async fn close_unused(forwarder: Rc<Forwarder>) {
+    let mut tick = tokio::time::interval(UNUSED);
     loop {
         let now = tick.tick().await;
         forwarder.pool.sweep(now);
     }
 }
 
-const SWEEP: Duration = Duration::from_secs(5);
+const UNUSED: Duration = Duration::from_secs(5);

@@ -5,9 +5,11 @@
 //! attempts the request has no permit: it asks for one again, first in line, and may have to be parked again.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::request::Parts;
@@ -27,6 +29,8 @@ use super::held::{Held, Holds};
 use super::observe::Observation;
 use super::pool::{Http1Lease, Pool};
 use super::send::{Answered, Attempt, SendError, send};
+pub use super::sweep::Elapsed;
+use super::sweep::{Alarm, Sweep};
 use crate::config::Limits;
 use crate::routing::headers;
 use crate::routing::headers::{HostMode, Present};
@@ -39,6 +43,8 @@ pub struct Forwarder {
     pub throttle: Worker,
     /// To tell which endpoints refuse.
     pub throttler: Throttler,
+    /// Deadlines.
+    pub sweep: Sweep,
     /// Connections to endpoints.
     pub pool: Pool,
     /// How many requests may be sent again.
@@ -193,12 +199,14 @@ impl Forwarder {
             let sent = {
                 // Pinned here and lent on: handed on by value it would lie in this future once for each layer.
                 let sending = pin!(send(&self.pool, &self.limits, attempt));
-                let in_time = pin!(within(job.due(), sending));
-                self.paced(&mut permit, in_time).await
+                self.in_time(job.due(), &mut permit, sending).await
             };
             let error = match sent {
                 Err(Elapsed) => return Outcome::Failed(Failure::TimedOut, job.observation),
-                Ok(Ok(answered)) => return answer(job, permit, answered, busy, body),
+                Ok(Ok(answered)) => {
+                    let alarm = self.sweep.alarm();
+                    return answer(job, permit, alarm, answered, busy, body);
+                }
                 Ok(Err(error)) => error,
             };
             debug!(revision = %job.destination.id, endpoint = %permit.endpoint(), attempts = job.attempts, %error, "attempt failed");
@@ -226,7 +234,7 @@ impl Forwarder {
                         let head = PackedHead::pack(&head);
                         return Outcome::Parked(Box::new(Waiting { job, ticket, head }), body);
                     }
-                    match wait_in_place(&mut job, ticket).await {
+                    match self.wait_in_place(&mut job, ticket).await {
                         Ok(permit) => permit,
                         Err(failure) => return Outcome::Failed(failure, job.observation),
                     }
@@ -235,21 +243,50 @@ impl Forwarder {
         }
     }
 
-    /// Awaits an attempt. A request that was parked makes room for the next one when its response begins, or when that
-    /// takes long.
-    async fn paced<F: Future>(&self, permit: &mut Permit, mut sending: Pin<&mut F>) -> F::Output {
-        if !permit.waited() {
-            return sending.await;
-        }
-        let sent = match tokio::time::timeout(PACE, &mut sending).await {
-            Ok(sent) => sent,
-            Err(_long) => {
-                self.throttle.let_next_go(permit);
-                sending.await
+    /// Awaits an attempt, no longer than `due`. A request that was parked makes room for the next one when its response
+    /// begins, or when that takes long.
+    async fn in_time<F: Future>(
+        &self,
+        due: Option<Instant>,
+        permit: &mut Permit,
+        mut sending: Pin<&mut F>,
+    ) -> Result<F::Output, Elapsed> {
+        let mut alarm = self.sweep.alarm();
+        let mut goes_on = permit.waited().then(|| Instant::now() + PACE);
+        let sent = poll_fn(|cx| {
+            if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
+                return Poll::Ready(Ok(sent));
             }
-        };
-        self.throttle.let_next_go(permit);
+            if let Some(pace) = goes_on
+                && due.is_none_or(|due| pace < due)
+            {
+                if alarm.poll_due(cx, pace).is_pending() {
+                    return Poll::Pending;
+                }
+                goes_on = None;
+                self.throttle.let_next_go(permit);
+            }
+            match due {
+                Some(due) => alarm.poll_due(cx, due).map(|()| Err(Elapsed)),
+                None => Poll::Pending,
+            }
+        })
+        .await;
+        if permit.waited() {
+            self.throttle.let_next_go(permit);
+        }
         sent
+    }
+
+    /// Waits for a permit inside a request whose body has been read already.
+    async fn wait_in_place(&self, job: &mut Job, ticket: Ticket) -> Result<Permit, Failure> {
+        let since = Instant::now();
+        let granted = self.sweep.within(job.due(), pin!(ticket)).await;
+        job.observation.parked(since.elapsed());
+        match granted {
+            Ok(granted) => granted.map_err(Failure::Refused),
+            Err(Elapsed) => Err(Failure::TimedOut),
+        }
     }
 
     /// The failure that ends the request, unless it may be sent again.
@@ -285,21 +322,11 @@ impl Forwarder {
 /// How long a released request may hold others back that wait behind it.
 const PACE: Duration = Duration::from_millis(100);
 
-/// Waits for a permit inside a request whose body has been read already.
-async fn wait_in_place(job: &mut Job, ticket: Ticket) -> Result<Permit, Failure> {
-    let since = Instant::now();
-    let granted = within(job.due(), ticket).await;
-    job.observation.parked(since.elapsed());
-    match granted {
-        Ok(granted) => granted.map_err(Failure::Refused),
-        Err(Elapsed) => Err(Failure::TimedOut),
-    }
-}
-
 /// Puts the response together with what its request holds.
 fn answer(
     job: Job,
     permit: Permit,
+    alarm: Alarm,
     answered: Answered,
     busy: Option<BusyGuard>,
     upload: Option<Replay>,
@@ -332,6 +359,7 @@ fn answer(
         permit: Some(permit),
         in_flight,
         carrier,
+        alarm: deadlines.is_some().then_some(alarm),
         deadlines,
         last_write: Instant::now(),
         observation,
@@ -345,11 +373,7 @@ fn answer(
     Outcome::Answered(Response::from_parts(head, Held::new(body, holds)))
 }
 
-/// The deadline passed.
-#[derive(Debug)]
-pub struct Elapsed;
-
-/// Awaits `future`, no longer than `due`.
+/// Awaits `future`, no longer than `due`, with a timer of its own: for what is rare and lasts.
 ///
 /// # Errors
 ///

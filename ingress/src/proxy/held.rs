@@ -12,19 +12,19 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use parkway_activator::stats::InFlight;
 use parkway_activator::throttler::Permit;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::body::{BodyError, BusyGuard, Replay, ResponseBody};
 use super::deadlines::Deadlines;
 use super::observe::Observation;
 use super::send::Carrier;
+use super::sweep::Alarm;
 
 /// A response body that owns what its request holds until it ends.
 #[derive(Debug)]
 pub struct Held {
     body: ResponseBody,
     holds: Option<Box<Holds>>,
-    timer: Option<Pin<Box<Sleep>>>,
     /// Why the body broke off, told one turn after it was seen.
     broken: Option<Box<BodyError>>,
 }
@@ -40,6 +40,8 @@ pub struct Holds {
     pub carrier: Option<Carrier>,
     /// When the response may take no longer.
     pub deadlines: Option<Deadlines>,
+    /// Goes off then; there is one where there are deadlines.
+    pub alarm: Option<Alarm>,
     /// When the last piece went to the client.
     pub last_write: Instant,
     /// Writes metrics and the access log when dropped.
@@ -58,6 +60,7 @@ impl Holds {
             in_flight: None,
             carrier: None,
             deadlines: None,
+            alarm: None,
             last_write: Instant::now(),
             observation,
             busy: None,
@@ -95,7 +98,6 @@ impl Held {
         let mut held = Self {
             body,
             holds: Some(Box::new(holds)),
-            timer: None,
             broken: None,
         };
         if held.body.is_end_stream() {
@@ -109,14 +111,12 @@ impl Held {
         Self {
             body,
             holds: None,
-            timer: None,
             broken: None,
         }
     }
 
     /// The body ended well: what it held is freed.
     fn finish(&mut self) {
-        self.timer = None;
         if let Some(mut holds) = self.holds.take() {
             holds.observation.ended();
             if let Some(upload) = holds.upload.take() {
@@ -126,22 +126,16 @@ impl Held {
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(holds) = &self.holds else {
+        let Some(holds) = &mut self.holds else {
             return Poll::Pending;
         };
-        let Some(deadlines) = &holds.deadlines else {
+        let (Some(deadlines), Some(alarm)) = (&holds.deadlines, &mut holds.alarm) else {
             return Poll::Pending;
         };
-        let Some(due) = deadlines.while_streaming(holds.last_write) else {
-            return Poll::Pending;
-        };
-        let timer = self
-            .timer
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
-        if timer.deadline() != due {
-            timer.as_mut().reset(due);
+        match deadlines.while_streaming(holds.last_write) {
+            Some(due) => alarm.poll_due(cx, due),
+            None => Poll::Pending,
         }
-        timer.as_mut().poll(cx)
     }
 }
 

@@ -14,4 +14,5 @@ pub mod http1;
 pub mod observe;
 pub mod pool;
 pub mod send;
+pub mod sweep;
 pub mod tunnel;
