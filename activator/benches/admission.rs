@@ -71,6 +71,14 @@ fn throttler(concurrency: u32) -> Throttler {
     throttler
 }
 
+/// As the front end takes a request in.
+fn newcomer(worker: &Worker, id: &RevisionId) -> Admission {
+    match worker.admit_warm(id) {
+        Some(permit) => Admission::Granted(permit),
+        None => worker.admit(id, Ask::default()),
+    }
+}
+
 fn parked(worker: &Worker, id: &RevisionId) -> Ticket {
     match worker.admit(id, Ask::default()) {
         Admission::Parked(ticket) => ticket,
@@ -107,7 +115,7 @@ fn admit_and_drop(concurrency: u32) -> f64 {
     let worker = throttler.worker(0);
     throttler.set_endpoints(&id(), endpoints(4));
     let id = id();
-    each(|| drop(black_box(worker.admit(&id, Ask::default()))))
+    each(|| drop(black_box(newcomer(&worker, &id))))
 }
 
 fn park_and_cancel() -> f64 {
@@ -252,11 +260,11 @@ fn rounds(
     let account = warm.stats.revision(&id);
     let _awake = account.enter(index, Instant::now());
     let mut request = || match work {
-        Work::Admit => drop(black_box(worker.admit(&id, Ask::default()))),
+        Work::Admit => drop(black_box(newcomer(&worker, &id))),
         Work::Enter => drop(black_box(account.enter(index, Instant::now()))),
         Work::Both => {
             let in_flight = account.enter(index, Instant::now());
-            drop(black_box(worker.admit(&id, Ask::default())));
+            drop(black_box(newcomer(&worker, &id)));
             drop(black_box(in_flight));
         }
     };
