@@ -19,7 +19,7 @@ use parkway_ingress::routing::rules::{
 };
 use parkway_ingress::routing::split::{Dealer, PathKey, Splits};
 use parkway_ingress::routing::table::RouteSnapshot;
-use parkway_ingress::routing::validate::{Limits, validate};
+use parkway_ingress::routing::validate::{Checked, Limits, validate};
 use tokio::time::Instant;
 
 fn main() {
@@ -131,12 +131,10 @@ fn head(rounds: Rounds, client: &str, fields: &[(&str, &str)]) {
     let endpoint = Endpoint::new(([127, 0, 0, 1], 8080).into());
     let dealer = std::cell::RefCell::new(Dealer::new(0));
     let limits = Limits::default();
-    let resolve = |parts: &mut Parts| {
-        let host = parts.headers.get("host").cloned().unwrap();
-        let host = Host::parse(host.to_str().unwrap()).unwrap();
+    let resolve = |parts: &mut Parts, host: &Host<'_>| {
         let chosen = snapshot.resolve(
             Visibility::ExternalIp,
-            &host,
+            host,
             parts.uri.path(),
             &mut parts.headers,
             Present::default(),
@@ -148,19 +146,23 @@ fn head(rounds: Rounds, client: &str, fields: &[(&str, &str)]) {
     rounds.print(&format!("{client}: validate"), fresh, |parts| {
         validate(parts, &limits).unwrap();
     });
+    let host = HeaderValue::from_str(fields[0].1).unwrap();
     rounds.print(&format!("{client}: admit"), fresh, |parts| {
-        black_box(entry.admit(parts, Present::in_head(&parts.headers)));
+        let present = Present::in_head(&parts.headers);
+        black_box(entry.admit(parts, present, Some(&host)));
     });
     rounds.print(&format!("{client}: resolve"), fresh, |parts| {
-        black_box(resolve(parts));
+        let host = Host::parse(fields[0].1).unwrap();
+        black_box(resolve(parts, &host));
     });
     rounds.print(
         &format!("{client}: validate, admit, resolve, address"),
         fresh,
         |parts| {
-            validate(parts, &limits).unwrap();
-            entry.admit(parts, Present::in_head(&parts.headers));
-            let backend = resolve(parts);
+            let Checked { host, present } = validate(parts, &limits).unwrap();
+            let host = host.unwrap();
+            entry.admit(parts, present, Some(host.written()));
+            let backend = resolve(parts, &host.host());
             headers::address(
                 &mut parts.headers,
                 &backend.target,

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::net::IpAddr;
 use std::ops::Range;
 
-use http::header::{FORWARDED, HOST};
+use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::super::names::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
@@ -52,9 +52,8 @@ impl Sender {
 
     /// `for=192.0.2.7;host=shop.example.com;proto=http`, quoted where RFC 7239 section 4 wants it.
     fn element(&self, host: Option<&HeaderValue>) -> Option<HeaderValue> {
-        let Some(host) = host.and_then(|host| host.to_str().ok()) else {
-            return HeaderValue::try_from([&self.named, ";proto=", self.scheme.as_str()].concat())
-                .ok();
+        let Some(host) = host else {
+            return self.element_without_host();
         };
         let mut last = self.last.borrow_mut();
         let is_same =
@@ -62,6 +61,9 @@ impl Sender {
         if let Some(same) = last.as_ref().filter(|last| is_same(last)) {
             return Some(same.text.clone());
         }
+        let Ok(host) = host.to_str() else {
+            return self.element_without_host();
+        };
         let is_token = host.bytes().all(is_token) && !host.is_empty();
         let quote = if is_token { "" } else { "\"" };
         let escaped = host.replace('\\', "\\\\").replace('"', "\\\"");
@@ -77,11 +79,16 @@ impl Sender {
         }
         Some(text)
     }
+
+    fn element_without_host(&self) -> Option<HeaderValue> {
+        HeaderValue::try_from([&self.named, ";proto=", self.scheme.as_str()].concat()).ok()
+    }
 }
 
 /// Says who sent the request, for which host and under which scheme. `is_claimed`: the head says something of that kind.
 pub(super) fn append(
     headers: &mut HeaderMap,
+    host: Option<&HeaderValue>,
     arrival: &Arrival,
     sender: &Sender,
     is_claimed: bool,
@@ -91,8 +98,7 @@ pub(super) fn append(
         Visibility::ExternalIp => arrival.trusted_hops,
         Visibility::ClusterLocal => usize::MAX,
     };
-    let host = headers.get(HOST).cloned();
-    let element = sender.element(host.as_ref());
+    let element = sender.element(host);
     append_element(headers, X_FORWARDED_FOR, believed, Some(&sender.address));
     append_element(headers, FORWARDED, believed, element.as_ref());
 
@@ -105,7 +111,7 @@ pub(super) fn append(
     }
     if !(is_believed && has_one(headers, &X_FORWARDED_HOST, |v| !v.is_empty())) {
         match host {
-            Some(host) => headers.insert(X_FORWARDED_HOST, host),
+            Some(host) => headers.insert(X_FORWARDED_HOST, host.clone()),
             None => headers.remove(X_FORWARDED_HOST),
         };
     }

@@ -33,9 +33,6 @@ pub fn remove_from_request(headers: &mut HeaderMap, version: Version) -> Option<
 
 /// Removes the hop-by-hop headers of a response; `101 Switching Protocols` keeps `Upgrade` and `Connection: upgrade`.
 pub fn remove_from_response(headers: &mut HeaderMap, status: StatusCode) {
-    if !Present::in_head(headers).has(Present::HOP_BY_HOP) {
-        return;
-    }
     let upgrade = headers
         .get(UPGRADE)
         .cloned()
