@@ -99,22 +99,42 @@ pub(super) fn append(
         Visibility::ClusterLocal => usize::MAX,
     };
     let element = sender.element(host);
-    append_element(headers, X_FORWARDED_FOR, believed, Some(&sender.address));
-    append_element(headers, FORWARDED, believed, element.as_ref());
+    if believed == 0 {
+        let scheme = HeaderValue::from_static(sender.scheme.as_str());
+        set(headers, X_FORWARDED_FOR, Some(sender.address.clone()));
+        set(headers, FORWARDED, element);
+        set(headers, X_FORWARDED_PROTO, Some(scheme));
+        set(headers, X_FORWARDED_HOST, host.cloned());
+    } else {
+        append_to_claims(headers, believed, host, sender, element.as_ref());
+    }
+}
 
-    let is_believed = believed > 0;
-    if !(is_believed && has_one(headers, &X_FORWARDED_PROTO, |v| v == "http" || v == "https")) {
-        headers.insert(
-            X_FORWARDED_PROTO,
-            HeaderValue::from_static(arrival.scheme.as_str()),
-        );
+/// Says it behind what is believed of the claims in the head.
+fn append_to_claims(
+    headers: &mut HeaderMap,
+    believed: usize,
+    host: Option<&HeaderValue>,
+    sender: &Sender,
+    element: Option<&HeaderValue>,
+) {
+    append_element(headers, X_FORWARDED_FOR, believed, Some(&sender.address));
+    append_element(headers, FORWARDED, believed, element);
+    if !has_one(headers, &X_FORWARDED_PROTO, |v| v == "http" || v == "https") {
+        let scheme = HeaderValue::from_static(sender.scheme.as_str());
+        headers.insert(X_FORWARDED_PROTO, scheme);
     }
-    if !(is_believed && has_one(headers, &X_FORWARDED_HOST, |v| !v.is_empty())) {
-        match host {
-            Some(host) => headers.insert(X_FORWARDED_HOST, host.clone()),
-            None => headers.remove(X_FORWARDED_HOST),
-        };
+    if !has_one(headers, &X_FORWARDED_HOST, |v| !v.is_empty()) {
+        set(headers, X_FORWARDED_HOST, host.cloned());
     }
+}
+
+/// Makes this the only value of the field; without one, there is none.
+fn set(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
+    match value {
+        Some(value) => headers.insert(name, value),
+        None => headers.remove(name),
+    };
 }
 
 fn has_one(
@@ -156,14 +176,8 @@ fn append_element(
     believed: usize,
     ours: Option<&HeaderValue>,
 ) {
-    let line = match ours {
-        Some(ours) if believed > 0 => behind(headers, &name, believed, ours),
-        _ => ours.cloned(),
-    };
-    match line {
-        Some(line) => headers.insert(name, line),
-        None => headers.remove(name),
-    };
+    let line = ours.and_then(|ours| behind(headers, &name, believed, ours));
+    set(headers, name, line);
 }
 
 fn behind(
