@@ -118,11 +118,8 @@ impl Entry {
         if let (Some(_), Some(host)) = (parts.uri.authority(), host) {
             parts.headers.insert(HOST, host.clone());
         }
-        let upgrade = if present.has(Present::HOP_BY_HOP) {
-            remove_from_request(&mut parts.headers, parts.version)
-        } else {
-            None
-        };
+        let upgrade =
+            hop_by_hop::remove_present_from_request(&mut parts.headers, present, parts.version);
         let is_outside = self.arrival.entrance == Visibility::ExternalIp;
         if is_outside && present.has(Present::NOT_FROM_OUTSIDE) {
             remove_untrusted(&mut parts.headers);
