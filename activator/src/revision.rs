@@ -3,9 +3,11 @@
 //! Types here are checked where they are made, so that using them cannot fail. They know neither HTTP nor
 //! Kubernetes; both providers produce them and everything after the providers consumes them.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 /// One Revision: its namespace and its name.
@@ -14,18 +16,24 @@ use std::time::Duration;
 ///
 /// An ordinary Kubernetes Service that a split names is balanced by the same queues; its identity is
 /// [`RevisionId::of_service`], which no Revision can have, because a colon is not allowed in a name.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+///
+/// Its hash is made once, here: each request looks its Revision up in several tables ([`RevisionMap`]).
+#[derive(Clone, Eq, PartialOrd, Ord)]
 pub struct RevisionId {
     namespace: Arc<str>,
     name: Arc<str>,
+    /// Last, so that the order is that of the names.
+    hash: u64,
 }
 
 impl RevisionId {
     /// Names a Revision.
     pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        let (namespace, name) = (namespace.into(), name.into());
         Self {
-            namespace: namespace.into(),
-            name: name.into(),
+            hash: KEY.hash_one((&namespace, &name)),
+            namespace,
+            name,
         }
     }
 
@@ -47,6 +55,48 @@ impl RevisionId {
     /// Whether this names an ordinary Service rather than a Revision.
     pub fn is_service(&self) -> bool {
         self.name.contains(':')
+    }
+}
+
+/// Drawn when the process starts, so that nobody can choose names whose hashes collide.
+static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+impl PartialEq for RevisionId {
+    fn eq(&self, other: &Self) -> bool {
+        let is_same = |a: &Arc<str>, b: &Arc<str>| Arc::ptr_eq(a, b) || a == b;
+        self.hash == other.hash
+            && is_same(&self.name, &other.name)
+            && is_same(&self.namespace, &other.namespace)
+    }
+}
+
+impl Hash for RevisionId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+/// A table by Revision that takes the hash which the [`RevisionId`] brings along.
+pub type RevisionMap<V> = HashMap<RevisionId, V, BuildHasherDefault<Hashed>>;
+
+/// The hasher of a [`RevisionMap`]: what is put in is a hash already.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    /// Not for keys whose hash is not one number: slow, and right all the same.
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 
@@ -139,4 +189,45 @@ pub struct RevisionSpec {
     pub service: Arc<str>,
     /// The Configuration it belongs to, for metrics and logs; empty when there is none.
     pub configuration: Arc<str>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_revision_is_found_by_its_names_whoever_wrote_them() {
+        let mut known = RevisionMap::default();
+        known.insert(RevisionId::new("shop", "cart-00001"), 1);
+
+        assert_eq!(
+            known.get(&RevisionId::new("shop", "cart-00001".to_owned())),
+            Some(&1)
+        );
+        for (namespace, name) in [
+            ("shop", "cart-00002"),
+            ("shopcart", "-00001"),
+            ("cart-00001", "shop"),
+        ] {
+            assert_eq!(known.get(&RevisionId::new(namespace, name)), None);
+        }
+    }
+
+    #[test]
+    fn revisions_are_ordered_by_namespace_then_name() {
+        let names = [("a", "z"), ("b", "a"), ("b", "b"), ("ba", "a")];
+        let sorted: BTreeSet<_> = names
+            .iter()
+            .rev()
+            .map(|(namespace, name)| RevisionId::new(*namespace, *name))
+            .collect();
+
+        let sorted: Vec<_> = sorted
+            .iter()
+            .map(|id| (id.namespace(), id.name()))
+            .collect();
+        assert_eq!(sorted, names);
+    }
 }

@@ -390,7 +390,7 @@ impl Count {
     fn advance(&mut self, now: Instant) {
         let elapsed = now.saturating_duration_since(self.counted_to);
         self.integral += u128::from(self.in_flight) * elapsed.as_nanos();
-        self.counted_to += elapsed;
+        self.counted_to = self.counted_to.max(now);
     }
 }
 

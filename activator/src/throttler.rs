@@ -30,7 +30,7 @@ mod state;
 mod tests;
 mod worker;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 use std::num::{NonZeroU8, NonZeroU32};
 use std::sync::Arc;
@@ -42,7 +42,7 @@ use tokio::sync::Notify;
 
 use crate::endpoint::Endpoint;
 pub use crate::queue::Bound;
-use crate::revision::{RevisionId, RevisionSpec};
+use crate::revision::{RevisionId, RevisionMap, RevisionSpec};
 use office::Office;
 use shell::Shell;
 
@@ -181,10 +181,10 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Registry {
-    live: HashMap<RevisionId, Arc<Shell>>,
+    live: RevisionMap<Arc<Shell>>,
     /// Deleted ones whose permits may still be in use: one that comes back finds its slots in use. The idle ones are
     /// let go whenever there are as many as live ones.
-    deleted: HashMap<RevisionId, Arc<Shell>>,
+    deleted: RevisionMap<Arc<Shell>>,
 }
 
 impl Throttler {

@@ -137,7 +137,10 @@ async fn call(worker: Rc<Worker>, seed: u64, counts: &Counts, concurrency: u32) 
             first_in_line: dice.is_multiple_of(11),
             ..Ask::default()
         };
-        let permit = match worker.admit(&id(), ask) {
+        let is_newcomer = !ask.first_in_line;
+        let warm = is_newcomer.then(|| worker.admit_warm(&id())).flatten();
+        let admission = warm.map_or_else(|| worker.admit(&id(), ask), Admission::Granted);
+        let permit = match admission {
             Admission::Granted(permit) => Some(permit),
             Admission::Parked(ticket) if dice.is_multiple_of(5) => {
                 yield_now().await;

@@ -2,6 +2,10 @@
 //!
 //! Each figure is the best of several rounds over a prepared batch, so that making the input is not counted and what the
 //! machine does besides is seen least. Nothing is asserted. Started by `cargo test --benches`, it runs one short round.
+//!
+//! Where time is too noisy, `tests/load/bench-instructions.sh` prints the instructions of each row: it runs this program
+//! under callgrind with `--row NAME --times N` for two N, without a clock, and divides the difference. `--list` prints the
+//! names of the rows.
 #![expect(clippy::print_stdout, reason = "the figures are what it is for")]
 #![expect(clippy::unwrap_used, reason = "the input is fixed")]
 
@@ -9,7 +13,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use parkway_activator::endpoint::Endpoint;
 use parkway_activator::revision::RevisionId;
 use parkway_ingress::routing::headers::{self, Arrival, Entry, HostMode, Present, Scheme};
@@ -19,61 +23,98 @@ use parkway_ingress::routing::rules::{
 };
 use parkway_ingress::routing::split::{Dealer, PathKey, Splits};
 use parkway_ingress::routing::table::RouteSnapshot;
-use parkway_ingress::routing::validate::{Limits, validate};
+use parkway_ingress::routing::validate::{Checked, Limits, validate};
 use tokio::time::Instant;
 
 fn main() {
-    let rounds = if std::env::args().any(|arg| arg == "--bench") {
-        Rounds {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let rounds = match arguments[..] {
+        ["--list", ..] => Rounds::List,
+        ["--row", row, "--times", times, ..] => Rounds::Counted {
+            row,
+            times: times.parse().expect("--times takes a number"),
+        },
+        _ if arguments.contains(&"--bench") => Rounds::Timed {
             count: 200,
             batch: 256,
-        }
-    } else {
-        Rounds {
+        },
+        _ => Rounds::Timed {
             count: 1,
             batch: 64,
-        }
+        },
     };
     for hosts in [1, 64, 10_000] {
         look_up(rounds, hosts);
     }
     head(rounds, "curl", &CURL);
     head(rounds, "browser", &BROWSER);
+    response(rounds);
     draw(rounds);
 }
 
-/// How often, and how many at a time.
+/// What is done with each row.
 #[derive(Clone, Copy)]
-struct Rounds {
-    count: usize,
-    batch: usize,
+enum Rounds<'a> {
+    /// So many batches of that size; printed are the nanoseconds of one step in the best of them.
+    Timed { count: usize, batch: usize },
+    /// One row's step so many times, at most [`COUNTED`], for somebody who counts instructions.
+    Counted { row: &'a str, times: usize },
+    /// Its name.
+    List,
 }
 
-impl Rounds {
-    /// Prints the nanoseconds of one `step`, best of all rounds.
-    fn print<T>(self, what: &str, make: impl Fn(usize) -> T, mut step: impl FnMut(&mut T)) {
-        let mut best = f64::INFINITY;
-        for _ in 0..self.count {
-            let mut batch: Vec<T> = (0..self.batch).map(&make).collect();
-            let begin = Instant::now();
-            for input in &mut batch {
-                step(black_box(input));
+/// How many inputs are made when instructions are counted, however many are used: the difference of two runs is that of
+/// the steps alone.
+const COUNTED: usize = 4_096;
+
+impl Rounds<'_> {
+    /// Does with this row what is to be done.
+    fn row<T>(self, what: &str, make: impl Fn(usize) -> T, mut step: impl FnMut(&mut T)) {
+        match self {
+            Self::Timed { count, batch } => {
+                let nanoseconds = time(count, batch, make, step);
+                println!("{what:<58} {nanoseconds:>8.1} ns");
             }
-            let each =
-                begin.elapsed().as_secs_f64() / f64::from(u32::try_from(self.batch).unwrap());
-            best = best.min(each * 1e9);
+            Self::Counted { row, times } if row == what => {
+                let mut batch: Vec<T> = (0..COUNTED).map(make).collect();
+                for input in batch.iter_mut().take(times) {
+                    step(black_box(input));
+                }
+            }
+            Self::Counted { .. } => {}
+            Self::List => println!("{what}"),
         }
-        println!("{what:<58} {best:>8.1} ns");
     }
 }
 
+/// The nanoseconds of one `step`, best of all rounds.
+fn time<T>(
+    count: usize,
+    batch: usize,
+    make: impl Fn(usize) -> T,
+    mut step: impl FnMut(&mut T),
+) -> f64 {
+    let mut best = f64::INFINITY;
+    for _ in 0..count {
+        let mut inputs: Vec<T> = (0..batch).map(&make).collect();
+        let begin = Instant::now();
+        for input in &mut inputs {
+            step(black_box(input));
+        }
+        let each = begin.elapsed().as_secs_f64() / f64::from(u32::try_from(batch).unwrap());
+        best = best.min(each * 1e9);
+    }
+    best
+}
+
 /// A host is read from its field and its path found; the requests name 64 hosts of all, in no order.
-fn look_up(rounds: Rounds, hosts: usize) {
+fn look_up(rounds: Rounds<'_>, hosts: usize) {
     let snapshot = snapshot(hosts);
     let mut random = 0x9e37_79b9_u64;
     let asked: Vec<String> = (0..64).map(|_| name(next(&mut random) % hosts)).collect();
     let no_fields = HeaderMap::new();
-    rounds.print(
+    rounds.row(
         &format!("look-up: 64 hosts of {hosts}"),
         |index| asked[index * 37 % asked.len()].clone(),
         |written| {
@@ -120,7 +161,7 @@ const BROWSER: [(&str, &str); 14] = [
 ];
 
 /// All that is done to a head between the two engines, and its parts.
-fn head(rounds: Rounds, client: &str, fields: &[(&str, &str)]) {
+fn head(rounds: Rounds<'_>, client: &str, fields: &[(&str, &str)]) {
     let snapshot = snapshot(64);
     let entry = Entry::new(Arrival {
         entrance: Visibility::ExternalIp,
@@ -131,12 +172,10 @@ fn head(rounds: Rounds, client: &str, fields: &[(&str, &str)]) {
     let endpoint = Endpoint::new(([127, 0, 0, 1], 8080).into());
     let dealer = std::cell::RefCell::new(Dealer::new(0));
     let limits = Limits::default();
-    let resolve = |parts: &mut Parts| {
-        let host = parts.headers.get("host").cloned().unwrap();
-        let host = Host::parse(host.to_str().unwrap()).unwrap();
+    let resolve = |parts: &mut Parts, host: &Host<'_>| {
         let chosen = snapshot.resolve(
             Visibility::ExternalIp,
-            &host,
+            host,
             parts.uri.path(),
             &mut parts.headers,
             Present::default(),
@@ -145,22 +184,26 @@ fn head(rounds: Rounds, client: &str, fields: &[(&str, &str)]) {
         chosen.unwrap().backend
     };
     let fresh = |_| parts(fields);
-    rounds.print(&format!("{client}: validate"), fresh, |parts| {
+    rounds.row(&format!("{client}: validate"), fresh, |parts| {
         validate(parts, &limits).unwrap();
     });
-    rounds.print(&format!("{client}: admit"), fresh, |parts| {
-        black_box(entry.admit(parts, Present::in_head(&parts.headers)));
+    let host = HeaderValue::from_str(fields[0].1).unwrap();
+    rounds.row(&format!("{client}: admit"), fresh, |parts| {
+        let present = Present::in_head(&parts.headers);
+        black_box(entry.admit(parts, present, Some(&host)));
     });
-    rounds.print(&format!("{client}: resolve"), fresh, |parts| {
-        black_box(resolve(parts));
+    rounds.row(&format!("{client}: resolve"), fresh, |parts| {
+        let host = Host::parse(fields[0].1).unwrap();
+        black_box(resolve(parts, &host));
     });
-    rounds.print(
+    rounds.row(
         &format!("{client}: validate, admit, resolve, address"),
         fresh,
         |parts| {
-            validate(parts, &limits).unwrap();
-            entry.admit(parts, Present::in_head(&parts.headers));
-            let backend = resolve(parts);
+            let Checked { host, present } = validate(parts, &limits).unwrap();
+            let host = host.unwrap();
+            entry.admit(parts, present, Some(host.written()));
+            let backend = resolve(parts, &host.host());
             headers::address(
                 &mut parts.headers,
                 &backend.target,
@@ -171,10 +214,36 @@ fn head(rounds: Rounds, client: &str, fields: &[(&str, &str)]) {
     );
 }
 
-fn draw(rounds: Rounds) {
+/// What is done to the head of a response.
+fn response(rounds: Rounds<'_>) {
+    let edit = |fields: &mut HeaderMap| headers::edit_response(fields, StatusCode::OK);
+    rounds.row("response: nothing to remove", |_| answered(&[]), edit);
+    let hop_by_hop = [("connection", "keep-alive"), ("keep-alive", "timeout=5")];
+    rounds.row("response: two to remove", |_| answered(&hop_by_hop), edit);
+}
+
+fn answered(more: &[(&'static str, &'static str)]) -> HeaderMap {
+    let fields = [
+        ("content-type", "text/plain; charset=utf-8"),
+        ("content-length", "1024"),
+        ("date", "Sun, 06 Nov 1994 08:49:37 GMT"),
+        ("server", "app"),
+    ];
+    let fields = fields.iter().chain(more);
+    fields
+        .map(|(name, value)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        })
+        .collect()
+}
+
+fn draw(rounds: Rounds<'_>) {
     let splits = Splits::try_new(vec![(90, 'a'), (10, 'b')]).unwrap();
     let mut dealer = Dealer::new(0);
-    rounds.print(
+    rounds.row(
         "draw: 90 to 10, 64 paths",
         |index| PathKey::of(&(index % 64)),
         |path| {

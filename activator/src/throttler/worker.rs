@@ -15,7 +15,6 @@
 //! ```
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -36,7 +35,7 @@ use super::{Admission, Ask, Bound, Inner, Permit, Refusal};
 use crate::endpoint::Endpoint;
 use crate::policy::{Draw, better_of_two};
 use crate::queue::TicketId;
-use crate::revision::RevisionId;
+use crate::revision::{RevisionId, RevisionMap};
 
 /// Above this many slots a worker with nothing parked gives their memory back.
 const KEPT_SLOTS: usize = 64;
@@ -68,7 +67,7 @@ struct Local {
     inner: Arc<Inner>,
     index: usize,
     thread: u64,
-    known: RefCell<HashMap<RevisionId, Known>>,
+    known: RefCell<RevisionMap<Known>>,
     /// Removals the cache above has seen.
     removals: Cell<u64>,
     slots: RefCell<Slab<Slot>>,
@@ -107,6 +106,17 @@ impl Worker {
                 draws: Cell::new(seed),
             }),
         }
+    }
+
+    /// A permit for a newcomer without asking anybody: the Revision is known here, has no limit, is ready, and nothing
+    /// is parked. Nearly all requests get theirs here; the others [ask](Self::admit).
+    #[must_use]
+    pub fn admit_warm(&self, id: &RevisionId) -> Option<Permit> {
+        let local = &self.local;
+        let mut cache = local.known.borrow_mut();
+        let known = cache.get_mut(id)?;
+        known.refresh(local);
+        known.grant(None, local.draw())
     }
 
     /// Sends an arriving request on, parks it, or refuses it.
@@ -330,7 +340,7 @@ impl Local {
     }
 
     /// Asks the registry for a Revision that is not in the cache, and remembers it.
-    fn look_up(&self, id: &RevisionId, cache: &mut HashMap<RevisionId, Known>) {
+    fn look_up(&self, id: &RevisionId, cache: &mut RevisionMap<Known>) {
         let removals = self.inner.removals.load(Ordering::Relaxed);
         if removals != self.removals.replace(removals) {
             cache.retain(|id, _| self.inner.shell(id).is_some());

@@ -281,7 +281,10 @@ impl<'r> Simulation<'r> {
         let worker = self.dice.below(WORKERS);
         let number = self.arrived;
         self.arrived += 1;
-        let admission = self.workers[worker].admit(&self.revisions[revision].id, ask);
+        let (throttle, id) = (&self.workers[worker], &self.revisions[revision].id);
+        // Newcomers go as they do in a worker: without asking if that is possible.
+        let warm = again.is_none().then(|| throttle.admit_warm(id)).flatten();
+        let admission = warm.map_or_else(|| throttle.admit(id, ask), Admission::Granted);
         let mut request = Request {
             revision,
             worker,

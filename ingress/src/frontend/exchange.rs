@@ -7,7 +7,7 @@ use std::hash::BuildHasher;
 use std::rc::Rc;
 
 use http::request::Parts;
-use http::{HeaderValue, Method, Response, Version, header};
+use http::{Method, Response, Version, header};
 use parkway_activator::throttler::{Admission, Permit};
 use tokio::time::Instant;
 
@@ -21,11 +21,11 @@ use crate::proxy::head::PackedHead;
 use crate::proxy::held::Held;
 use crate::proxy::observe::Observation;
 use crate::routing::headers::Present;
-use crate::routing::host::Host;
+use crate::routing::host::{Host, WrittenHost};
 use crate::routing::probe::{ProbeAnswer, probe_answer};
 use crate::routing::rules::Target;
 use crate::routing::timeout::parse_grpc_timeout;
-use crate::routing::validate;
+use crate::routing::validate::{self, Checked};
 
 /// How a request begins.
 pub(super) enum Begin {
@@ -50,13 +50,10 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
         let host = host.or_else(|| Some(head.headers.get(header::HOST)?.to_str().ok()?.to_owned()));
         observation.log(&head.method, &host.unwrap_or_default(), head.uri.path());
     }
-    let asked = Asked::of(head);
-    let present = Present::in_head(&head.headers);
-    let framing = Framing::of(head, present);
-    let destination = match route(peer, head, present) {
-        Ok(Routed::To(destination)) => destination,
+    let (destination, framing) = match route(peer, head) {
+        Ok(Routed::To(destination, framing)) => (destination, framing),
         Ok(Routed::Probe(answer)) => return Begin::Answer(respond_probe(answer, observation)),
-        Err(failure) => return Begin::Answer(asked.respond(&failure, observation)),
+        Err(failure) => return refuse(head, &failure, observation),
     };
     observation.destination(&destination);
     let in_flight = destination
@@ -82,8 +79,12 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
         framing,
         observation,
     };
+    let throttle = &worker.forwarder.throttle;
+    if let Some(permit) = throttle.admit_warm(&job.destination.id) {
+        return Begin::Forward(job, permit);
+    }
     let ask = job.ask(PackedHead::packed_len(head), None);
-    match worker.forwarder.throttle.admit(&job.destination.id, ask) {
+    match throttle.admit(&job.destination.id, ask) {
         Admission::Granted(permit) => Begin::Forward(job, permit),
         Admission::Parked(ticket) => {
             job.observation.has_parked();
@@ -93,26 +94,27 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
                 head: PackedHead::pack(head),
             }))
         }
-        Admission::Refused(refusal) => {
-            Begin::Answer(asked.respond(&refusal.into(), job.observation))
-        }
+        Admission::Refused(refusal) => refuse(head, &refusal.into(), job.observation),
     }
 }
 
+fn refuse(head: &Parts, failure: &Failure, observation: Observation) -> Begin {
+    Begin::Answer(Asked::of(head).respond(failure, observation))
+}
+
 enum Routed {
-    To(Rc<Destination>),
+    To(Rc<Destination>, Framing),
     Probe(ProbeAnswer),
 }
 
-/// Finds out what a request is for, and edits its headers as the rules on the way say.
-fn route(peer: &Peer, head: &mut Parts, present: Present) -> Result<Routed, Failure> {
+/// Checks a request, finds out what it is for, and edits its headers as the rules on the way say.
+fn route(peer: &Peer, head: &mut Parts) -> Result<Routed, Failure> {
     let worker = &peer.worker;
-    validate::validate(head, &worker.request_limits)?;
-    peer.entry.admit(head, present);
-    // Only HTTP/1.0 may come without a host; it is served by rules for all hosts.
-    let written = head.headers.get(header::HOST).cloned().unwrap_or(NO_HOST);
-    let host =
-        Host::parse(written.to_str().unwrap_or_default()).map_err(validate::BadRequest::from)?;
+    let Checked { host, present } = validate::validate(head, &worker.request_limits)?;
+    let framing = Framing::of(head, present);
+    let written = host.as_ref().map(WrittenHost::written);
+    peer.entry.admit(head, present, written);
+    let host = host.as_ref().map_or(Host::NONE, WrittenHost::host);
     let routes = worker.routes();
     let mut dealer = worker.dealer.borrow_mut();
     let resolved = routes.resolve(
@@ -130,10 +132,9 @@ fn route(peer: &Peer, head: &mut Parts, present: Present) -> Result<Routed, Fail
     {
         return Ok(Routed::Probe(answer));
     }
-    worker.destination(target).map(Routed::To)
+    let destination = worker.destination(target)?;
+    Ok(Routed::To(destination, framing))
 }
-
-const NO_HOST: HeaderValue = HeaderValue::from_static("no-host.invalid");
 
 /// A gRPC client's own deadline, which counts while the call is parked.
 ///

@@ -1,13 +1,64 @@
-//! What the HTTP/1 engine does not tell about a head.
+//! Where heads end, and what the HTTP/1 engine does not tell about them.
 //!
-//! It drops a `Content-Length` beside a `Transfer-Encoding`, and one that repeats another, and takes a bare line feed for
-//! the end of a line. Someone in front of us may have read the same bytes differently, so a head is looked at while it
-//! is given to the engine; [`validate`](crate::routing::validate) refuses what leaves room for doubt.
+//! The engine drops a `Content-Length` beside a `Transfer-Encoding`, and one that repeats another, and takes a bare line
+//! feed for the end of a line. Someone in front of us may have read the same bytes differently, so a head is looked at
+//! while it is given to the engine; [`validate`](crate::routing::validate) refuses what leaves room for doubt.
+//!
+//! Bytes are passed over as fast as memory is searched for line feeds; of a line only what it begins and ends with is
+//! looked at.
 
 use crate::routing::validate::Doubt;
 
-const LENGTH: &[u8] = b"content-length:";
-const CODING: &[u8] = b"transfer-encoding:";
+/// How much of the end of a line and the empty line behind it has been seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum EmptyLine {
+    #[default]
+    Nothing,
+    LineFeed,
+    CarriageReturn,
+}
+
+impl EmptyLine {
+    /// How many of `bytes` go up to the end of the next empty line; all when there is none. The engine takes a bare line
+    /// feed for the end of a line, so it counts here, too.
+    ///
+    /// `each` is shown these bytes line by line, or in more pieces where reads are cut.
+    pub(super) fn find(mut self, bytes: &[u8], mut each: impl FnMut(&[u8])) -> (usize, Self) {
+        let mut begin = 0;
+        for line_feed in memchr::memchr_iter(b'\n', bytes) {
+            let line = bytes.get(begin..=line_feed).unwrap_or_default();
+            begin = line_feed + 1;
+            each(line);
+            if self.is_ended_by(line) {
+                return (begin, Self::Nothing);
+            }
+            self = Self::LineFeed;
+        }
+        let rest = bytes.get(begin..).unwrap_or_default();
+        if !rest.is_empty() {
+            each(rest);
+        }
+        (bytes.len(), self.behind(rest))
+    }
+
+    /// Whether the empty line is complete with the end of this line.
+    fn is_ended_by(self, line: &[u8]) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::LineFeed => matches!(line, b"\n" | b"\r\n"),
+            Self::CarriageReturn => line == b"\n",
+        }
+    }
+
+    /// After the beginning of a line.
+    fn behind(self, bytes: &[u8]) -> Self {
+        match (self, bytes) {
+            (_, b"") => self,
+            (Self::LineFeed, b"\r") => Self::CarriageReturn,
+            _ => Self::Nothing,
+        }
+    }
+}
 
 /// Looks at the lines of one head, wherever reads are cut.
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,24 +68,73 @@ pub(super) struct Lines {
     has_bare_line_feed: bool,
     /// The byte before the next one.
     last: u8,
-    /// Bytes of the current line seen so far; no more than a name has.
-    column: u8,
-    /// The current line may still begin with one of the names.
-    may_be_length: bool,
-    may_be_coding: bool,
+    /// What the line that has begun may still turn out to be, and how many bytes say so.
+    begun: Option<(Name, usize)>,
+    /// Whether bytes of a line have been seen whose end has not.
+    is_in_line: bool,
+}
+
+/// A field that frames the message; no two begin with the same letter.
+#[derive(Clone, Copy, Debug)]
+enum Name {
+    Length,
+    Coding,
+}
+
+impl Name {
+    /// The only one that a line may be which begins with this byte.
+    fn beginning_with(byte: u8) -> Option<Self> {
+        match byte {
+            b'c' | b'C' => Some(Self::Length),
+            b't' | b'T' => Some(Self::Coding),
+            _ => None,
+        }
+    }
+
+    fn text(self) -> &'static [u8] {
+        match self {
+            Self::Length => b"content-length:",
+            Self::Coding => b"transfer-encoding:",
+        }
+    }
 }
 
 impl Lines {
-    /// Takes the next bytes of the head in.
-    pub(super) fn see(&mut self, bytes: &[u8]) {
-        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            self.begin_of_line(piece);
-            let before_last = piece.len().checked_sub(2).and_then(|at| piece.get(at));
-            if piece.ends_with(b"\n") {
-                self.has_bare_line_feed |= *before_last.unwrap_or(&self.last) != b'\r';
-                self.column = 0;
-            }
-            self.last = piece.last().copied().unwrap_or(self.last);
+    /// Takes the next bytes of the head in: a line, or a piece of one.
+    pub(super) fn see(&mut self, piece: &[u8]) {
+        let Some((last, before)) = piece.split_last() else {
+            return;
+        };
+        if !self.is_in_line {
+            self.begun = piece
+                .first()
+                .and_then(|first| Some((Name::beginning_with(*first)?, 0)));
+        }
+        if let Some((name, seen)) = self.begun {
+            self.compare(name, seen, piece);
+        }
+        self.is_in_line = *last != b'\n';
+        if !self.is_in_line {
+            self.has_bare_line_feed |= *before.last().unwrap_or(&self.last) != b'\r';
+        }
+        self.last = *last;
+    }
+
+    /// Compares more of the line that has begun like `name`.
+    fn compare(&mut self, name: Name, seen: usize, piece: &[u8]) {
+        let wanted = name.text().get(seen..).unwrap_or_default();
+        let common = wanted.len().min(piece.len());
+        let (expected, left) = wanted.split_at(common);
+        let is_same = piece
+            .get(..common)
+            .is_some_and(|given| given.eq_ignore_ascii_case(expected));
+        self.begun = (is_same && !left.is_empty()).then_some((name, seen + common));
+        if is_same && left.is_empty() {
+            let count = match name {
+                Name::Length => &mut self.lengths,
+                Name::Coding => &mut self.codings,
+            };
+            *count = count.saturating_add(1);
         }
     }
 
@@ -49,50 +149,101 @@ impl Lines {
             (_, _) => Some(Doubt::LengthAndCoding),
         }
     }
-
-    fn begin_of_line(&mut self, piece: &[u8]) {
-        if self.column == 0 {
-            (self.may_be_length, self.may_be_coding) = (true, true);
-        }
-        for byte in piece {
-            if !self.may_be_length && !self.may_be_coding {
-                break;
-            }
-            let at = usize::from(self.column);
-            self.may_be_length &= LENGTH
-                .get(at)
-                .is_some_and(|it| byte.eq_ignore_ascii_case(it));
-            self.may_be_coding &= CODING
-                .get(at)
-                .is_some_and(|it| byte.eq_ignore_ascii_case(it));
-            self.column += 1;
-            if self.may_be_length && at + 1 == LENGTH.len() {
-                self.lengths = self.lengths.saturating_add(1);
-                self.may_be_length = false;
-            }
-            if self.may_be_coding && at + 1 == CODING.len() {
-                self.codings = self.codings.saturating_add(1);
-                self.may_be_coding = false;
-            }
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Shows all lines of `bytes` to `lines`.
+    fn see(lines: &mut Lines, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (given, _) = EmptyLine::default().find(bytes, |piece| lines.see(piece));
+            bytes = &bytes[given..];
+        }
+    }
 
     fn doubt(head: &str) -> Option<Doubt> {
         let mut whole = Lines::default();
-        whole.see(head.as_bytes());
+        see(&mut whole, head.as_bytes());
         for cut in 0..=head.len() {
             let (first, second) = head.as_bytes().split_at(cut);
             let mut cut_in_two = Lines::default();
-            cut_in_two.see(first);
-            cut_in_two.see(second);
+            see(&mut cut_in_two, first);
+            see(&mut cut_in_two, second);
             assert_eq!(cut_in_two.doubt(), whole.doubt(), "cut at {cut}");
         }
+        let mut by_bytes = Lines::default();
+        head.bytes().for_each(|byte| see(&mut by_bytes, &[byte]));
+        assert_eq!(by_bytes.doubt(), whole.doubt(), "byte by byte");
         whole.doubt()
+    }
+
+    /// What a head is, said byte by byte.
+    fn doubt_of_bytes(head: &[u8]) -> Option<Doubt> {
+        let lines: Vec<_> = head.split_inclusive(|byte| *byte == b'\n').collect();
+        let count = |name: &str| {
+            let begins = |line: &&&[u8]| {
+                let line = line.to_ascii_lowercase();
+                line.starts_with(name.as_bytes())
+            };
+            lines.iter().filter(begins).count()
+        };
+        let is_bare = |line: &&[u8]| line.ends_with(b"\n") && !line.ends_with(b"\r\n");
+        match (count("content-length:"), count("transfer-encoding:")) {
+            _ if lines.iter().any(is_bare) => Some(Doubt::BareLineFeed),
+            (lengths, codings) if lengths > 0 && codings > 0 => Some(Doubt::LengthAndCoding),
+            (lengths, _) if lengths > 1 => Some(Doubt::SeveralLengths),
+            _ => None,
+        }
+    }
+
+    /// Where the first empty line ends, said byte by byte.
+    fn empty_line_of_bytes(bytes: &[u8]) -> usize {
+        let is_end = |end: &usize| {
+            let before = &bytes[..*end];
+            before.ends_with(b"\n\n") || before.ends_with(b"\n\r\n")
+        };
+        (1..=bytes.len()).find(is_end).unwrap_or(bytes.len())
+    }
+
+    fn wire() -> impl Strategy<Value = Vec<u8>> {
+        let token = prop_oneof![
+            Just("\r\n"),
+            Just("\n"),
+            Just("\r"),
+            Just("Content-Length:"),
+            Just("content-length"),
+            Just("TRANSFER-encoding: chunked"),
+            Just("c"),
+            Just("t"),
+            Just(":"),
+            Just("GET / HTTP/1.1"),
+        ];
+        proptest::collection::vec(token, 0..12).prop_map(|tokens| tokens.concat().into_bytes())
+    }
+
+    proptest! {
+        #[test]
+        fn empty_line_and_doubt_are_those_of_the_bytes_wherever_reads_are_cut(
+            wire in wire(),
+            cuts in proptest::collection::vec(1..8_usize, 1..40),
+        ) {
+            let end = empty_line_of_bytes(&wire);
+            let mut lines = Lines::default();
+            let (mut seen, mut given) = (EmptyLine::default(), 0);
+            let mut cuts = cuts.into_iter();
+            while given < end {
+                let next = wire.len().min(given + cuts.next().unwrap_or(wire.len()));
+                let (found, state) = seen.find(&wire[given..next], |piece| lines.see(piece));
+                seen = state;
+                given += found;
+            }
+            prop_assert_eq!(given, end);
+            prop_assert_eq!(lines.doubt(), doubt_of_bytes(&wire[..end]));
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::framing::Lines;
+use super::framing::{EmptyLine, Lines};
 use crate::proxy::body::Inbound;
 use crate::routing::validate::Doubt;
 
@@ -63,54 +63,17 @@ enum Part {
     Length(u64),
 }
 
-/// How much of the end of a line and the empty line behind it has been seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum EmptyLine {
-    #[default]
-    Nothing,
-    LineFeed,
-    CarriageReturn,
-}
-
-impl EmptyLine {
-    /// How many of `bytes` go up to the end of the next empty line; all when there is none. The engine takes a bare line
-    /// feed for the end of a line, so it counts here, too.
-    fn find(mut self, bytes: &[u8]) -> (usize, Self) {
-        let mut seen = 0;
-        loop {
-            let rest = bytes.get(seen..).unwrap_or_default();
-            self = match (self, rest.first()) {
-                // Most of a body has no line end: it is passed over as fast as memory is read.
-                (Self::Nothing, _) => match memchr::memchr(b'\n', rest) {
-                    Some(line_feed) => {
-                        seen += line_feed + 1;
-                        Self::LineFeed
-                    }
-                    None => return (bytes.len(), Self::Nothing),
-                },
-                (_, None) => return (bytes.len(), self),
-                (_, Some(b'\n')) => return (seen + 1, Self::Nothing),
-                (Self::LineFeed, Some(b'\r')) => {
-                    seen += 1;
-                    Self::CarriageReturn
-                }
-                (Self::LineFeed | Self::CarriageReturn, Some(_)) => Self::Nothing,
-            };
-        }
-    }
-}
-
 impl Part {
-    /// How many of `bytes` the engine is given at once, and what comes next then.
-    fn split(self, bytes: &[u8]) -> (usize, Self) {
+    /// How many of `bytes` the engine is given at once, and what comes next then. Of a head, the lines are noted.
+    fn split(self, bytes: &[u8], lines: &mut Lines) -> (usize, Self) {
         match self {
             Self::Any => (bytes.len(), self),
             Self::Head(seen) => {
-                let (given, seen) = seen.find(bytes);
+                let (given, seen) = seen.find(bytes, |piece| lines.see(piece));
                 (given, Self::Head(seen))
             }
             Self::Chunks(seen) => {
-                let (given, seen) = seen.find(bytes);
+                let (given, seen) = seen.find(bytes, |_| {});
                 (given, Self::Chunks(seen))
             }
             Self::Length(left) => {
@@ -146,27 +109,25 @@ impl Signals {
 
     /// Notes what the engine is given of `bytes`, and says how many it is.
     fn give(&self, bytes: &[u8]) -> usize {
-        let part = self.part.get();
-        let (given, next) = part.split(bytes);
+        if bytes.is_empty() {
+            return 0;
+        }
+        let (part, mut lines) = (self.part.get(), self.lines.get());
+        let (given, next) = part.split(bytes, &mut lines);
         self.part.set(next);
         if let (Part::Head(_), Part::Head(seen)) = (part, next) {
-            self.look_at(bytes.get(..given).unwrap_or_default(), seen);
+            let is_complete = seen == EmptyLine::Nothing
+                && bytes.get(..given).is_some_and(|head| head.ends_with(b"\n"));
+            if is_complete {
+                self.doubt.set(lines.doubt());
+                lines = Lines::default();
+            }
+            self.lines.set(lines);
         }
-        if given > 0 && !matches!(part, Part::Length(_) | Part::Chunks(_)) {
+        if matches!(part, Part::Head(_) | Part::Any) {
             self.is_partial.set(true);
         }
         given
-    }
-
-    /// Looks at bytes of a head, which may be its last.
-    fn look_at(&self, bytes: &[u8], seen: EmptyLine) {
-        let mut lines = self.lines.take();
-        lines.see(bytes);
-        if seen == EmptyLine::Nothing && bytes.ends_with(b"\n") {
-            self.doubt.set(lines.doubt());
-        } else {
-            self.lines.set(lines);
-        }
     }
 
     /// What is doubtful about the head that is complete now.

@@ -4,7 +4,6 @@
 //! re-read when its generation changes, connections to endpoints and counters are this worker's own.
 
 use std::cell::{Cell, Ref, RefCell};
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,7 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use parkway_activator::revision::RevisionId;
+use parkway_activator::revision::RevisionMap;
 use parkway_activator::stats::Stats;
 use parkway_activator::throttler::Throttler;
 use tokio::net::TcpListener;
@@ -135,7 +134,7 @@ pub struct Worker {
     kept: RefCell<Arc<RouteSnapshot>>,
     kept_generation: Cell<u64>,
     stats: Stats,
-    destinations: RefCell<HashMap<RevisionId, Rc<Destination>>>,
+    destinations: RefCell<RevisionMap<Rc<Destination>>>,
 }
 
 impl Worker {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use parking_lot::Mutex;
-use parkway_activator::revision::RevisionId;
+use parkway_activator::revision::{RevisionId, RevisionMap};
 use tokio::time::Instant;
 use tracing::info;
 
@@ -33,7 +33,7 @@ struct Shard(Mutex<Table>);
 
 #[derive(Debug, Default)]
 struct Table {
-    by_revision: HashMap<RevisionId, Counts>,
+    by_revision: RevisionMap<Counts>,
     unrouted: Counts,
 }
 

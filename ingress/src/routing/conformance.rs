@@ -13,7 +13,7 @@ use super::probe::probe_answer;
 use super::rules::{Target, Visibility};
 use super::split::Dealer;
 use super::table::{NoRoute, RouteSnapshot};
-use super::validate::{Limits, host_of, validate};
+use super::validate::{Limits, validate};
 
 const OUTSIDE: Visibility = Visibility::ExternalIp;
 const INSIDE: Visibility = Visibility::ClusterLocal;
@@ -82,8 +82,7 @@ impl Gateway {
             .into_parts()
             .0;
         parts.headers.extend(fields(sent));
-        validate(&parts, &Limits::default()).unwrap();
-        let host = host_of(&parts).unwrap().unwrap().into_owned();
+        let host = validate(&parts, &Limits::default()).unwrap().host.unwrap();
         let arrival = Arrival {
             entrance,
             peer: [192, 0, 2, 1].into(),
@@ -94,7 +93,7 @@ impl Gateway {
         let Self { snapshot, dealer } = self;
         let present = Present::in_head(&parts.headers);
         let fields = &mut parts.headers;
-        let found = snapshot.resolve(entrance, &host, path, fields, present, |found| {
+        let found = snapshot.resolve(entrance, &host.host(), path, fields, present, |found| {
             dealer.choose(found.key, &found.path.splits)
         })?;
         let mut headers = parts.headers;

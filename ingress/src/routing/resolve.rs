@@ -50,15 +50,17 @@ impl RouteSnapshot {
         for passes in 1..=MAX_PASSES {
             let backend = choose(matched);
             headers::set_by_route(headers, present, &matched, backend);
-            tag_is_ours |= headers::route_sets(&SERVING_TAG, &matched, backend);
+            let sets_tag = || headers::route_sets(&SERVING_TAG, &matched, backend);
             match self.second_pass(&matched, backend, path, headers)? {
                 Some(next) => {
+                    tag_is_ours |= sets_tag();
                     matched = next;
                     // The rule before may have set what the next one looks for.
                     present = Present::in_head(headers);
                 }
                 None => {
-                    if !tag_is_ours && present.has(Present::SERVING_TAG) {
+                    // A tag that only this rule has set is not among what was there before.
+                    if present.has(Present::SERVING_TAG) && !tag_is_ours && !sets_tag() {
                         headers.remove(SERVING_TAG);
                     }
                     return Ok(Resolved {

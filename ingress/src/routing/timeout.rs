@@ -47,20 +47,25 @@ pub enum Timeout {
 ///
 /// None when all are further away than the clock can count: [`Duration::MAX`] means no timeout.
 pub fn next(timeouts: &Timeouts, so_far: &Milestones) -> Option<(Instant, Timeout)> {
+    let total = so_far.arrival.checked_add(timeouts.total);
+    let total = total.map(|at| (at, Timeout::Total));
+    if timeouts.response_start.is_none() && timeouts.idle.is_none() {
+        return total; // as it is unless somebody has set them
+    }
     let began = so_far.response_start.or(so_far.last_write);
     let response_start = timeouts.response_start.filter(|_| began.is_none());
     let last_write = so_far
         .last_write
         .or(so_far.response_start)
         .unwrap_or(so_far.arrival);
-    [
-        (so_far.arrival, Some(timeouts.total), Timeout::Total),
+    let others = [
         (so_far.arrival, response_start, Timeout::ResponseStart),
         (last_write, timeouts.idle, Timeout::Idle),
-    ]
-    .into_iter()
-    .filter_map(|(from, after, timeout)| Some((from.checked_add(after?)?, timeout)))
-    .min()
+    ];
+    let others = others
+        .into_iter()
+        .filter_map(|(from, after, timeout)| Some((from.checked_add(after?)?, timeout)));
+    total.into_iter().chain(others).min()
 }
 
 /// The timeout that has fired at `now`, if any.

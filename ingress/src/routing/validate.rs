@@ -5,10 +5,10 @@
 
 use http::header::{CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{HeaderMap, Method, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 use super::headers::{Present, requested_upgrade};
-use super::host::{Host, InvalidHost, split_port};
+use super::host::{Host, InvalidHost, WrittenHost, split_port};
 
 /// What fits into a request head. Beyond it the answer is 414 or 431.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,12 +89,21 @@ impl From<Doubt> for BadRequest {
     }
 }
 
+/// What is known of a head that has been checked.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// Whom the request is for: its authority, else its Host header; none in HTTP/1.0 without either.
+    pub host: Option<WrittenHost>,
+    /// Which fields it came in with.
+    pub present: Present,
+}
+
 /// Checks the head of a request as it came in.
 ///
 /// # Errors
 ///
 /// The answer to give instead of routing the request.
-pub fn validate(parts: &Parts, limits: &Limits) -> Result<(), BadRequest> {
+pub fn validate(parts: &Parts, limits: &Limits) -> Result<Checked, BadRequest> {
     if parts.method == Method::CONNECT {
         return Err(BadRequest::new(
             StatusCode::METHOD_NOT_ALLOWED,
@@ -113,28 +122,31 @@ pub fn validate(parts: &Parts, limits: &Limits) -> Result<(), BadRequest> {
         check_framing(&parts.headers, parts.version)?;
         check_upgrade(&parts.headers, parts.version)?;
     }
-    host_of(parts).map(|_host| ())
+    let host = host_of(parts)?;
+    Ok(Checked { host, present })
 }
 
-/// Whom a request is for: its authority, else its Host header, normalised. None in HTTP/1.0 without either.
-///
-/// # Errors
-///
-/// When there are several, they disagree, or one is malformed; when there is none and the version wants one
+/// Several hosts, ones that disagree, and malformed ones are refused, and so is none when the version wants one
 /// (RFC 9112 section 3.2, RFC 9113 section 8.3.1).
-pub fn host_of(parts: &Parts) -> Result<Option<Host<'_>>, BadRequest> {
+fn host_of(parts: &Parts) -> Result<Option<WrittenHost>, BadRequest> {
     let header = single_host(&parts.headers)?;
     let authority = parts.uri.authority().map(http::uri::Authority::as_str);
-    match (authority, header) {
-        (Some(authority), Some(header)) => {
-            check_same_host(authority, header)?;
-            Ok(Some(Host::parse(authority)?))
+    let written = match (authority, header) {
+        (Some(authority), header) => {
+            match header {
+                Some(header) => check_same_host(authority, header)?,
+                None if parts.version == Version::HTTP_11 => {
+                    return Err(bad("host header is missing"));
+                }
+                None => {}
+            }
+            HeaderValue::from_str(authority).map_err(|_not_text| InvalidHost::Malformed)?
         }
-        (Some(_), None) if parts.version == Version::HTTP_11 => Err(bad("host header is missing")),
-        (Some(host), None) | (None, Some(host)) => Ok(Some(Host::parse(host)?)),
-        (None, None) if parts.version <= Version::HTTP_10 => Ok(None),
-        (None, None) => Err(bad("host is missing")),
-    }
+        (None, Some(header)) => header.clone(),
+        (None, None) if parts.version <= Version::HTTP_10 => return Ok(None),
+        (None, None) => return Err(bad("host is missing")),
+    };
+    Ok(Some(WrittenHost::parse(written)?))
 }
 
 fn bad(reason: &'static str) -> BadRequest {
@@ -243,18 +255,20 @@ fn check_upgrade(headers: &HeaderMap, version: Version) -> Result<(), BadRequest
     Ok(())
 }
 
-fn single_host(headers: &HeaderMap) -> Result<Option<&str>, BadRequest> {
+fn single_host(headers: &HeaderMap) -> Result<Option<&HeaderValue>, BadRequest> {
     let mut hosts = headers.get_all(HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
         return Err(bad("several host header fields"));
     }
-    let text = host.map(|host| host.to_str().map_err(|_not_text| InvalidHost::Malformed));
-    Ok(text.transpose()?)
+    Ok(host)
 }
 
 /// Whether both name one host. A port given only once does not contradict.
-fn check_same_host(authority: &str, header: &str) -> Result<(), BadRequest> {
+fn check_same_host(authority: &str, header: &HeaderValue) -> Result<(), BadRequest> {
+    let header = header
+        .to_str()
+        .map_err(|_not_text| InvalidHost::Malformed)?;
     let (_, port) = split_port(authority)?;
     let (_, header_port) = split_port(header)?;
     let ports_agree = port.is_none() || header_port.is_none() || port == header_port;
@@ -290,7 +304,8 @@ mod tests {
     }
 
     fn check(parts: &Parts) -> Result<(), (u16, &'static str)> {
-        validate(parts, &Limits::default()).map_err(|bad| (bad.status().as_u16(), bad.reason()))
+        let checked = validate(parts, &Limits::default()).map(|_checked| ());
+        checked.map_err(|bad| (bad.status().as_u16(), bad.reason()))
     }
 
     #[test]
@@ -470,6 +485,7 @@ mod tests {
         let status = |uri, fields: &[(&str, &str)]| {
             let fields: Vec<_> = [("host", "shop")].iter().chain(fields).copied().collect();
             validate(&request(Version::HTTP_11, uri, &fields), &limits)
+                .map(|_checked| ())
                 .map_err(|bad| bad.status().as_u16())
         };
         assert_eq!(status("/345678?10", &[]), Ok(()));

@@ -27,6 +27,36 @@ fn warm_revision_without_a_limit_counts_in_flight_by_endpoint() {
 }
 
 #[test]
+fn nobody_need_be_asked_while_the_revision_is_warm_without_limit_and_queue() {
+    let mut stage = stage(0);
+    let warm = |stage: &Stage| stage.worker.admit_warm(&id());
+    assert!(warm(&stage).is_none(), "the worker has not heard of it");
+    let mut parked = stage.parked();
+    assert!(warm(&stage).is_none(), "no endpoint is ready");
+    stage.endpoints([1]);
+    stage.pump();
+    let first = assert_ready!(parked.poll()).unwrap();
+    stage.worker.let_next_go(&mut { first });
+
+    let permit = warm(&stage).unwrap();
+    assert_eq!((permit.endpoint(), permit.waited()), (endpoint(1), false));
+    assert_eq!(stage.state().in_flight, 1);
+    stage.throttler.suspect(&id(), endpoint(1));
+    assert!(warm(&stage).is_none(), "its only endpoint is set aside");
+    stage.throttler.restore(&id(), endpoint(1));
+    assert!(warm(&stage).is_some());
+    stage.throttler.upsert(&id(), spec(7), Parking::Allowed);
+    assert!(warm(&stage).is_none(), "there is a limit");
+    stage.throttler.upsert(&id(), spec(0), Parking::Allowed);
+    assert!(warm(&stage).is_some());
+
+    stage.throttler.remove(&id());
+    assert!(warm(&stage).is_none(), "it is gone");
+    assert_eq!(stage.refused(), Refusal::UnknownRevision);
+    drop(permit);
+}
+
+#[test]
 fn without_a_limit_a_newcomer_does_not_overtake_the_parked() {
     let limits = QueueLimits {
         release_window: NonZeroU32::new(1).unwrap(),

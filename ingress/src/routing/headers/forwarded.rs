@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::net::IpAddr;
 use std::ops::Range;
 
-use http::header::{FORWARDED, HOST};
+use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::super::names::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
@@ -52,9 +52,8 @@ impl Sender {
 
     /// `for=192.0.2.7;host=shop.example.com;proto=http`, quoted where RFC 7239 section 4 wants it.
     fn element(&self, host: Option<&HeaderValue>) -> Option<HeaderValue> {
-        let Some(host) = host.and_then(|host| host.to_str().ok()) else {
-            return HeaderValue::try_from([&self.named, ";proto=", self.scheme.as_str()].concat())
-                .ok();
+        let Some(host) = host else {
+            return self.element_without_host();
         };
         let mut last = self.last.borrow_mut();
         let is_same =
@@ -62,6 +61,9 @@ impl Sender {
         if let Some(same) = last.as_ref().filter(|last| is_same(last)) {
             return Some(same.text.clone());
         }
+        let Ok(host) = host.to_str() else {
+            return self.element_without_host();
+        };
         let is_token = host.bytes().all(is_token) && !host.is_empty();
         let quote = if is_token { "" } else { "\"" };
         let escaped = host.replace('\\', "\\\\").replace('"', "\\\"");
@@ -77,11 +79,16 @@ impl Sender {
         }
         Some(text)
     }
+
+    fn element_without_host(&self) -> Option<HeaderValue> {
+        HeaderValue::try_from([&self.named, ";proto=", self.scheme.as_str()].concat()).ok()
+    }
 }
 
 /// Says who sent the request, for which host and under which scheme. `is_claimed`: the head says something of that kind.
 pub(super) fn append(
     headers: &mut HeaderMap,
+    host: Option<&HeaderValue>,
     arrival: &Arrival,
     sender: &Sender,
     is_claimed: bool,
@@ -91,24 +98,43 @@ pub(super) fn append(
         Visibility::ExternalIp => arrival.trusted_hops,
         Visibility::ClusterLocal => usize::MAX,
     };
-    let host = headers.get(HOST).cloned();
-    let element = sender.element(host.as_ref());
-    append_element(headers, X_FORWARDED_FOR, believed, Some(&sender.address));
-    append_element(headers, FORWARDED, believed, element.as_ref());
+    let element = sender.element(host);
+    if believed == 0 {
+        let scheme = HeaderValue::from_static(sender.scheme.as_str());
+        set(headers, X_FORWARDED_FOR, Some(sender.address.clone()));
+        set(headers, FORWARDED, element);
+        set(headers, X_FORWARDED_PROTO, Some(scheme));
+        set(headers, X_FORWARDED_HOST, host.cloned());
+    } else {
+        append_to_claims(headers, believed, host, sender, element.as_ref());
+    }
+}
 
-    let is_believed = believed > 0;
-    if !(is_believed && has_one(headers, &X_FORWARDED_PROTO, |v| v == "http" || v == "https")) {
-        headers.insert(
-            X_FORWARDED_PROTO,
-            HeaderValue::from_static(arrival.scheme.as_str()),
-        );
+/// Says it behind what is believed of the claims in the head.
+fn append_to_claims(
+    headers: &mut HeaderMap,
+    believed: usize,
+    host: Option<&HeaderValue>,
+    sender: &Sender,
+    element: Option<&HeaderValue>,
+) {
+    append_element(headers, X_FORWARDED_FOR, believed, Some(&sender.address));
+    append_element(headers, FORWARDED, believed, element);
+    if !has_one(headers, &X_FORWARDED_PROTO, |v| v == "http" || v == "https") {
+        let scheme = HeaderValue::from_static(sender.scheme.as_str());
+        headers.insert(X_FORWARDED_PROTO, scheme);
     }
-    if !(is_believed && has_one(headers, &X_FORWARDED_HOST, |v| !v.is_empty())) {
-        match host {
-            Some(host) => headers.insert(X_FORWARDED_HOST, host),
-            None => headers.remove(X_FORWARDED_HOST),
-        };
+    if !has_one(headers, &X_FORWARDED_HOST, |v| !v.is_empty()) {
+        set(headers, X_FORWARDED_HOST, host.cloned());
     }
+}
+
+/// Makes this the only value of the field; without one, there is none.
+fn set(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
+    match value {
+        Some(value) => headers.insert(name, value),
+        None => headers.remove(name),
+    };
 }
 
 fn has_one(
@@ -150,14 +176,8 @@ fn append_element(
     believed: usize,
     ours: Option<&HeaderValue>,
 ) {
-    let line = match ours {
-        Some(ours) if believed > 0 => behind(headers, &name, believed, ours),
-        _ => ours.cloned(),
-    };
-    match line {
-        Some(line) => headers.insert(name, line),
-        None => headers.remove(name),
-    };
+    let line = ours.and_then(|ours| behind(headers, &name, believed, ours));
+    set(headers, name, line);
 }
 
 fn behind(

@@ -16,11 +16,25 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// value of `Upgrade` is returned. An upgrade to `h2c` is ignored, as a server may (RFC 9110 section 7.8): passed on
 /// it would open an HTTP/2 connection behind our back.
 pub fn remove_from_request(headers: &mut HeaderMap, version: Version) -> Option<HeaderValue> {
-    if !Present::in_head(headers).has(Present::HOP_BY_HOP) {
+    let present = Present::in_head(headers);
+    remove_present_from_request(headers, present, version)
+}
+
+/// The same when it is known which kinds of fields there are.
+pub(super) fn remove_present_from_request(
+    headers: &mut HeaderMap,
+    present: Present,
+    version: Version,
+) -> Option<HeaderValue> {
+    if !present.has(Present::HOP_BY_HOP) {
         return None;
     }
-    let wants_trailers = has_token(headers, &TE, "trailers");
-    let upgrade = requested_upgrade(headers, version);
+    let wants_trailers = present.has(Present::TE) && has_token(headers, &TE, "trailers");
+    let upgrade = if present.has(Present::UPGRADE) {
+        requested_upgrade(headers, version)
+    } else {
+        None
+    };
     remove(headers);
     if wants_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -33,13 +47,10 @@ pub fn remove_from_request(headers: &mut HeaderMap, version: Version) -> Option<
 
 /// Removes the hop-by-hop headers of a response; `101 Switching Protocols` keeps `Upgrade` and `Connection: upgrade`.
 pub fn remove_from_response(headers: &mut HeaderMap, status: StatusCode) {
-    if !Present::in_head(headers).has(Present::HOP_BY_HOP) {
-        return;
-    }
-    let upgrade = headers
-        .get(UPGRADE)
-        .cloned()
-        .filter(|_| status == StatusCode::SWITCHING_PROTOCOLS);
+    let upgrade = match status {
+        StatusCode::SWITCHING_PROTOCOLS => headers.get(UPGRADE).cloned(),
+        _ => None,
+    };
     remove(headers);
     if let Some(protocol) = upgrade {
         keep_upgrade(headers, protocol);
@@ -82,23 +93,32 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 /// What `Connection` names, except what says whom the message is for and where it ends.
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     tokens(headers, &CONNECTION)
-        .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+        .filter(|token| !is_usual_option(token))
+        .filter_map(|token| HeaderName::from_bytes(token).ok())
         .filter(|name| name != HOST && name != CONTENT_LENGTH && !is_hop_by_hop(name))
         .collect()
 }
 
+/// Names that are removed anyway and that nearly every `Connection` consists of: they need not be made first.
+fn is_usual_option(token: &[u8]) -> bool {
+    token.eq_ignore_ascii_case(b"keep-alive") || token.eq_ignore_ascii_case(b"upgrade")
+}
+
 fn has_token(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
-    tokens(headers, name).any(|token| token.eq_ignore_ascii_case(wanted))
+    tokens(headers, name).any(|token| token.eq_ignore_ascii_case(wanted.as_bytes()))
 }
 
 /// The members of a list header, without their parameters.
-fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
+fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> {
     let values = headers
         .get_all(name)
         .iter()
         .filter_map(|value| value.to_str().ok());
-    let members = values.flat_map(|value| value.split(','));
+    let members = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     members
-        .map(|member| member.split(';').next().unwrap_or(member).trim())
+        .map(|member| {
+            let mut parts = member.split(|byte| *byte == b';');
+            parts.next().unwrap_or(member).trim_ascii()
+        })
         .filter(|token| !token.is_empty())
 }

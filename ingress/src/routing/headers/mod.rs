@@ -11,7 +11,7 @@ mod present;
 
 use std::net::IpAddr;
 
-use http::header::{CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, COOKIE, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use parkway_activator::endpoint::Endpoint;
@@ -81,7 +81,11 @@ impl Scheme {
 /// See [`Entry::admit`], which does the same for many requests of one connection.
 pub fn admit(parts: &mut Parts, arrival: &Arrival) -> Option<HeaderValue> {
     let present = Present::in_head(&parts.headers);
-    Entry::new(*arrival).admit(parts, present)
+    let host = match parts.uri.authority() {
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        None => parts.headers.get(HOST).cloned(),
+    };
+    Entry::new(*arrival).admit(parts, present, host.as_ref())
 }
 
 /// What is the same for all requests of a connection, ready to be put into their heads.
@@ -103,25 +107,32 @@ impl Entry {
     /// Prepares the head of a request that [`validate`](super::validate::validate) let pass.
     ///
     /// Its Host header then says whom it is for, whatever form the request had. Returns the protocol it asks to be upgraded
-    /// to, if any: the headers for that stay. `present` is what [`Present::in_head`] says of the head as it came in.
-    pub fn admit(&self, parts: &mut Parts, present: Present) -> Option<HeaderValue> {
-        if let Some(authority) = parts.uri.authority()
-            && let Ok(host) = HeaderValue::from_str(authority.as_str())
-        {
-            parts.headers.insert(HOST, host);
+    /// to, if any: the headers for that stay. `present` is what [`Present::in_head`] says of the head as it came in, `host`
+    /// its authority, else its Host header.
+    pub fn admit(
+        &self,
+        parts: &mut Parts,
+        present: Present,
+        host: Option<&HeaderValue>,
+    ) -> Option<HeaderValue> {
+        if let (Some(_), Some(host)) = (parts.uri.authority(), host) {
+            parts.headers.insert(HOST, host.clone());
         }
-        let upgrade = if present.has(Present::HOP_BY_HOP) {
-            remove_from_request(&mut parts.headers, parts.version)
-        } else {
-            None
-        };
+        let upgrade =
+            hop_by_hop::remove_present_from_request(&mut parts.headers, present, parts.version);
         let is_outside = self.arrival.entrance == Visibility::ExternalIp;
         if is_outside && present.has(Present::NOT_FROM_OUTSIDE) {
             remove_untrusted(&mut parts.headers);
         }
         let is_claimed = present.has(Present::FORWARDING);
         parts.headers.reserve(OURS);
-        forwarded::append(&mut parts.headers, &self.arrival, &self.sender, is_claimed);
+        forwarded::append(
+            &mut parts.headers,
+            host,
+            &self.arrival,
+            &self.sender,
+            is_claimed,
+        );
         if parts.version == Version::HTTP_2 {
             join_cookies(&mut parts.headers);
         }
@@ -247,10 +258,13 @@ pub fn address(headers: &mut HeaderMap, target: &Target, mode: HostMode, endpoin
 ///
 /// A length beside chunks is dropped: the chunks say where the body ends (RFC 9112 section 6.3).
 pub fn edit_response(headers: &mut HeaderMap, status: StatusCode) {
-    if headers.contains_key(TRANSFER_ENCODING) {
+    let present = Present::in_head(headers);
+    if present.has(Present::TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
     }
-    remove_from_response(headers, status);
+    if present.has(Present::HOP_BY_HOP) {
+        remove_from_response(headers, status);
+    }
 }
 
 #[cfg(test)]
