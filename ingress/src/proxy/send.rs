@@ -261,9 +261,10 @@ async fn send_http2(
         }
     };
     let (gate, signal) = gate(attempt, limits);
-    let pump = attempt
-        .body
-        .map(|body| PumpTask::spawn(body.attempt(gate), stream));
+    let pump = match attempt.body {
+        Some(body) => PumpTask::begin(body.attempt(gate), stream).await,
+        None => None,
+    };
     if let Some(signal) = signal {
         poll_fn(|cx| match response.poll_informational(cx) {
             Poll::Ready(Some(Ok(informational)))
@@ -344,13 +345,18 @@ fn http2_request(attempt: &Attempt<'_>) -> Result<Request<()>, SendError> {
 pub struct PumpTask(JoinHandle<()>);
 
 impl PumpTask {
-    fn spawn(body: AttemptBody, stream: h2::SendStream<Bytes>) -> Self {
-        Self(tokio::task::spawn_local(async move {
-            let mut stream = stream;
+    /// Sends what is there; a task sends the rest, if there is any.
+    async fn begin(body: AttemptBody, mut stream: h2::SendStream<Bytes>) -> Option<Self> {
+        let mut pumping = Box::pin(async move {
             if let Err(_error) = pump(body, &mut stream).await {
                 stream.send_reset(h2::Reason::CANCEL);
             }
-        }))
+        });
+        // Most bodies have come with their head, and are sent with it.
+        let begun = poll_fn(|cx| Poll::Ready(pumping.as_mut().poll(cx))).await;
+        begun
+            .is_pending()
+            .then(|| Self(tokio::task::spawn_local(pumping)))
     }
 }
 

@@ -161,7 +161,7 @@ pub(super) fn parse(
     // The values point into the head's own bytes, which are split off here: one allocation for all of them.
     let start = unread.as_ptr() as usize;
     let head = unread.clone();
-    let mut headers = HeaderMap::with_capacity(response.headers.len() + OURS);
+    let mut headers = HeaderMap::with_capacity(response.headers.len().max(ROOM));
     let mut framing = Lines::default();
     for field in response.headers.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_bad| BadHead::Field)?;
@@ -192,8 +192,9 @@ pub(super) fn parse(
     }))
 }
 
-/// Fields that are added to a response on its way, so that its table does not grow then.
-const OURS: usize = 2;
+/// Room for fields. The client's engine keeps a response's table for the next request on its connection, and one that
+/// has room for a usual request and what we add to it does not grow then.
+const ROOM: usize = 24;
 
 /// What the fields of a response say of its framing.
 #[derive(Debug, Default)]

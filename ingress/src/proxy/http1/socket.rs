@@ -92,7 +92,15 @@ impl Socket {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let mut stream = self.0.borrow_mut();
-        match ready!(Pin::new(&mut *stream).poll_write_vectored(cx, slices))? {
+        let stream = Pin::new(&mut *stream);
+        // Most requests are one piece, which costs the system less than a list of pieces.
+        let polled = match slices {
+            [only, rest @ ..] if rest.iter().all(|slice| slice.is_empty()) => {
+                stream.poll_write(cx, only)
+            }
+            _ => stream.poll_write_vectored(cx, slices),
+        };
+        match ready!(polled)? {
             0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
             written => Poll::Ready(Ok(written)),
         }
