@@ -11,4 +11,5 @@ mod killed_process;
 mod load;
 mod random;
 mod restart;
+mod unruly_endpoints;
 mod vanishing_clients;

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::poll;
 use http::{Request, Response};
 use parkway_activator::endpoint::Endpoint;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
@@ -261,6 +262,38 @@ async fn what_was_handed_to_one_that_leaves_goes_to_the_next() {
         );
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_connection_on_which_something_came_unasked_or_that_was_closed_is_not_used_again() {
+    for unasked in ["HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", ""] {
+        on_one_worker(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let endpoint = Endpoint::new(listener.local_addr().unwrap());
+            let pool = pool(Limits::default());
+            http1(&pool, endpoint).await.finish();
+            let (mut accepted, _) = listener.accept().await.unwrap();
+            let lease = http1(&pool, endpoint).await;
+            assert!(lease.is_reused());
+            lease.finish();
+
+            accepted.write_all(unasked.as_bytes()).await.unwrap();
+            let still_open = (!unasked.is_empty()).then_some(accepted);
+
+            // Until the reactor has heard of it, nothing wrong is on the connection.
+            loop {
+                let lease = http1(&pool, endpoint).await;
+                if !lease.is_reused() {
+                    break;
+                }
+                lease.finish();
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(pool.open_http1(), 0, "the old one is counted still");
+            drop(still_open);
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
