@@ -209,3 +209,17 @@ async fn an_attempt_that_takes_too_long_is_given_up_and_named() {
     assert!(ready.is_err());
     assert_eq!(last, ProbeFailure::TimedOut(Duration::from_millis(20)));
 }
+
+#[test]
+fn a_port_that_nobody_listens_on_is_tried_often_and_a_workload_that_refuses_seldom() {
+    let millis = Duration::from_millis;
+    let refused = ProbeFailure::Status {
+        path: "/".to_owned(),
+        status: 503,
+    };
+    for elapsed in [1, 100, 1_000, 29_999] {
+        assert!(pause(&ProbeFailure::NoListener, millis(elapsed)) <= NO_LISTENER_PAUSE);
+    }
+    assert_eq!(pause(&refused, millis(1_000)), millis(50));
+    assert_eq!(pause(&ProbeFailure::NoListener, OFTEN_FOR), millis(50));
+}
