@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::drain::Listener;
+use super::http1::Wake;
 use super::worker::Worker;
 use super::{http1, http2};
 use crate::proxy::sweep::Alarm;
@@ -65,31 +66,46 @@ impl Peer {
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Serves a connection until it ends.
-pub(super) async fn serve(peer: Rc<Peer>, mut stream: TcpStream, open: OpenConnection) {
-    if let Err(error) = stream.set_nodelay(true) {
-        debug!(client = %peer.address, %error, "connection is gone already");
-        return;
-    }
-    let mut start = BytesMut::new();
-    let mut patience = Patience::new(&peer, peer.worker.limits.first_byte);
-    let sniffed = poll_fn(|cx| {
-        // A request that is there is served, so it is looked for first.
-        if let Poll::Ready(sniffed) = poll_sniff(&mut stream, &mut start, cx) {
-            return Poll::Ready(sniffed);
-        }
-        patience.poll_over(&peer, cx).map(|()| Ok(Sniffed::Nothing))
-    })
-    .await;
-    drop(patience);
-    // On the heap: a connection that waits for its first or next request needs none of it.
-    match sniffed {
-        Ok(Sniffed::Http2) => {
-            Box::pin(http2::serve(Rc::clone(&peer), stream, start.freeze())).await;
-        }
-        Ok(Sniffed::Http1) => http1::serve(Rc::clone(&peer), stream, start.freeze()).await,
-        Ok(Sniffed::Nothing) | Err(_) => {}
+///
+/// All but being dormant is on the heap, so that what is left of a dormant connection is small.
+pub(super) async fn serve(peer: Rc<Peer>, stream: TcpStream, open: OpenConnection) {
+    let mut done = Box::pin(begin(Rc::clone(&peer), stream)).await;
+    while let Some(stream) = done {
+        done = match http1::dormant(&peer, &stream).await {
+            Wake::Readable => Box::pin(http1::awake(Rc::clone(&peer), stream, Bytes::new())).await,
+            Wake::Close => None,
+        };
     }
     drop(open);
+}
+
+/// Tells the protocol and serves what comes first. `None`: the connection is done; else it is one of HTTP/1, dormant.
+async fn begin(peer: Rc<Peer>, mut stream: TcpStream) -> Option<TcpStream> {
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(client = %peer.address, %error, "connection is gone already");
+        return None;
+    }
+    let mut start = BytesMut::new();
+    let sniffed = {
+        let mut patience = Patience::new(&peer, peer.worker.limits.first_byte);
+        poll_fn(|cx| {
+            // A request that is there is served, so it is looked for first.
+            if let Poll::Ready(sniffed) = poll_sniff(&mut stream, &mut start, cx) {
+                return Poll::Ready(sniffed);
+            }
+            let over = patience.poll_over(&peer, cx);
+            over.map(|()| Ok(Sniffed::Nothing))
+        })
+        .await
+    };
+    match sniffed {
+        Ok(Sniffed::Http1) => Box::pin(http1::awake(peer, stream, start.freeze())).await,
+        Ok(Sniffed::Http2) => {
+            Box::pin(http2::serve(peer, stream, start.freeze())).await;
+            None
+        }
+        Ok(Sniffed::Nothing) | Err(_) => None,
+    }
 }
 
 /// How long a connection without a request stays open.

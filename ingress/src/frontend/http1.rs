@@ -47,28 +47,29 @@ use crate::proxy::sweep::Alarm;
 use crate::proxy::tunnel;
 use crate::routing::headers;
 
-/// Serves one HTTP/1 connection until it ends. `before` is what was read to tell the protocol.
-pub(super) async fn serve(peer: Rc<Peer>, stream: TcpStream, before: Bytes) {
+/// Serves what comes by an HTTP/1 connection until there is nothing going on. `None`: the connection is done.
+///
+/// `before` is what was read to tell the protocol.
+pub(super) async fn awake(peer: Rc<Peer>, stream: TcpStream, before: Bytes) -> Option<TcpStream> {
     let (mut stream, mut before, mut resume) = (stream, before, None);
     loop {
-        // All but being dormant is on the heap: what is left of a dormant connection is the size of this future.
         let (input, ended) = Box::pin(serving(&peer, stream, before, resume.take())).await;
         let (socket, unread) = input;
         match ended {
-            Ended::Closed => return,
-            Ended::HeadTooSlow => return Box::pin(answer_408(socket)).await,
+            Ended::Closed => return None,
+            Ended::HeadTooSlow => {
+                Box::pin(answer_408(socket)).await;
+                return None;
+            }
             Ended::Switched(tunnel) => {
-                return Box::pin(tunnel::relay(socket, unread, *tunnel)).await;
+                Box::pin(tunnel::relay(socket, unread, *tunnel)).await;
+                return None;
             }
             // A pipelined head that is not complete yet was read together with the request before it.
             Ended::Idle if !unread.is_empty() => (stream, before) = (socket, unread),
-            Ended::Idle => match dormant(&peer, &socket).await {
-                Wake::Readable => (stream, before) = (socket, Bytes::new()),
-                Wake::Close => return,
-            },
+            Ended::Idle => return Some(socket),
             Ended::Parked(waiting) => {
-                let replay = Box::pin(parked(&peer, *waiting, socket, unread)).await;
-                let Some(replay) = replay else { return };
+                let replay = parked(&peer, waiting, socket, unread).await?;
                 (stream, before, resume) = (replay.stream, replay.bytes, Some(replay.resume));
             }
         }
@@ -76,7 +77,7 @@ pub(super) async fn serve(peer: Rc<Peer>, stream: TcpStream, before: Bytes) {
 }
 
 /// How a turn of the engine ended.
-enum Ended {
+pub(super) enum Ended {
     /// The connection is done.
     Closed,
     /// A head did not arrive completely in time.
@@ -90,7 +91,7 @@ enum Ended {
 }
 
 /// What a replayed request finds.
-enum Resume {
+pub(super) enum Resume {
     /// Its permit.
     Admitted(Job, Permit),
     /// Its answer.
@@ -100,18 +101,18 @@ enum Resume {
 /// What service and connection task share besides the signals.
 #[derive(Default)]
 struct Desk {
-    resume: RefCell<Option<Resume>>,
+    resume: RefCell<Option<Box<Resume>>>,
     waiting: RefCell<Option<Box<Waiting>>>,
     tunnel: RefCell<Option<Box<Tunnel>>>,
 }
 
 /// Runs the engine on the socket until it ends or is taken off. Gives the socket back with what was read of it and not
 /// used.
-async fn serving(
+pub(super) async fn serving(
     peer: &Rc<Peer>,
     stream: TcpStream,
     before: Bytes,
-    resume: Option<Resume>,
+    resume: Option<Box<Resume>>,
 ) -> ((TcpStream, Bytes), Ended) {
     let signals = Signals::http1();
     let desk = Rc::new(Desk {
@@ -300,7 +301,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
             RequestBody::Http1(Http1Body::new(body, Rc::clone(&busy)))
         };
         let resumed = self.desk.resume.take();
-        let begun = match resumed {
+        let begun = match resumed.map(|resumed| *resumed) {
             Some(Resume::Admitted(job, permit)) => {
                 // What frames the message on this connection came with the replay; it is not passed on.
                 headers::remove_from_request(&mut head.headers, head.version);
@@ -350,13 +351,13 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     }
 }
 
-enum Wake {
+pub(super) enum Wake {
     Readable,
     Close,
 }
 
 /// Waits on the bare socket for the next request.
-async fn dormant(peer: &Peer, stream: &TcpStream) -> Wake {
+pub(super) async fn dormant(peer: &Peer, stream: &TcpStream) -> Wake {
     let mut patience = Patience::new(peer, peer.worker.limits.idle);
     poll_fn(|cx| {
         // Looked at rather than told: the reactor's word may be older than what the engine has read since. And looked at
@@ -374,58 +375,76 @@ async fn dormant(peer: &Peer, stream: &TcpStream) -> Wake {
 }
 
 /// A parked request that goes on: its bytes for a new engine, and what it finds there.
-struct Replay {
+pub(super) struct Replay {
     stream: TcpStream,
     bytes: Bytes,
-    resume: Resume,
+    resume: Box<Resume>,
 }
 
 /// Waits without an engine until the request is admitted or turned away. `None`: the client left.
-async fn parked(peer: &Peer, waiting: Waiting, stream: TcpStream, unread: Bytes) -> Option<Replay> {
-    let Waiting {
-        mut job,
-        mut ticket,
-        head,
-    } = waiting;
+pub(super) async fn parked(
+    peer: &Peer,
+    mut waiting: Box<Waiting>,
+    stream: TcpStream,
+    unread: Bytes,
+) -> Option<Replay> {
     let since = Instant::now();
-    let due = job.due().unwrap_or_else(|| since + FAR);
     let mut ahead = ReadAhead {
         bytes: BytesMut::from(&unread[..]),
         bound: peer.worker.limits.read_ahead,
         is_full: false,
     };
     drop(unread);
-    if ticket.grow(ahead.bytes.len()).is_err() {
+    if waiting.ticket.grow(ahead.bytes.len()).is_err() {
         ahead.is_full = true;
     }
-    let mut alarm = peer.alarm();
-    let decided = poll_fn(|cx| {
-        // A permit that is there wins over a client that left: the replay will notice.
-        if let Poll::Ready(granted) = Pin::new(&mut ticket).poll(cx) {
-            return Poll::Ready(Some(granted.map_err(Failure::Refused)));
-        }
-        if alarm.poll_due(cx, due).is_ready() {
-            return Poll::Ready(Some(Err(Failure::TimedOut)));
-        }
-        while let Poll::Ready(more) = ahead.poll_read(&stream, cx) {
-            match more {
-                Ok(More::Bytes(read)) => ahead.is_full = ticket.grow(read).is_err(),
-                Ok(More::Gone) | Err(_) => return Poll::Ready(None),
+    let decided = {
+        let due = waiting.job.due().unwrap_or_else(|| since + FAR);
+        let ticket = &mut waiting.ticket;
+        let mut alarm = peer.alarm();
+        poll_fn(|cx| {
+            // A permit that is there wins over a client that left: the replay will notice.
+            if let Poll::Ready(granted) = Pin::new(&mut *ticket).poll(cx) {
+                return Poll::Ready(Some(granted.map_err(Failure::Refused)));
             }
-        }
-        Poll::Pending
-    })
-    .await?;
-    drop(alarm);
+            if alarm.poll_due(cx, due).is_ready() {
+                return Poll::Ready(Some(Err(Failure::TimedOut)));
+            }
+            while let Poll::Ready(more) = ahead.poll_read(&stream, cx) {
+                match more {
+                    Ok(More::Bytes(read)) => ahead.is_full = ticket.grow(read).is_err(),
+                    Ok(More::Gone) | Err(_) => return Poll::Ready(None),
+                }
+            }
+            Poll::Pending
+        })
+        .await?
+    };
+    replay(*waiting, decided, since, stream, &ahead)
+}
+
+/// What a request that was parked goes on with. `None`: its socket is gone.
+fn replay(
+    waiting: Waiting,
+    decided: Result<Permit, Failure>,
+    since: Instant,
+    stream: TcpStream,
+    ahead: &ReadAhead,
+) -> Option<Replay> {
+    let Waiting {
+        mut job,
+        ticket,
+        head,
+    } = waiting;
+    drop(ticket);
     job.observation.parked(since.elapsed());
-    let job_framing = job.framing;
+    let mut wire = Vec::with_capacity(head.len() + ahead.bytes.len() + 64);
+    head.write_http1(&mut wire, job.framing.fields());
+    wire.extend_from_slice(&ahead.bytes);
     let resume = match decided {
         Ok(permit) => Resume::Admitted(job, permit),
         Err(failure) => Resume::Answer(job, failure),
     };
-    let mut wire = Vec::with_capacity(head.len() + ahead.bytes.len() + 64);
-    head.write_http1(&mut wire, job_framing.fields());
-    wire.extend_from_slice(&ahead.bytes);
     let stream = if ahead.is_full {
         register_anew(stream).ok()?
     } else {
@@ -434,7 +453,7 @@ async fn parked(peer: &Peer, waiting: Waiting, stream: TcpStream, unread: Bytes)
     Some(Replay {
         stream,
         bytes: wire.into(),
-        resume,
+        resume: Box::new(resume),
     })
 }
 

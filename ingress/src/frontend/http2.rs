@@ -139,7 +139,7 @@ impl Idle {
 }
 
 /// One stream, from its head to its end.
-enum Stream {
+pub(super) enum Stream {
     Parked(Box<Parked>),
     Running(LocalBoxFuture<'static, Option<Box<Parked>>>),
 }
@@ -195,9 +195,8 @@ impl Future for Stream {
 }
 
 /// A stream whose request waits for an endpoint.
-struct Parked {
+pub(super) struct Parked {
     since: Instant,
-    due: Instant,
     late: Alarm,
     ahead: Ahead,
     state: Option<ParkedState>,
@@ -236,10 +235,8 @@ impl Parked {
         respond: SendResponse<Bytes>,
     ) -> Box<Self> {
         let since = Instant::now();
-        let due = waiting.job.due().unwrap_or(since);
         Box::new(Self {
             since,
-            due,
             late: peer.alarm(),
             ahead: Ahead::Strictly,
             state: Some(ParkedState {
@@ -261,7 +258,8 @@ impl Parked {
         if state.respond.poll_reset(cx).is_ready() {
             return Poll::Ready(ParkingEnd::Gone);
         }
-        if self.late.poll_due(cx, self.due).is_ready() {
+        let due = state.waiting.job.due().unwrap_or(self.since);
+        if self.late.poll_due(cx, due).is_ready() {
             return Poll::Ready(ParkingEnd::Decided(Err(Failure::TimedOut)));
         }
         // The window is not given back, so a client can send no more than one window ahead.

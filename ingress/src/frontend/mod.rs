@@ -12,4 +12,6 @@ mod http2;
 mod input;
 pub mod listener;
 mod respond;
+#[cfg(test)]
+mod sizes;
 pub mod worker;
