@@ -65,6 +65,8 @@ impl EmptyLine {
 pub(super) struct Lines {
     lengths: u8,
     codings: u8,
+    /// Lines that have ended.
+    count: usize,
     has_bare_line_feed: bool,
     /// The byte before the next one.
     last: u8,
@@ -115,6 +117,7 @@ impl Lines {
         }
         self.is_in_line = *last != b'\n';
         if !self.is_in_line {
+            self.count += 1;
             self.has_bare_line_feed |= *before.last().unwrap_or(&self.last) != b'\r';
         }
         self.last = *last;
@@ -136,6 +139,11 @@ impl Lines {
             };
             *count = count.saturating_add(1);
         }
+    }
+
+    /// How many lines have ended.
+    pub(super) fn count(&self) -> usize {
+        self.count
     }
 
     /// What is doubtful about the head, which is complete.

@@ -52,8 +52,11 @@ use crate::routing::headers;
 /// `before` is what was read to tell the protocol.
 pub(super) async fn awake(peer: Rc<Peer>, stream: TcpStream, before: Bytes) -> Option<TcpStream> {
     let (mut stream, mut before, mut resume) = (stream, before, None);
+    let mut room = Room::Usual;
     loop {
-        let (input, ended) = Box::pin(serving(&peer, stream, before, resume.take())).await;
+        let serving = serving(&peer, stream, before, resume.take(), room);
+        let (input, ended) = Box::pin(serving).await;
+        room = Room::Usual;
         let (socket, unread) = input;
         match ended {
             Ended::Closed => return None,
@@ -68,9 +71,11 @@ pub(super) async fn awake(peer: Rc<Peer>, stream: TcpStream, before: Bytes) -> O
             // A pipelined head that is not complete yet was read together with the request before it.
             Ended::Idle if !unread.is_empty() => (stream, before) = (socket, unread),
             Ended::Idle => return Some(socket),
+            Ended::Outgrown => (stream, before, room) = (socket, unread, Room::Wide),
             Ended::Parked(waiting) => {
                 let replay = parked(&peer, waiting, socket, unread).await?;
                 (stream, before, resume) = (replay.stream, replay.bytes, Some(replay.resume));
+                room = Room::Wide;
             }
         }
     }
@@ -84,6 +89,8 @@ pub(super) enum Ended {
     HeadTooSlow,
     /// Nothing is going on.
     Idle,
+    /// A head has more fields than the engine takes.
+    Outgrown,
     /// A request has to wait for an endpoint.
     Parked(Box<Waiting>),
     /// The endpoint switched protocols.
@@ -113,8 +120,16 @@ pub(super) async fn serving(
     stream: TcpStream,
     before: Bytes,
     resume: Option<Box<Resume>>,
+    room: Room,
 ) -> ((TcpStream, Bytes), Ended) {
-    let signals = Signals::http1();
+    let limits = &peer.worker.limits;
+    // A replayed head has our own fields besides the client's, which were counted when it came.
+    let most_fields = limits.header_fields + OUR_FIELDS;
+    let (fields, lines_bound) = match room {
+        Room::Usual if most_fields > INLINE_FIELDS => (INLINE_FIELDS, Some(INLINE_FIELDS + 2)),
+        Room::Usual | Room::Wide => (most_fields, None),
+    };
+    let signals = Signals::http1(lines_bound);
     let desk = Rc::new(Desk {
         resume: RefCell::new(resume),
         ..Desk::default()
@@ -125,12 +140,10 @@ pub(super) async fn serving(
         desk: Rc::clone(&desk),
     };
     let input = TokioIo::new(Input::new(before, stream, Rc::clone(&signals)));
-    let limits = &peer.worker.limits;
     let mut engine = Box::new(
         Builder::new()
             .header_read_timeout(None)
-            // A replayed head has our own fields besides the client's, which were counted when it came.
-            .max_headers(limits.header_fields + OUR_FIELDS)
+            .max_headers(fields)
             .max_header_size(limits.header_bytes + OUR_BYTES)
             .serve_connection(input, service),
     );
@@ -149,6 +162,18 @@ pub(super) async fn serving(
     };
     ((socket, unread), ended)
 }
+
+/// How many fields an engine takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// So many that it needs no memory for them.
+    Usual,
+    /// As many as are allowed.
+    Wide,
+}
+
+/// Up to so many fields hyper sets no memory aside for each head. The request line and the empty line come on top.
+const INLINE_FIELDS: usize = 100;
 
 /// Fields that rules and we may add to a head, and their bytes.
 const OUR_FIELDS: usize = 64;
@@ -187,6 +212,9 @@ async fn drive(
             && let Some(waiting) = desk.waiting.take()
         {
             return Poll::Ready(Ended::Parked(waiting));
+        }
+        if signals.is_flushed.get() && signals.has_outgrown() {
+            return Poll::Ready(Ended::Outgrown);
         }
         let limits = &peer.worker.limits;
         if signals.is_idle() {

@@ -43,6 +43,10 @@ pub(super) struct Signals {
     lines: Cell<Lines>,
     /// What is doubtful about the head that was given last.
     doubt: Cell<Option<Doubt>>,
+    /// The engine takes no more lines of a head than this.
+    lines_bound: Cell<Option<usize>>,
+    /// A head has more lines than that.
+    has_outgrown: Cell<bool>,
     /// Nobody has asked for the body yet that comes next.
     is_withheld: Cell<bool>,
     /// The connection task, once the engine has asked for what is withheld.
@@ -92,10 +96,11 @@ impl Part {
 }
 
 impl Signals {
-    /// Of a connection that carries HTTP/1.
-    pub(super) fn http1() -> Rc<Self> {
+    /// Of a connection that carries HTTP/1, whose engine takes heads of so many lines.
+    pub(super) fn http1(lines_bound: Option<usize>) -> Rc<Self> {
         Rc::new(Self {
             part: Cell::new(Part::head()),
+            lines_bound: Cell::new(lines_bound),
             ..Self::default()
         })
     }
@@ -114,6 +119,12 @@ impl Signals {
         }
         let (part, mut lines) = (self.part.get(), self.lines.get());
         let (given, next) = part.split(bytes, &mut lines);
+        if let Some(bound) = self.lines_bound.get()
+            && lines.count() > bound
+        {
+            self.has_outgrown.set(true);
+            return 0;
+        }
         self.part.set(next);
         if let (Part::Head(_), Part::Head(seen)) = (part, next) {
             let is_complete = seen == EmptyLine::Nothing
@@ -128,6 +139,11 @@ impl Signals {
             self.is_partial.set(true);
         }
         given
+    }
+
+    /// Whether a head has come that is too much for the engine. It is given no more of it, nor anything else.
+    pub(super) fn has_outgrown(&self) -> bool {
+        self.has_outgrown.get()
     }
 
     /// What is doubtful about the head that is complete now.
@@ -226,6 +242,9 @@ impl AsyncRead for Input {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.signals.has_outgrown.get() {
+            return Poll::Pending;
+        }
         if this.signals.is_withheld.get() {
             this.signals.reader.replace(Some(cx.waker().clone()));
             return Poll::Pending;
@@ -235,6 +254,9 @@ impl AsyncRead for Input {
             let given = this
                 .signals
                 .give(this.before.get(..room).unwrap_or_default());
+            if this.signals.has_outgrown.get() {
+                return Poll::Pending;
+            }
             buf.put_slice(&this.before.split_to(given));
             return Poll::Ready(Ok(()));
         }
@@ -246,6 +268,9 @@ impl AsyncRead for Input {
         if !rest.is_empty() {
             this.before = Bytes::copy_from_slice(rest);
             buf.set_filled(filled + given);
+        }
+        if this.signals.has_outgrown.get() {
+            return Poll::Pending;
         }
         read
     }
@@ -310,7 +335,7 @@ mod tests {
     #[test]
     fn a_head_is_given_without_what_follows() {
         let wire = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /next HTTP/1.1\nHost: a\n\nGET";
-        let given = pieces(&Signals::http1(), wire, |_| {});
+        let given = pieces(&Signals::http1(None), wire, |_| {});
         assert_eq!(
             given,
             [
@@ -325,7 +350,7 @@ mod tests {
     fn the_end_of_a_head_is_found_wherever_reads_are_cut() {
         let wire = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nnext";
         for cut in 0..wire.len() {
-            let signals = Signals::http1();
+            let signals = Signals::http1(None);
             let (first, second) = wire.split_at(cut);
             let given = [
                 pieces(&signals, first, |_| {}),
@@ -349,9 +374,28 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_given_of_a_head_from_the_line_on_that_is_too_much() {
+        let within = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let beyond = "GET / HTTP/1.1\r\nHost: a\r\nx: 1\r\n\r\n";
+        let signals = Signals::http1(Some(3));
+        for _ in 0..3 {
+            assert_eq!(signals.give(within.as_bytes()), within.len());
+            assert!(!signals.has_outgrown());
+        }
+        for cut in 0..beyond.len() {
+            let signals = Signals::http1(Some(3));
+            let (first, second) = beyond.as_bytes().split_at(cut);
+            assert_eq!(signals.give(first), cut);
+            assert!(!signals.has_outgrown());
+            assert_eq!(signals.give(second), 0);
+            assert!(signals.has_outgrown());
+        }
+    }
+
+    #[test]
     fn a_body_of_known_length_is_given_whatever_it_contains_and_no_further() {
         let wire = b"POST / HTTP/1.1\r\n\r\na\n\n\r\n\r\nbPOST";
-        let given = pieces(&Signals::http1(), wire, |signals| {
+        let given = pieces(&Signals::http1(None), wire, |signals| {
             signals.expect_body(Some(8));
         });
         assert_eq!(given, ["POST / HTTP/1.1\r\n\r\n", "a\n\n\r\n\r\nb", "POST"]);
@@ -360,7 +404,9 @@ mod tests {
     #[test]
     fn a_chunked_body_is_given_up_to_its_end_and_no_further() {
         let wire = b"POST / HTTP/1.1\r\n\r\n2\r\n\n\n\r\n0\r\nx-sum: 1\r\n\r\nPOST";
-        let given = pieces(&Signals::http1(), wire, |signals| signals.expect_body(None));
+        let given = pieces(&Signals::http1(None), wire, |signals| {
+            signals.expect_body(None);
+        });
         assert_eq!(given.last().unwrap(), "POST");
         assert_eq!(given.concat().as_bytes(), wire);
     }

@@ -34,7 +34,7 @@ fn what_only_waits_is_small() {
         ),
         (
             "serving HTTP/1.1",
-            of_future!(A, B, C, D => http1::serving),
+            of_future!(A, B, C, D, E => http1::serving),
             320,
         ),
         ("HTTP/2 stream", size_of::<http2::Stream>(), 16),
@@ -47,7 +47,7 @@ fn what_only_waits_is_small() {
             of_future!(A, B, C, D, E, G => Forwarder::forward),
             2_816,
         ),
-        ("response body", size_of::<Held>(), 40),
+        ("response body", size_of::<Held>(), 144),
         ("what a response holds", size_of::<Holds>(), 304),
     ];
     for (what, size, bound) in sizes {
