@@ -196,7 +196,6 @@ impl Future for Stream {
 
 /// A stream whose request waits for an endpoint.
 pub(super) struct Parked {
-    since: Instant,
     late: Alarm,
     ahead: Ahead,
     state: Option<ParkedState>,
@@ -234,9 +233,7 @@ impl Parked {
         body: RequestBody,
         respond: SendResponse<Bytes>,
     ) -> Box<Self> {
-        let since = Instant::now();
         Box::new(Self {
-            since,
             late: peer.alarm(),
             ahead: Ahead::Strictly,
             state: Some(ParkedState {
@@ -258,8 +255,9 @@ impl Parked {
         if state.respond.poll_reset(cx).is_ready() {
             return Poll::Ready(ParkingEnd::Gone);
         }
-        let due = state.waiting.job.due().unwrap_or(self.since);
-        if self.late.poll_due(cx, due).is_ready() {
+        if let Some(due) = state.waiting.job.due()
+            && self.late.poll_due(cx, due).is_ready()
+        {
             return Poll::Ready(ParkingEnd::Decided(Err(Failure::TimedOut)));
         }
         // The window is not given back, so a client can send no more than one window ahead.
@@ -295,7 +293,7 @@ impl Parked {
             head,
         } = waiting;
         drop(ticket);
-        job.observation.parked(self.since.elapsed());
+        job.observation.goes_on();
         let head = head.unpack()?;
         Some(match decided {
             Ok(permit) => Stream::Running(Box::pin(run(peer, job, permit, head, body, respond))),
