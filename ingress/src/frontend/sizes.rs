@@ -37,6 +37,11 @@ fn what_only_waits_is_small() {
             of_future!(A, B, C, D => http1::serving),
             320,
         ),
+        (
+            "HTTP/2 connection",
+            of_future!(A, B, C => http2::serve),
+            512,
+        ),
         ("HTTP/2 stream", size_of::<http2::Stream>(), 16),
         ("parked HTTP/2 stream", size_of::<http2::Parked>(), 320),
         ("parked request", size_of::<Waiting>(), 208),
