@@ -61,7 +61,7 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
         .as_ref()
         .map(|stats| stats.enter(worker.index, arrived));
     let deadlines = destination.stats.is_some().then(|| Deadlines {
-        timeouts: destination.spec.timeouts,
+        of: Rc::clone(&destination),
         arrived,
         client: grpc_timeout(head),
     });

@@ -416,7 +416,6 @@ pub(super) async fn parked(
     stream: TcpStream,
     unread: Bytes,
 ) -> Option<Replay> {
-    let since = Instant::now();
     let mut ahead = ReadAhead {
         bytes: BytesMut::from(&unread[..]),
         bound: peer.worker.limits.read_ahead,
@@ -427,7 +426,7 @@ pub(super) async fn parked(
         ahead.is_full = true;
     }
     let decided = {
-        let due = waiting.job.due().unwrap_or_else(|| since + FAR);
+        let due = waiting.job.due().unwrap_or_else(|| Instant::now() + FAR);
         let ticket = &mut waiting.ticket;
         let mut alarm = peer.alarm();
         poll_fn(|cx| {
@@ -448,14 +447,13 @@ pub(super) async fn parked(
         })
         .await?
     };
-    replay(*waiting, decided, since, stream, &ahead)
+    replay(*waiting, decided, stream, &ahead)
 }
 
 /// What a request that was parked goes on with. `None`: its socket is gone.
 fn replay(
     waiting: Waiting,
     decided: Result<Permit, Failure>,
-    since: Instant,
     stream: TcpStream,
     ahead: &ReadAhead,
 ) -> Option<Replay> {
@@ -465,8 +463,8 @@ fn replay(
         head,
     } = waiting;
     drop(ticket);
-    job.observation.parked(since.elapsed());
-    let mut wire = Vec::with_capacity(head.len() + ahead.bytes.len() + 64);
+    job.observation.goes_on();
+    let mut wire = Vec::new();
     head.write_http1(&mut wire, job.framing.fields());
     wire.extend_from_slice(&ahead.bytes);
     let resume = match decided {

@@ -46,18 +46,21 @@ pub(super) async fn serve(peer: Rc<Peer>, stream: TcpStream, before: Bytes) {
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
         .max_send_buffer_size(MAX_SEND_BUFFER);
     let input = Input::new(before, stream, Rc::default());
-    match tokio::time::timeout(limits.header_read, builder.handshake::<_, Bytes>(input)).await {
-        Ok(Ok(connection)) => drive(&peer, connection).await,
-        Ok(Err(error)) => debug!(client = %peer.address, %error, "handshake failed"),
-        Err(_elapsed) => debug!(client = %peer.address, "handshake took too long"),
-    }
+    // On the heap, each for itself: what the handshake needs is gone when it is over.
+    let handshake = Box::pin(builder.handshake::<_, Bytes>(input));
+    let connection = match tokio::time::timeout(limits.header_read, handshake).await {
+        Ok(Ok(connection)) => Box::new(connection),
+        Ok(Err(error)) => return debug!(client = %peer.address, %error, "handshake failed"),
+        Err(_elapsed) => return debug!(client = %peer.address, "handshake took too long"),
+    };
+    drive(&peer, connection).await;
 }
 
 /// Response bytes of one stream that may wait in memory beyond the client's window.
 const MAX_SEND_BUFFER: usize = 256 * 1024;
 
 /// Accepts streams and runs them until the connection is closed, idles too long, or has been drained.
-async fn drive(peer: &Rc<Peer>, mut connection: Connection<Input, Bytes>) {
+async fn drive(peer: &Rc<Peer>, mut connection: Box<Connection<Input, Bytes>>) {
     let mut streams: FuturesUnordered<Stream> = FuturesUnordered::new();
     let mut is_draining = false;
     let mut idle = Idle::new(peer);
@@ -196,7 +199,6 @@ impl Future for Stream {
 
 /// A stream whose request waits for an endpoint.
 pub(super) struct Parked {
-    since: Instant,
     late: Alarm,
     ahead: Ahead,
     state: Option<ParkedState>,
@@ -234,9 +236,7 @@ impl Parked {
         body: RequestBody,
         respond: SendResponse<Bytes>,
     ) -> Box<Self> {
-        let since = Instant::now();
         Box::new(Self {
-            since,
             late: peer.alarm(),
             ahead: Ahead::Strictly,
             state: Some(ParkedState {
@@ -258,8 +258,9 @@ impl Parked {
         if state.respond.poll_reset(cx).is_ready() {
             return Poll::Ready(ParkingEnd::Gone);
         }
-        let due = state.waiting.job.due().unwrap_or(self.since);
-        if self.late.poll_due(cx, due).is_ready() {
+        if let Some(due) = state.waiting.job.due()
+            && self.late.poll_due(cx, due).is_ready()
+        {
             return Poll::Ready(ParkingEnd::Decided(Err(Failure::TimedOut)));
         }
         // The window is not given back, so a client can send no more than one window ahead.
@@ -295,7 +296,7 @@ impl Parked {
             head,
         } = waiting;
         drop(ticket);
-        job.observation.parked(self.since.elapsed());
+        job.observation.goes_on();
         let head = head.unpack()?;
         Some(match decided {
             Ok(permit) => Stream::Running(Box::pin(run(peer, job, permit, head, body, respond))),

@@ -37,10 +37,15 @@ fn what_only_waits_is_small() {
             of_future!(A, B, C, D, E => http1::serving),
             320,
         ),
+        (
+            "HTTP/2 connection",
+            of_future!(A, B, C => http2::serve),
+            512,
+        ),
         ("HTTP/2 stream", size_of::<http2::Stream>(), 16),
-        ("parked HTTP/2 stream", size_of::<http2::Parked>(), 384),
-        ("parked request", size_of::<Waiting>(), 256),
-        ("request", size_of::<Job>(), 192),
+        ("parked HTTP/2 stream", size_of::<http2::Parked>(), 320),
+        ("parked request", size_of::<Waiting>(), 208),
+        ("request", size_of::<Job>(), 144),
         ("observation", size_of::<Observation>(), 64),
         (
             "forwarding",
@@ -48,7 +53,7 @@ fn what_only_waits_is_small() {
             2_816,
         ),
         ("response body", size_of::<Held>(), 144),
-        ("what a response holds", size_of::<Holds>(), 304),
+        ("what a response holds", size_of::<Holds>(), 264),
     ];
     for (what, size, bound) in sizes {
         println!("{size:5} of {bound:5} bytes: {what}");

@@ -1,17 +1,18 @@
 //! When a request may take no longer: the Revision's timeouts, counted from its arrival.
 
+use std::rc::Rc;
 use std::time::Duration;
 
-use parkway_activator::revision::Timeouts;
 use tokio::time::Instant;
 
+use super::destination::Destination;
 use crate::routing::timeout::{Milestones, next};
 
 /// The timeouts of one request.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Deadlines {
-    /// The Revision's.
-    pub timeouts: Timeouts,
+    /// Whose timeouts they are.
+    pub of: Rc<Destination>,
     /// From when they count.
     pub arrived: Instant,
     /// The client's own deadline, counted from arrival too.
@@ -22,9 +23,9 @@ impl Deadlines {
     /// When a request without a response head ends.
     pub fn before_response(&self) -> Instant {
         let milestones = Milestones::new(self.arrived);
-        let revisions = next(&self.timeouts, &milestones).map(|(due, _)| due);
+        let revisions = next(&self.of.spec.timeouts, &milestones).map(|(due, _)| due);
         let clients = self.client.map(|client| self.arrived + client);
-        let latest = self.arrived + self.timeouts.total;
+        let latest = self.arrived + self.of.spec.timeouts.total;
         [revisions, clients]
             .into_iter()
             .flatten()
@@ -38,6 +39,6 @@ impl Deadlines {
             response_start: Some(last_write),
             last_write: Some(last_write),
         };
-        next(&self.timeouts, &milestones).map(|(due, _)| due)
+        next(&self.of.spec.timeouts, &milestones).map(|(due, _)| due)
     }
 }

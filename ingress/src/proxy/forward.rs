@@ -280,9 +280,9 @@ impl Forwarder {
 
     /// Waits for a permit inside a request whose body has been read already.
     async fn wait_in_place(&self, job: &mut Job, ticket: Ticket) -> Result<Permit, Failure> {
-        let since = Instant::now();
+        job.observation.waits();
         let granted = self.sweep.within(job.due(), pin!(ticket)).await;
-        job.observation.parked(since.elapsed());
+        job.observation.goes_on();
         match granted {
             Ok(granted) => granted.map_err(Failure::Refused),
             Err(Elapsed) => Err(Failure::TimedOut),

@@ -7,27 +7,26 @@
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 
-/// A request head in one allocation: method, target, version, header fields in their order.
+/// A request head in one allocation: version, method, target, header fields in their order.
 #[derive(Debug)]
-pub struct PackedHead {
-    bytes: Box<[u8]>,
-    version: Version,
-}
+pub struct PackedHead(Box<[u8]>);
 
 impl PackedHead {
     /// Packs `parts`; extensions are left behind.
     pub fn pack(parts: &Parts) -> Self {
         let mut bytes = Vec::with_capacity(Self::packed_len(parts));
+        bytes.push(match parts.version {
+            Version::HTTP_10 => HTTP_10,
+            Version::HTTP_2 => HTTP_2,
+            _ => HTTP_11,
+        });
         put(&mut bytes, parts.method.as_str().as_bytes());
         put(&mut bytes, parts.uri.to_string().as_bytes());
         for (name, value) in &parts.headers {
             put(&mut bytes, name.as_str().as_bytes());
             put(&mut bytes, value.as_bytes());
         }
-        Self {
-            bytes: bytes.into_boxed_slice(),
-            version: parts.version,
-        }
+        Self(bytes.into_boxed_slice())
     }
 
     /// How many bytes packing `parts` takes.
@@ -35,24 +34,25 @@ impl PackedHead {
         let fields: usize = parts
             .headers
             .iter()
-            .map(|(name, value)| name.as_str().len() + value.len() + 2 * LENGTH)
+            .map(|(name, value)| put_len(name.as_str().len()) + put_len(value.len()))
             .sum();
-        parts.method.as_str().len() + uri_len(&parts.uri) + 2 * LENGTH + fields
+        1 + put_len(parts.method.as_str().len()) + put_len(uri_len(&parts.uri)) + fields
     }
 
     /// The size in bytes.
     pub fn len(&self) -> usize {
-        self.bytes.len()
+        self.0.len()
     }
 
     /// Whether nothing is packed, which cannot be: a head has a method.
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.0.is_empty()
     }
 
     /// Makes a head of the packed bytes again.
     pub fn unpack(&self) -> Option<Parts> {
-        let mut fields = Fields(&self.bytes);
+        let (version, rest) = self.0.split_first()?;
+        let mut fields = Fields(rest);
         let method = Method::from_bytes(fields.next()?).ok()?;
         let uri = Uri::try_from(fields.next()?).ok()?;
         let mut headers = HeaderMap::with_capacity(16);
@@ -63,7 +63,11 @@ impl PackedHead {
         let (mut parts, ()) = http::Request::new(()).into_parts();
         parts.method = method;
         parts.uri = uri;
-        parts.version = self.version;
+        parts.version = match *version {
+            HTTP_10 => Version::HTTP_10,
+            HTTP_2 => Version::HTTP_2,
+            _ => Version::HTTP_11,
+        };
         parts.headers = headers;
         Some(parts)
     }
@@ -72,17 +76,19 @@ impl PackedHead {
     ///
     /// `framing` are whole field lines that belong to the connection and were not packed.
     pub fn write_http1(&self, wire: &mut Vec<u8>, framing: &[u8]) {
-        let mut fields = Fields(&self.bytes);
+        let (version, rest) = self.0.split_at(1.min(self.0.len()));
+        let mut fields = Fields(rest);
         let (method, target) = (
             fields.next().unwrap_or_default(),
             fields.next().unwrap_or_default(),
         );
-        wire.reserve(self.bytes.len() + 32);
+        // Each field's name and value are told apart by two bytes more on the wire.
+        wire.reserve(self.0.len() + self.0.len() / 4 + 32);
         wire.extend_from_slice(method);
         wire.push(b' ');
         wire.extend_from_slice(target);
-        wire.extend_from_slice(match self.version {
-            Version::HTTP_10 => b" HTTP/1.0\r\n",
+        wire.extend_from_slice(match version {
+            [HTTP_10] => b" HTTP/1.0\r\n",
             _ => b" HTTP/1.1\r\n",
         });
         while let (Some(name), Some(value)) = (fields.next(), fields.next()) {
@@ -96,14 +102,32 @@ impl PackedHead {
     }
 }
 
-/// Bytes of one length prefix.
-const LENGTH: usize = 4;
+const HTTP_10: u8 = 0;
+const HTTP_11: u8 = 1;
+const HTTP_2: u8 = 2;
 
+/// Appends a field behind its length: seven bits a byte, the lowest first; all bytes but the last have the highest bit.
 fn put(bytes: &mut Vec<u8>, field: &[u8]) {
-    // A head is bounded far below 4 GiB before it gets here; a longer field would be cut, never misread.
-    let length = u32::try_from(field.len()).unwrap_or(u32::MAX);
-    bytes.extend_from_slice(&length.to_le_bytes());
+    let mut length = field.len();
+    while length > LOW_BITS {
+        bytes.push(low_bits(length) | MORE);
+        length >>= 7;
+    }
+    bytes.push(low_bits(length));
     bytes.extend_from_slice(field);
+}
+
+/// How many bytes a field takes, with its length.
+fn put_len(length: usize) -> usize {
+    let bits = usize::BITS - (length | 1).leading_zeros();
+    length + usize::try_from(bits.div_ceil(7)).unwrap_or_default()
+}
+
+const LOW_BITS: usize = 0x7f;
+const MORE: u8 = 0x80;
+
+fn low_bits(length: usize) -> u8 {
+    u8::try_from(length & LOW_BITS).unwrap_or_default()
 }
 
 fn uri_len(uri: &Uri) -> usize {
@@ -120,8 +144,16 @@ impl<'a> Iterator for Fields<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {
-        let (length, rest) = self.0.split_first_chunk::<LENGTH>()?;
-        let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+        let (mut length, mut shift, mut rest) = (0_usize, 0, self.0);
+        loop {
+            let (byte, further) = rest.split_first()?;
+            rest = further;
+            length |= usize::from(byte & !MORE).checked_shl(shift)?;
+            shift += 7;
+            if byte & MORE == 0 {
+                break;
+            }
+        }
         let (field, rest) = rest.split_at_checked(length)?;
         self.0 = rest;
         Some(field)
@@ -158,6 +190,23 @@ mod tests {
         assert_eq!(after.uri, before.uri);
         assert_eq!(after.version, before.version);
         assert_eq!(after.headers, before.headers);
+    }
+
+    #[test]
+    fn fields_of_any_length_and_all_versions_come_back() {
+        for length in [0, 1, 127, 128, 129, 16_383, 16_384, 70_000] {
+            for version in [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2] {
+                let mut before = parts();
+                before.version = version;
+                let value = HeaderValue::from_str(&"x".repeat(length)).unwrap();
+                before.headers.insert("x-long", value);
+                let packed = PackedHead::pack(&before);
+                assert_eq!(packed.len(), PackedHead::packed_len(&before));
+                let after = packed.unpack().unwrap();
+                assert_eq!(after.headers, before.headers);
+                assert_eq!(after.version, version);
+            }
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! From a permit to a response: connections to endpoints, attempts, bodies, tunnels.
 //!
 //! [`forward`] tells the story of one request; [`send`] is one attempt, behind which sit the protocol engines, of which
-//! [`http1`] is ours; [`pool`] keeps the connections; [`body`] and [`held`] are what streams. Everything here lives on one worker.
+//! [`http1`] is ours; [`pool`] keeps the connections; [`body`] and [`held`] are what streams; [`sweep`] keeps the
+//! deadlines of all of it. Everything here lives on one worker.
 
 pub mod body;
 pub mod deadlines;

@@ -194,6 +194,8 @@ struct LogLine {
     host: String,
     path: String,
     parked: Duration,
+    /// Since when it waits, while it does.
+    waits_since: Option<Instant>,
 }
 
 impl Observation {
@@ -220,6 +222,7 @@ impl Observation {
             host: host.to_owned(),
             path: path.to_owned(),
             parked: Duration::ZERO,
+            waits_since: None,
         }));
     }
 
@@ -228,15 +231,25 @@ impl Observation {
         self.destination = Some(Rc::clone(destination));
     }
 
-    /// The request had to wait for an endpoint.
+    /// The request had to wait for an endpoint, and does so from now on.
     pub fn has_parked(&mut self) {
         self.was_parked = true;
+        self.waits();
     }
 
-    /// The request was parked this long.
-    pub fn parked(&mut self, parked: Duration) {
+    /// The request waits from now on.
+    pub fn waits(&mut self) {
         if let Some(log) = &mut self.log {
-            log.parked += parked;
+            log.waits_since = Some(Instant::now());
+        }
+    }
+
+    /// The request waits no longer.
+    pub fn goes_on(&mut self) {
+        if let Some(log) = &mut self.log
+            && let Some(since) = log.waits_since.take()
+        {
+            log.parked += since.elapsed();
         }
     }
 
