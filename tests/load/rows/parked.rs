@@ -6,14 +6,14 @@
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::idle::QUIET;
 use super::{Bench, number};
 use crate::generator::checked;
 use crate::machine::{now_ns, pause};
-use crate::peers::{Manifests, PARKED, Program, Route, Running, Start};
+use crate::peers::{Manifests, PARKED, Program, Route, Running, Start, start};
 use crate::process::Process;
 use crate::report::{Cell, Column, Line, Table};
 
@@ -23,10 +23,19 @@ const RELEASED_HTTP1: usize = 10_000;
 const RELEASED_STREAMS: usize = 50_000;
 /// Streams on one HTTP/2 connection.
 const STREAMS_EACH: usize = 100;
-/// Requests HAProxy may have under way at the endpoint from its release on: as many as Parkway releases at once.
-const ROOM: usize = 256;
+/// Connections HAProxy may have to the endpoint from its release on: as many as Parkway may.
+const ROOM: usize = 1024;
+/// How often all of them are released, at most.
+const RELEASES: usize = 3;
 /// How many processes the clients of one program are spread over, because of the limit of files.
 const CLIENTS: usize = 2;
+
+/// What is measured of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Measured {
+    Memory,
+    Release,
+}
 
 /// How requests come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,14 +45,14 @@ enum Kind {
 }
 
 pub(super) fn memory(bench: &Bench) -> Result<Vec<Table>> {
-    let each = |kind, count, reach| -> Result<Table> {
+    let each = |kind: Kind, count, reach| -> Result<Table> {
         let count = bench.scaled(count);
-        let lines = programs().map(|program| line(bench, program, kind, count, false));
+        let measured = Measured::Memory;
         Ok(Table {
             title: format!("parked: {count} {}", kind.name()),
             reach,
             columns: vec![Column::compared("KiB a request", 2)],
-            lines: lines.collect(),
+            lines: lines(bench, kind, count, measured),
             notes: vec![
                 "Growth of PSS ÷ requests, 4 s after the last event; one measurement.".to_owned(),
             ],
@@ -56,9 +65,9 @@ pub(super) fn memory(bench: &Bench) -> Result<Vec<Table>> {
 }
 
 pub(super) fn release(bench: &Bench) -> Result<Vec<Table>> {
-    let each = |kind, count, reach| -> Result<Table> {
+    let each = |kind: Kind, count, reach| -> Result<Table> {
         let count = bench.scaled(count);
-        let lines = programs().map(|program| line(bench, program, kind, count, true));
+        let measured = Measured::Release;
         Ok(Table {
             title: format!("release: {count} {}, HTTP/1.1 endpoint", kind.name()),
             reach,
@@ -68,7 +77,7 @@ pub(super) fn release(bench: &Bench) -> Result<Vec<Table>> {
                 Column::compared("CPU µs each", 1),
                 Column::shown("lost", 0),
             ],
-            lines: lines.collect(),
+            lines: lines(bench, kind, count, measured),
             notes: vec![
                 "From the moment the endpoint's process listens (Parkway) or the order to enlarge `maxconn` is \
                  sent (HAProxy) to the first and last answer at a client."
@@ -90,10 +99,6 @@ pub(super) fn release(bench: &Bench) -> Result<Vec<Table>> {
     ])
 }
 
-fn programs() -> impl Iterator<Item = Program> {
-    Program::FULL.into_iter()
-}
-
 impl Kind {
     fn name(self) -> &'static str {
         match self {
@@ -103,33 +108,58 @@ impl Kind {
     }
 }
 
-fn line(bench: &Bench, program: Program, kind: Kind, count: usize, released: bool) -> Line {
-    let columns = if released { 4 } else { 1 };
-    // nginx has no queue; Envoy's bound on connections cannot be changed while it runs.
-    let cannot = program == Program::Nginx || (released && program == Program::Envoy);
-    let cells = if cannot {
-        vec![Cell::Cannot; columns]
-    } else {
-        measure(bench, program, kind, count, released).unwrap_or_else(|error| {
-            eprintln!("invalid: {}: {error:#}", program.name());
-            vec![Cell::one(Err(format!("{error:#}"))); columns]
-        })
+/// Every program in turn, as often as one round tells too little.
+fn lines(bench: &Bench, kind: Kind, count: usize, measured: Measured) -> Vec<Line> {
+    let (columns, rounds) = match measured {
+        Measured::Memory => (1, 1),
+        Measured::Release => (4, bench.rounds.min(if bench.quick { 1 } else { RELEASES })),
     };
-    Line {
+    // nginx has no queue; Envoy's bound on connections cannot be changed while it runs.
+    let cannot = |program| {
+        program == Program::Nginx || (program == Program::Envoy && measured == Measured::Release)
+    };
+    let instead = |program| {
+        let absent = (!bench.tools.has(program)).then_some(Cell::Absent);
+        if cannot(program) {
+            Some(Cell::Cannot)
+        } else {
+            absent
+        }
+    };
+    let mut samples = Program::FULL.map(|program| (program, vec![Vec::new(); columns]));
+    for _ in 0..rounds {
+        for (program, columns) in &mut samples {
+            if instead(*program).is_some() {
+                continue;
+            }
+            let figures = measure(bench, *program, kind, count, measured);
+            for (index, column) in columns.iter_mut().enumerate() {
+                column.push(match &figures {
+                    Ok(figures) => Ok(figures[index]),
+                    Err(error) => Err(format!("{error:#}").replace('\n', " ")),
+                });
+            }
+        }
+    }
+    let line = |(program, columns): (Program, Vec<Vec<_>>)| Line {
         label: program.name().to_owned(),
         is_peer: program.is_peer(),
-        cells,
-    }
+        cells: match instead(program) {
+            Some(cell) => vec![cell; columns.len()],
+            None => columns.into_iter().map(Cell::of).collect(),
+        },
+    };
+    samples.into_iter().map(line).collect()
 }
 
+/// One figure for each column.
 fn measure(
     bench: &Bench,
     program: Program,
     kind: Kind,
     count: usize,
-    released: bool,
-) -> Result<Vec<Cell>> {
-    let columns = if released { 4 } else { 1 };
+    measured: Measured,
+) -> Result<Vec<f64>> {
     let (_endpoint, address) = bench.endpoint()?;
     let flags = [
         "--queue-depth",
@@ -144,10 +174,7 @@ fn measure(
         flags: flags.map(str::to_owned).to_vec(),
         ..bench.ready(address)
     };
-    let running = match bench.start(&how, program) {
-        Ok(running) => running,
-        Err(cell) => return Ok(vec![cell; columns]),
-    };
+    let running = start(&how, program)?;
     let _occupant = occupy(bench, &running)?;
     pause(QUIET);
     let before_kib = running.process.pss_kib();
@@ -164,16 +191,15 @@ fn measure(
             "answered before there was an endpoint"
         );
     }
-    if !released {
-        let each = (parked_kib as f64 - before_kib as f64) / count as f64;
-        return Ok(vec![Cell::one(Ok(each))]);
+    if measured == Measured::Memory {
+        return Ok(vec![(parked_kib as f64 - before_kib as f64) / count as f64]);
     }
     let spent_before = running.process.run_time_ns();
     let ordered_ns = let_go(&running)?;
     let told = all_answers(&mut clients)?;
     let spent = running.process.run_time_ns().saturating_sub(spent_before);
     let began_ns = began_ns(&running, ordered_ns)?;
-    Ok(release_cells(&told, began_ns, spent, count))
+    release_figures(&told, began_ns, spent, count)
 }
 
 /// Takes the only place there is at HAProxy and Envoy.
@@ -250,32 +276,24 @@ fn all_answers(clients: &mut [Process]) -> Result<Vec<Value>> {
     Ok(told)
 }
 
-fn release_cells(told: &[Value], began_ns: u64, spent_ns: u64, count: usize) -> Vec<Cell> {
-    let sum = |name: &str| {
-        told.iter()
-            .filter_map(|told| told[name].as_u64())
-            .sum::<u64>()
-    };
-    let answers = sum("answers") as f64;
+fn release_figures(told: &[Value], began_ns: u64, spent_ns: u64, count: usize) -> Result<Vec<f64>> {
+    let numbers =
+        |name: &str| -> Vec<u64> { told.iter().filter_map(|told| told[name].as_u64()).collect() };
+    let answers = numbers("answers").iter().sum::<u64>() as f64;
     let lost = count as f64 - answers;
-    let problem = told.iter().find_map(|told| told["problem"].as_str());
-    let after_ms = |moment_ns: Option<u64>| {
-        let moment_ns = moment_ns.filter(|_| problem.is_none() && lost == 0.0);
-        let reason = || problem.unwrap_or("answers are missing").to_owned();
-        Ok(moment_ns.ok_or_else(reason)?.saturating_sub(began_ns) as f64 / 1e6)
-    };
-    let first = told
-        .iter()
-        .filter_map(|told| told["first_ns"].as_u64())
-        .min();
-    let last = told
-        .iter()
-        .filter_map(|told| told["last_ns"].as_u64())
-        .max();
-    vec![
-        Cell::one(after_ms(first)),
-        Cell::one(after_ms(last)),
-        Cell::one(Ok(spent_ns as f64 / 1000.0 / answers.max(1.0))),
-        Cell::one(Ok(lost)),
-    ]
+    if let Some(problem) = told.iter().find_map(|told| told["problem"].as_str()) {
+        bail!("{problem}, {lost} lost");
+    }
+    ensure!(lost == 0.0, "{lost} answers are missing");
+    let first_ns = numbers("first_ns")
+        .into_iter()
+        .min()
+        .context("no first answer")?;
+    let last_ns = numbers("last_ns")
+        .into_iter()
+        .max()
+        .context("no last answer")?;
+    let after_ms = |moment_ns: u64| moment_ns.saturating_sub(began_ns) as f64 / 1e6;
+    let each_us = spent_ns as f64 / 1000.0 / answers;
+    Ok(vec![after_ms(first_ns), after_ms(last_ns), each_us, lost])
 }
