@@ -4,8 +4,11 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 use clap::Args;
-use tokio::io::copy_bidirectional;
+use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::{TcpListener, TcpStream};
+
+/// Bytes carried at once, each way: enough for one call to take what a large body has ready.
+const BUFFER: usize = 64 * 1024;
 
 #[derive(Debug, Args)]
 pub(crate) struct Relay {
@@ -39,6 +42,6 @@ async fn relay(mut client: TcpStream, to: SocketAddr) -> Result<()> {
     let mut endpoint = TcpStream::connect(to).await?;
     client.set_nodelay(true)?;
     endpoint.set_nodelay(true)?;
-    copy_bidirectional(&mut client, &mut endpoint).await?;
+    copy_bidirectional_with_sizes(&mut client, &mut endpoint, BUFFER, BUFFER).await?;
     Ok(())
 }

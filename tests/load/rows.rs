@@ -60,6 +60,9 @@ pub(crate) struct Run {
     out: Option<PathBuf>,
     #[arg(long, default_value = "parkway")]
     parkway: PathBuf,
+    /// What it was built from, for the heading
+    #[arg(long)]
+    parkway_version: Option<String>,
     #[arg(long, default_value = "nginx")]
     nginx: PathBuf,
     #[arg(long, default_value = "haproxy")]
@@ -135,6 +138,7 @@ pub(crate) fn run(options: &Run) -> Result<ExitCode> {
     let bench = Bench {
         tools: Tools {
             parkway: options.parkway.clone(),
+            parkway_version: options.parkway_version.clone(),
             nginx: options.nginx.clone(),
             haproxy: options.haproxy.clone(),
             envoy: options.envoy.clone(),

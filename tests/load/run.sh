@@ -65,6 +65,8 @@ packages=(--package parkway-tests --bin parkway-load)
 if [ -z "$parkway" ]; then
     packages+=(--package parkway-ingress --bin parkway)
     parkway=$target/release/parkway
+    commit=$(git -C "$repository" describe --always --dirty 2>/dev/null || echo "no commit")
+    arguments+=(--parkway-version "built from $commit")
 fi
 (cd "$repository" && cargo build --release --locked "${packages[@]}" >&2)
 

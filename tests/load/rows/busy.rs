@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::{Bench, number};
 use crate::generator::checked;
@@ -282,7 +282,7 @@ pub(super) struct Entrant {
     instead: Option<Cell>,
     // The generator goes first, so that nothing is under way when the program ends.
     generator: Option<Process>,
-    pub(super) running: Option<Running>,
+    running: Option<Running>,
     pub(super) samples: Vec<Result<Sample, String>>,
 }
 
@@ -337,6 +337,14 @@ impl Entrant {
         }
         self.generator = Some(generator);
         Ok(())
+    }
+
+    /// The program, or why there is none.
+    pub(super) fn running(&self) -> Result<&Running> {
+        let Some(running) = &self.running else {
+            bail!("{} did not start: {:?}", self.label, self.instead);
+        };
+        Ok(running)
     }
 
     /// Works for a round, and says what it cost.

@@ -19,6 +19,8 @@ use crate::report::{Cell, Column, Line, Table};
 const HOSTS: usize = 10_000;
 /// What finding a host among many is compared with.
 const FEW: usize = 64;
+/// How many Services lie in a file: Parkway takes 10,000 documents in one, and 1,000 files.
+const FILES: [usize; 2] = [10, 5000];
 /// How often a host is changed.
 const CHANGES: usize = 11;
 /// How long a change may take.
@@ -29,13 +31,13 @@ const SERVICE: &str = include_str!("../peers/parkway-host.yaml");
 pub(super) fn hosts(bench: &Bench) -> Result<Vec<Table>> {
     let hosts = bench.scaled(HOSTS);
     let mut lines = Vec::new();
-    for layout in [Layout::OneFile, Layout::FileEach] {
-        let cells = measure(bench, layout, hosts).unwrap_or_else(|error| {
+    for in_a_file in FILES {
+        let cells = measure(bench, in_a_file, hosts).unwrap_or_else(|error| {
             eprintln!("invalid: {error:#}");
             vec![Cell::one(Err(format!("{error:#}"))); 5]
         });
         lines.push(Line {
-            label: format!("Parkway, {}", layout.name()),
+            label: format!("Parkway, {in_a_file} in a file"),
             is_peer: false,
             cells,
         });
@@ -62,46 +64,26 @@ pub(super) fn hosts(bench: &Bench) -> Result<Vec<Table>> {
     }])
 }
 
-/// How the Services lie in files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Layout {
-    OneFile,
-    FileEach,
-}
-
-impl Layout {
-    fn name(self) -> &'static str {
-        match self {
-            Self::OneFile => "all in one file",
-            Self::FileEach => "a file each",
-        }
-    }
-}
-
 /// Manifests of many hosts.
 struct Hosts {
     folder: TempDir,
-    layout: Layout,
+    in_a_file: usize,
     count: usize,
     endpoint: SocketAddr,
 }
 
 impl Hosts {
-    fn new(layout: Layout, count: usize, endpoint: SocketAddr) -> Result<Self> {
+    fn new(in_a_file: usize, count: usize, endpoint: SocketAddr) -> Result<Self> {
+        let folder = TempDir::new()?;
         let hosts = Self {
-            folder: TempDir::new()?,
-            layout,
+            folder,
+            in_a_file,
             count,
             endpoint,
         };
         fs::create_dir(hosts.manifests())?;
-        match layout {
-            Layout::OneFile => hosts.replace("all", &hosts.all(endpoint))?,
-            Layout::FileEach => {
-                for number in 0..count {
-                    hosts.replace(&name(number), &service(number, endpoint))?;
-                }
-            }
+        for first in (0..count).step_by(in_a_file) {
+            fs::write(hosts.file(first), hosts.services(first, endpoint))?;
         }
         Ok(hosts)
     }
@@ -110,31 +92,32 @@ impl Hosts {
         self.folder.path().join("manifests")
     }
 
-    /// All Services; the first one's endpoint is this.
-    fn all(&self, first: SocketAddr) -> String {
-        let endpoint = |number| if number == 0 { first } else { self.endpoint };
-        let services = (0..self.count).map(|number| service(number, endpoint(number)));
+    /// The file that begins with this host.
+    fn file(&self, first: usize) -> PathBuf {
+        self.manifests().join(format!("{}.yaml", name(first)))
+    }
+
+    /// The Services of that file; its first one has this endpoint.
+    fn services(&self, first: usize, endpoint: SocketAddr) -> String {
+        let end = self.count.min(first + self.in_a_file);
+        let endpoint_of = |number| {
+            if number == first {
+                endpoint
+            } else {
+                self.endpoint
+            }
+        };
+        let services = (first..end).map(|number| service(number, endpoint_of(number)));
         services.collect::<Vec<_>>().join("---\n")
     }
 
     /// Gives the first host another endpoint; returns the moment before.
     fn change(&self, endpoint: SocketAddr) -> Result<u64> {
-        let (file, text) = match self.layout {
-            Layout::OneFile => ("all".to_owned(), self.all(endpoint)),
-            Layout::FileEach => (name(0), service(0, endpoint)),
-        };
         let draft = self.folder.path().join("draft");
-        fs::write(&draft, text)?;
+        fs::write(&draft, self.services(0, endpoint))?;
         let now = now_ns();
-        fs::rename(draft, self.manifests().join(format!("{file}.yaml")))?;
+        fs::rename(draft, self.file(0))?;
         Ok(now)
-    }
-
-    fn replace(&self, file: &str, text: &str) -> Result<()> {
-        Ok(fs::write(
-            self.manifests().join(format!("{file}.yaml")),
-            text,
-        )?)
     }
 }
 
@@ -148,12 +131,10 @@ fn service(number: usize, endpoint: SocketAddr) -> String {
         .replace("@port@", &endpoint.port().to_string())
 }
 
-fn measure(bench: &Bench, layout: Layout, count: usize) -> Result<Vec<Cell>> {
+fn measure(bench: &Bench, in_a_file: usize, count: usize) -> Result<Vec<Cell>> {
     let (_endpoint, address) = bench.endpoint()?;
-    let (many, few) = (
-        Hosts::new(layout, count, address)?,
-        Hosts::new(layout, FEW, address)?,
-    );
+    let many = Hosts::new(in_a_file, count, address)?;
+    let few = Hosts::new(in_a_file, FEW, address)?;
     let mut entrants = Vec::new();
     for hosts in [&many, &few] {
         let manifests = hosts.manifests();
@@ -175,17 +156,14 @@ fn measure(bench: &Bench, layout: Layout, count: usize) -> Result<Vec<Cell>> {
         )?);
     }
     pause(QUIET);
-    let running = entrants[0]
-        .running
-        .as_ref()
-        .context("Parkway did not start")?;
+    let running = entrants[0].running()?;
     let fresh_kib = running.process.pss_kib();
     let target = running.target(Route::Plain).address;
     ask_all(target, count)?;
     pause(QUIET);
     let used_kib = running.process.pss_kib();
-    let changes_ns = changes(bench, &many, target)?;
     take_turns(bench, &mut entrants);
+    let changes_ns = changes(bench, &many, target)?;
     let pairs = entrants[0]
         .samples
         .iter()
@@ -245,9 +223,6 @@ fn changes(bench: &Bench, hosts: &Hosts, target: SocketAddr) -> Result<Vec<u64>>
         }
         pause(Duration::from_millis(300)); // the next change must not be part of this one
     }
-    // The first host answers as all others again for what is measured behind this.
-    hosts.change(hosts.endpoint)?;
-    pause(QUIET);
     times_ns.sort_unstable();
     Ok(times_ns)
 }
@@ -258,10 +233,12 @@ mod tests {
 
     #[test]
     fn every_host_has_a_service_of_its_own() {
-        let hosts = Hosts::new(Layout::OneFile, 3, "127.0.0.1:81".parse().unwrap()).unwrap();
-        let text = hosts.all("127.0.0.1:82".parse().unwrap());
-        assert_eq!(text.matches("kind: Service\n").count(), 3);
-        assert_eq!(text.matches("port: 81,").count(), 2);
-        assert!(hosts.manifests().join("all.yaml").exists());
+        let hosts = Hosts::new(2, 3, "127.0.0.1:81".parse().unwrap()).unwrap();
+        assert_eq!(fs::read_dir(hosts.manifests()).unwrap().count(), 2);
+        hosts.change("127.0.0.1:82".parse().unwrap()).unwrap();
+        let text = fs::read_to_string(hosts.file(0)).unwrap();
+        assert_eq!(text.matches("kind: Service\n").count(), 2);
+        assert_eq!(text.matches("port: 81,").count(), 1);
+        assert_eq!(text.matches("port: 82,").count(), 1);
     }
 }
