@@ -347,6 +347,41 @@ async fn informational_answers_before_the_final_one_do_not_disturb_it() {
 }
 
 #[tokio::test]
+async fn answers_of_every_size_leave_their_connection_to_the_next_request() {
+    let upstream = Upstream::start(async |mut connection: Connection| {
+        for size in [0, 1, 5_000, 20_000, 64 * 1024, 1_000_000].repeat(4) {
+            let Some(_head) = connection.request().await else {
+                return;
+            };
+            let framing = format!("HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n");
+            connection.send(framing + &"x".repeat(size)).await;
+            let Some(_head) = connection.request().await else {
+                return;
+            };
+            let framing = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+            let chunks = format!("1\r\nx\r\n{size:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(size));
+            let chunks = if size == 0 { "0\r\n\r\n" } else { &chunks };
+            connection.send(framing.to_owned() + chunks).await;
+        }
+    })
+    .await;
+    let parkway = Parkway::with(revision_with_endpoints("shop", &[upstream.address()])).await;
+    let shop = parkway.service("shop");
+    // One client connection, so that one worker serves it.
+    let mut client = shop.http1().await;
+
+    for size in [0, 1, 5_000, 20_000, 64 * 1024, 1_000_000].repeat(4) {
+        for size in [size, if size == 0 { 0 } else { size + 1 }] {
+            let answer = client.send(shop.request(Method::GET, "/", "")).await;
+            assert_eq!(answer.expect(200).body.len(), size);
+        }
+    }
+
+    assert_eq!(upstream.connections(), 1);
+    parkway.finish().await;
+}
+
+#[tokio::test]
 async fn a_hundred_requests_of_one_client_use_few_connections_to_its_endpoint() {
     let upstream = Upstream::answering("shop").await;
     let parkway = Parkway::builder()

@@ -410,12 +410,20 @@ where
     }
 }
 
+/// The last piece of a body is handed over without asking for room when it has at most so many bytes.
+const SMALL: usize = 4 * 1024;
+
 async fn send_data(
     mut data: Bytes,
     is_last: bool,
     stream: &mut h2::SendStream<Bytes>,
 ) -> Result<(), BodyError> {
     if data.is_empty() && !is_last {
+        return Ok(());
+    }
+    if is_last && data.len() <= SMALL {
+        // The engine keeps it until the window lets it go.
+        stream.send_data(data, true)?;
         return Ok(());
     }
     while !data.is_empty() {
