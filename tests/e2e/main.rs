@@ -16,6 +16,7 @@ mod leftovers;
 mod limits;
 mod manifests;
 mod memory;
+mod pipelining;
 mod queue_full;
 mod replay;
 mod restart;

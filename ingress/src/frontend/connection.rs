@@ -81,10 +81,6 @@ pub(super) async fn serve(peer: Rc<Peer>, stream: TcpStream, open: OpenConnectio
 
 /// Tells the protocol and serves what comes first. `None`: the connection is done; else it is one of HTTP/1, dormant.
 async fn begin(peer: Rc<Peer>, mut stream: TcpStream) -> Option<TcpStream> {
-    if let Err(error) = stream.set_nodelay(true) {
-        debug!(client = %peer.address, %error, "connection is gone already");
-        return None;
-    }
     let mut start = BytesMut::new();
     let sniffed = {
         let mut patience = Patience::new(&peer, peer.worker.limits.first_byte);

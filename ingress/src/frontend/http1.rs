@@ -213,7 +213,9 @@ async fn drive(
         {
             return Poll::Ready(Ended::Parked(waiting));
         }
-        if signals.is_flushed.get() && signals.has_outgrown() {
+        // Not before the requests in front of it have been answered.
+        let is_free = signals.in_flight.get() == 0 && signals.is_flushed.get();
+        if is_free && signals.has_outgrown() {
             return Poll::Ready(Ended::Outgrown);
         }
         let limits = &peer.worker.limits;

@@ -68,6 +68,7 @@ async fn drive(peer: &Rc<Peer>, mut connection: Box<Connection<Input, Bytes>>) {
         let accepted = poll_fn(|cx| {
             if !is_draining && peer.drain.has_begun(cx) {
                 is_draining = true;
+                idle.is_over();
                 connection.graceful_shutdown();
             }
             // Streams first: what they write, the connection flushes in the same turn.

@@ -49,7 +49,7 @@ pub(super) struct Signals {
     has_outgrown: Cell<bool>,
     /// Nobody has asked for the body yet that comes next.
     is_withheld: Cell<bool>,
-    /// The connection task, once the engine has asked for what is withheld.
+    /// The connection task, once the engine has asked for what it does not get yet.
     reader: RefCell<Option<Waker>>,
 }
 
@@ -68,7 +68,8 @@ enum Part {
 }
 
 impl Part {
-    /// How many of `bytes` the engine is given at once, and what comes next then. Of a head, the lines are noted.
+    /// How many of `bytes` the engine is given at once, and what comes next then. Lines are noted, also behind chunks,
+    /// where the engine may look for the next head before the request has been answered.
     fn split(self, bytes: &[u8], lines: &mut Lines) -> (usize, Self) {
         match self {
             Self::Any => (bytes.len(), self),
@@ -77,7 +78,7 @@ impl Part {
                 (given, Self::Head(seen))
             }
             Self::Chunks(seen) => {
-                let (given, seen) = seen.find(bytes, |_| {});
+                let (given, seen) = seen.find(bytes, |piece| lines.see(piece));
                 (given, Self::Chunks(seen))
             }
             Self::Length(left) => {
@@ -119,14 +120,16 @@ impl Signals {
         }
         let (part, mut lines) = (self.part.get(), self.lines.get());
         let (given, next) = part.split(bytes, &mut lines);
-        if let Some(bound) = self.lines_bound.get()
+        if let (Part::Head(_), Some(bound)) = (part, self.lines_bound.get())
             && lines.count() > bound
         {
             self.has_outgrown.set(true);
             return 0;
         }
         self.part.set(next);
-        if let (Part::Head(_), Part::Head(seen)) = (part, next) {
+        if let (Part::Head(_), Part::Head(seen)) | (Part::Chunks(_), Part::Chunks(seen)) =
+            (part, next)
+        {
             let is_complete = seen == EmptyLine::Nothing
                 && bytes.get(..given).is_some_and(|head| head.ends_with(b"\n"));
             if is_complete {
@@ -157,11 +160,21 @@ impl Signals {
         }
     }
 
+    /// Nothing is given until somebody wants the body, or the last request has ended.
+    fn not_now(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        self.reader.replace(Some(cx.waker().clone()));
+        Poll::Pending
+    }
+
     /// Somebody wants the body, or it is of no use any more.
     fn deliver(&self) {
-        if self.is_withheld.take()
-            && let Some(reader) = self.reader.take()
-        {
+        if self.is_withheld.take() {
+            self.wake_reader();
+        }
+    }
+
+    fn wake_reader(&self) {
+        if let Some(reader) = self.reader.take() {
             reader.wake();
         }
     }
@@ -192,10 +205,14 @@ impl Drop for Busy {
     fn drop(&mut self) {
         let in_flight = self.0.in_flight.get().saturating_sub(1);
         self.0.in_flight.set(in_flight);
-        if in_flight == 0
-            && let Part::Chunks(seen) = self.0.part.get()
-        {
+        if in_flight > 0 {
+            return;
+        }
+        if let Part::Chunks(seen) = self.0.part.get() {
             self.0.part.set(Part::Head(seen));
+        }
+        if self.0.has_outgrown.get() {
+            self.0.wake_reader();
         }
     }
 }
@@ -242,12 +259,8 @@ impl AsyncRead for Input {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.signals.has_outgrown.get() {
-            return Poll::Pending;
-        }
-        if this.signals.is_withheld.get() {
-            this.signals.reader.replace(Some(cx.waker().clone()));
-            return Poll::Pending;
+        if this.signals.has_outgrown.get() || this.signals.is_withheld.get() {
+            return this.signals.not_now(cx);
         }
         if this.before.has_remaining() {
             let room = this.before.len().min(buf.remaining());
@@ -255,7 +268,7 @@ impl AsyncRead for Input {
                 .signals
                 .give(this.before.get(..room).unwrap_or_default());
             if this.signals.has_outgrown.get() {
-                return Poll::Pending;
+                return this.signals.not_now(cx);
             }
             buf.put_slice(&this.before.split_to(given));
             return Poll::Ready(Ok(()));
@@ -270,7 +283,7 @@ impl AsyncRead for Input {
             buf.set_filled(filled + given);
         }
         if this.signals.has_outgrown.get() {
-            return Poll::Pending;
+            return this.signals.not_now(cx);
         }
         read
     }

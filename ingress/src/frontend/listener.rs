@@ -36,6 +36,8 @@ fn open(address: SocketAddr, is_shared: bool) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(is_shared)?;
     socket.set_nonblocking(true)?;
+    // Accepted connections inherit it.
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -54,6 +56,10 @@ mod tests {
                 .iter()
                 .all(|listener| listener.local_addr().unwrap() == address)
         );
+
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        let accepted = listeners.iter().find_map(|listener| listener.accept().ok());
+        assert!(accepted.unwrap().0.nodelay().unwrap());
 
         let error = bind(address, 1).unwrap_err();
 

@@ -20,6 +20,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::http1::answer::{BrokenAnswer, Http1Answer};
+use crate::routing::headers;
 
 /// Why a body could not be passed on to its end.
 #[derive(Debug, thiserror::Error)]
@@ -439,12 +440,12 @@ impl Source {
                 Frame::data(data)
             }
             Err(frame) => {
-                if let Some(trailers) = frame.trailers_ref() {
-                    self.trailers = Some(trailers.clone());
-                }
                 self.is_ended = true;
                 *trailers_sent = true;
-                frame
+                let mut trailers = frame.into_trailers().unwrap_or_default();
+                headers::keep_harmless(&mut trailers);
+                self.trailers = Some(trailers.clone());
+                Frame::trailers(trailers)
             }
         }
     }

@@ -321,11 +321,13 @@ fn http2_request(attempt: &Attempt<'_>) -> Result<Request<()>, SendError> {
     let authority = host
         .as_ref()
         .map_or(b"localhost".as_slice(), HeaderValue::as_bytes);
-    let path = head
-        .uri
-        .path_and_query()
-        .cloned()
-        .unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let path = match head.uri.path_and_query() {
+        None => PathAndQuery::from_static("/"),
+        // `http://shop?item=1` has an empty path, which is `/` here (RFC 9113 section 8.3.1): so it is displayed.
+        Some(query) if query.as_str().starts_with('?') => PathAndQuery::try_from(query.to_string())
+            .map_err(|error| SendError::Invalid(error.into()))?,
+        Some(path) => path.clone(),
+    };
     let uri = Uri::builder()
         .scheme(Scheme::HTTP)
         .authority(authority)

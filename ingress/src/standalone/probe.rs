@@ -72,7 +72,7 @@ fn pause(failure: &ProbeFailure, elapsed: Duration) -> Duration {
 }
 
 /// Longest pause before a port is tried again that nobody listens on.
-const NO_LISTENER_PAUSE: Duration = Duration::from_millis(2);
+const NO_LISTENER_PAUSE: Duration = Duration::from_millis(1);
 
 /// A workload that takes longer to listen is asked less often.
 const OFTEN_FOR: Duration = Duration::from_secs(30);

@@ -4,10 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::framing::{Framing, Malformed, Piece};
 use super::socket::Socket;
@@ -222,18 +224,23 @@ impl Rest {
 
     /// Sends the rest although the response has ended; who holds the body ends that when nobody wants it any more.
     fn settle(mut self: Box<Self>, lease: Http1Lease, is_reusable: bool) {
-        let Some(task) = self.task.take() else {
+        let Some(mut task) = self.task.take() else {
             return;
         };
         tokio::task::spawn_local(async move {
-            let ended = task.await;
-            let is_sent = ended.is_ok() && self.progress.end.get() == Some(End::Sent);
+            if timeout(REST_AFTER_ANSWER, &mut task).await.is_err() {
+                task.abort();
+            }
+            let is_sent = self.progress.end.get() == Some(End::Sent);
             if is_sent && is_reusable && lease.is_quiet() {
                 lease.finish();
             }
         });
     }
 }
+
+/// How long an endpoint that has answered may take to read the rest of its request; then its connection is closed.
+const REST_AFTER_ANSWER: Duration = Duration::from_secs(10);
 
 impl Drop for Rest {
     fn drop(&mut self) {

@@ -24,6 +24,8 @@ pub(super) enum Length {
 /// The head of a request as HTTP/1 has it: origin form, and the fields that frame it last (RFC 9112 section 3).
 pub(super) fn write(head: &RequestParts, length: Length) -> Vec<u8> {
     let target = head.uri.path_and_query().map_or("/", |it| it.as_str());
+    // `http://shop?item=1` has an empty path, which is `/` here (RFC 9112 section 3.2.1).
+    let root = if target.starts_with('?') { "/" } else { "" };
     let fields: usize = head
         .headers
         .iter()
@@ -32,6 +34,7 @@ pub(super) fn write(head: &RequestParts, length: Length) -> Vec<u8> {
     let mut wire = Vec::with_capacity(head.method.as_str().len() + target.len() + fields + FRAMING);
     wire.extend_from_slice(head.method.as_str().as_bytes());
     wire.push(b' ');
+    wire.extend_from_slice(root.as_bytes());
     wire.extend_from_slice(target.as_bytes());
     wire.extend_from_slice(b" HTTP/1.1\r\n");
     for (name, value) in &head.headers {
@@ -184,7 +187,8 @@ pub(super) fn parse(
     let keeps_connection = framing.keeps_connection(version, body);
     drop(unread.split_to(length));
     let (mut parts, ()) = http::Response::new(()).into_parts();
-    (parts.status, parts.version, parts.headers) = (status, version, headers);
+    // Whoever passes it on speaks HTTP/1.1 (RFC 9112 section 2.3), or another version of its own.
+    (parts.status, parts.version, parts.headers) = (status, Version::HTTP_11, headers);
     Ok(Some(Head {
         parts,
         framing: body,

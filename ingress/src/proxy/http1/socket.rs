@@ -41,17 +41,14 @@ impl Socket {
     /// Whether nothing has come and the endpoint has not closed, as far as the reactor has heard.
     pub fn is_quiet(&self) -> bool {
         let stream = self.0.borrow();
+        let mut room = [0];
+        let mut room = ReadBuf::new(&mut room);
+        // A read that filled its buffer leaves the reactor in the belief that there is more: then the system is asked.
         // Not charged to the task: one that has used its share up would be told that nothing has come.
-        let asking = pin!(unconstrained(poll_fn(|cx| stream.poll_read_ready(cx))));
-        if asking
+        let asking = pin!(unconstrained(poll_fn(|cx| stream.poll_peek(cx, &mut room))));
+        asking
             .poll(&mut Context::from_waker(Waker::noop()))
             .is_pending()
-        {
-            return true;
-        }
-        // A read that filled its buffer leaves the reactor in the belief that there is more; the system knows.
-        let read = stream.try_read(&mut [0]);
-        read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Reads what is there and puts it behind `unread`; ready with how much that was, none at the end.
@@ -84,8 +81,11 @@ impl Socket {
         left: u64,
         buffer: &mut BytesMut,
     ) -> Poll<io::Result<Bytes>> {
-        let left = usize::try_from(left).unwrap_or(usize::MAX);
-        buffer.reserve(left.min(PIECE));
+        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(PIECE);
+        // A little may have been read last time, and most of the memory is here still.
+        if buffer.capacity() < wanted.min(PIECE / 4) {
+            buffer.reserve(wanted);
+        }
         let mut stream = self.0.borrow_mut();
         let reading = pin!(stream.read_buf(buffer));
         ready!(reading.poll(cx))?;

@@ -266,7 +266,7 @@ async fn what_was_handed_to_one_that_leaves_goes_to_the_next() {
 
 #[tokio::test]
 async fn a_connection_on_which_something_came_unasked_or_that_was_closed_is_not_used_again() {
-    for unasked in ["HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", ""] {
+    for unasked in ["HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", "\n", ""] {
         on_one_worker(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let endpoint = Endpoint::new(listener.local_addr().unwrap());

@@ -166,6 +166,19 @@ pub fn remove_untrusted(headers: &mut HeaderMap) {
     }
 }
 
+/// Removes from a request's trailers what means something to a proxy in a head: a workload may merge trailers into the
+/// fields of the head (RFC 9110 section 6.5.1), and nothing may be said there that could not be said in the head.
+pub fn keep_harmless(trailers: &mut HeaderMap) {
+    let harmful: Vec<_> = trailers
+        .keys()
+        .filter(|name| Present::of(name) != Present::default())
+        .cloned()
+        .collect();
+    for name in harmful {
+        trailers.remove(name);
+    }
+}
+
 /// Makes the edits of one rule: the hash if asked for, the headers of the path, those of the split, the rewritten host.
 ///
 /// Each header is set, not added, whatever the client sent (knative/networking `test/conformance/ingress/headers.go`;

@@ -524,3 +524,25 @@ proptest! {
         prop_assert!(entries.len() == 1 && entries[0].ends_with("192.0.2.7"));
     }
 }
+
+#[test]
+fn trailers_say_nothing_that_a_proxy_would_act_on() {
+    let mut trailers = HeaderMap::new();
+    for name in [
+        "x-sum",
+        "grpc-status",
+        "connection",
+        "transfer-encoding",
+        "content-length",
+        "k-proxy-request",
+        "k-original-host",
+        "x-forwarded-for",
+        "forwarded",
+        "knative-serving-revision",
+    ] {
+        trailers.insert(name, HeaderValue::from_static("1"));
+    }
+    keep_harmless(&mut trailers);
+    let kept: Vec<_> = trailers.keys().map(HeaderName::as_str).collect();
+    assert_eq!(kept, ["x-sum", "grpc-status"]);
+}

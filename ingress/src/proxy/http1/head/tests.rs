@@ -157,6 +157,20 @@ fn heads_are_bounded() {
 }
 
 #[test]
+fn an_empty_path_is_written_as_the_root() {
+    for (target, written) in [
+        ("http://shop.example", "GET / HTTP/1.1\r\n\r\n"),
+        (
+            "http://shop.example?item=1",
+            "GET /?item=1 HTTP/1.1\r\n\r\n",
+        ),
+    ] {
+        let (head, ()) = http::Request::get(target).body(()).unwrap().into_parts();
+        assert_eq!(write(&head, Length::NoBody), written.as_bytes());
+    }
+}
+
+#[test]
 fn a_request_says_how_it_is_framed_exactly_once() {
     let request = http::Request::post("http://shop.example/cart?item=1")
         .header("host", "shop.example")
