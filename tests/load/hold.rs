@@ -122,7 +122,7 @@ async fn open_streams(options: &Hold, streams: usize, tally: &Arc<Tally>) -> Res
         }
         let mut client = connection.clone().context("a connection for each stream")?;
         let tally = Arc::clone(tally);
-        tokio::spawn(async move { tally.answered(client.exchange().await) });
+        tokio::spawn(async move { tally.answered(client.get().await) });
         if (number + 1) % streams == 0 {
             tokio::task::yield_now().await; // so that requests leave while others are made
         }

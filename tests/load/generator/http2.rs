@@ -46,6 +46,14 @@ impl Client {
         })
     }
 
+    /// Asks without a message, and checks the answer.
+    pub(crate) async fn get(&mut self) -> Result<()> {
+        self.sender = self.sender.clone().ready().await?;
+        let request = Request::get(self.uri.clone()).body(())?;
+        let (answer, _nothing) = self.sender.send_request(request, true)?;
+        check(answer).await
+    }
+
     /// Makes a call, and checks its answer.
     pub(crate) async fn exchange(&mut self) -> Result<()> {
         self.sender = self.sender.clone().ready().await?;
@@ -58,23 +66,28 @@ impl Client {
             .body(())?;
         let (answer, mut upload) = self.sender.send_request(request, false)?;
         upload.send_data(self.message.clone(), true)?;
-        let answer = answer.await.context("no answer")?;
-        ensure!(answer.status() == 200, "answered {}", answer.status());
-        let mut body = answer.into_body();
-        let mut received = 0;
-        while let Some(piece) = body.data().await {
-            let length = piece.context("a broken body")?.len();
-            received += length;
-            body.flow_control().release_capacity(length)?;
-        }
-        ensure!(received == MESSAGE, "an answer of {received} bytes");
-        let trailers = body.trailers().await?.context("trailers are missing")?;
-        ensure!(
-            trailers
-                .get("grpc-status")
-                .is_some_and(|status| status == "0"),
-            "wrong trailers"
-        );
-        Ok(())
+        check(answer).await
     }
+}
+
+/// Reads an answer, which must be whole.
+async fn check(answer: client::ResponseFuture) -> Result<()> {
+    let answer = answer.await.context("no answer")?;
+    ensure!(answer.status() == 200, "answered {}", answer.status());
+    let mut body = answer.into_body();
+    let mut received = 0;
+    while let Some(piece) = body.data().await {
+        let length = piece.context("a broken body")?.len();
+        received += length;
+        body.flow_control().release_capacity(length)?;
+    }
+    ensure!(received == MESSAGE, "an answer of {received} bytes");
+    let trailers = body.trailers().await?.context("trailers are missing")?;
+    ensure!(
+        trailers
+            .get("grpc-status")
+            .is_some_and(|status| status == "0"),
+        "wrong trailers"
+    );
+    Ok(())
 }
