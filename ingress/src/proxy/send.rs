@@ -380,14 +380,16 @@ where
     let mut body = std::pin::pin!(body);
     loop {
         let frame = poll_fn(|cx| {
+            if let Poll::Ready(frame) = body.as_mut().poll_frame(cx) {
+                return Poll::Ready(frame);
+            }
             // A reset ends the wait for a body that may never go on.
-            if let Poll::Ready(reset) = stream.poll_reset(cx) {
-                return Poll::Ready(Some(Err(match reset {
+            stream.poll_reset(cx).map(|reset| {
+                Some(Err(match reset {
                     Ok(reason) => BodyError::Http2(reason.into()),
                     Err(error) => BodyError::Http2(error),
-                })));
-            }
-            body.as_mut().poll_frame(cx)
+                }))
+            })
         })
         .await;
         let Some(frame) = frame.transpose()? else {
