@@ -28,7 +28,7 @@ fn read(path: &Path) -> (Vec<Object>, Vec<Problem>) {
     (objects, problems)
 }
 
-fn ingresses(path: &str) -> Vec<object::Ingress> {
+fn ingresses(path: &str) -> Vec<Arc<object::Ingress>> {
     let (objects, _) = read(&recorded(path));
     let ingress = |object| match object {
         Object::Ingress(ingress) => Some(ingress),

@@ -169,9 +169,7 @@ pub(crate) fn workload(
     if container.command.is_empty() {
         return Ok(None);
     }
-    let folder = Path::new(origin.file.as_ref())
-        .parent()
-        .unwrap_or(Path::new(""));
+    let folder = Path::new(origin.file()).parent().unwrap_or(Path::new(""));
     Ok(Some(Workload {
         revision: id.clone(),
         service: revision.service.to_string(),

@@ -4,7 +4,8 @@
 //! semantics: knative/networking `pkg/apis/networking/v1alpha1/ingress_types.go` and `ingress_validation.go`; the
 //! checks of the webhook are repeated, because a file passes none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -483,15 +484,55 @@ fn endpoints(
     endpoints
 }
 
+/// EndpointSlices, to be found by the Revision or Service they are about.
+#[derive(Debug, Default)]
+pub struct Slices {
+    all: Vec<Arc<EndpointSlice>>,
+    /// Hashes of what each is about, with its place; sorted. Equal hashes of different names are harmless.
+    about: Vec<(u64, usize)>,
+    hasher: RandomState,
+}
+
+impl Slices {
+    /// These slices.
+    pub fn new(all: Vec<Arc<EndpointSlice>>) -> Self {
+        let hasher = RandomState::new();
+        let mut about = Vec::with_capacity(all.len());
+        for (place, slice) in all.iter().enumerate() {
+            let names = [REVISION_LABEL, SERVICE_NAME_LABEL];
+            let names = names.iter().filter_map(|label| label_of(slice, label));
+            about
+                .extend(names.map(|name| (hasher.hash_one((&*slice.meta.namespace, name)), place)));
+        }
+        about.sort_unstable();
+        about.dedup();
+        Self { all, about, hasher }
+    }
+
+    /// All of them, in their order.
+    pub fn iter(&self) -> impl Iterator<Item = &EndpointSlice> {
+        self.all.iter().map(AsRef::as_ref)
+    }
+
+    /// Slices that may be about this name, and others that happen to hash like it.
+    fn about<'s>(&'s self, namespace: &str, name: &str) -> impl Iterator<Item = usize> + 's {
+        let hash = self.hasher.hash_one((namespace, name));
+        let first = self.about.partition_point(|(other, _)| *other < hash);
+        let rest = self.about.iter().skip(first);
+        rest.take_while(move |(other, _)| *other == hash)
+            .map(|(_, place)| *place)
+    }
+}
+
 /// A Revision's endpoints when EndpointSlices say where they are; none when no slice is about it.
 ///
 /// A slice is about a Revision when it carries the Revision's label, or belongs to the Service `<revision>` or
 /// `<revision>-private`. Where a private one exists the others are left aside: they name an activator while the
 /// Revision is at zero. Source: knative/serving `pkg/reconciler/serverlessservice/resources/services.go`.
-pub fn revision_endpoints<'a>(
+pub fn revision_endpoints(
     id: &RevisionId,
     protocol: Protocol,
-    slices: impl IntoIterator<Item = &'a EndpointSlice>,
+    slices: &Slices,
 ) -> Option<Vec<Endpoint>> {
     let private_name = format!("{}-private", id.name());
     let belongs = |slice: &&EndpointSlice| {
@@ -501,7 +542,12 @@ pub fn revision_endpoints<'a>(
                 || service == Some(id.name())
                 || service == Some(&private_name))
     };
-    let own: Vec<&EndpointSlice> = slices.into_iter().filter(belongs).collect();
+    let public = slices.about(id.namespace(), id.name());
+    let places: BTreeSet<usize> = public
+        .chain(slices.about(id.namespace(), &private_name))
+        .collect();
+    let candidates = places.into_iter().filter_map(|place| slices.all.get(place));
+    let own: Vec<&EndpointSlice> = candidates.map(AsRef::as_ref).filter(belongs).collect();
     if own.is_empty() {
         return None;
     }

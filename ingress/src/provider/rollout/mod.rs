@@ -19,7 +19,7 @@
 mod input;
 mod service;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use parkway_activator::revision::{Protocol, RevisionId};
@@ -299,13 +299,14 @@ impl Made {
             .map(|(at, made)| (input.order_of(*at), made))
             .collect();
         let mut ingresses: Vec<(usize, &Ingress)> = made.clone();
+        let by_name: HashMap<_, _> = made
+            .iter()
+            .map(|(_, made)| (made.meta.key(), *made))
+            .collect();
         for (order, written) in &input.ingresses {
-            match made
-                .iter()
-                .find(|(_, made)| made.meta.key() == written.meta.key())
-            {
+            match by_name.get(&written.meta.key()) {
                 None => ingresses.push((*order, written)),
-                Some((_, made)) => world.warnings.push(superseded(written, &made.meta.origin)),
+                Some(made) => world.warnings.push(superseded(written, &made.meta.origin)),
             }
         }
         ingresses.sort_by_key(|(order, _)| *order);
@@ -315,14 +316,17 @@ impl Made {
             .map(|(id, entry)| (id.clone(), entry.spec.clone()))
             .collect();
         // What was written wins, unless a cluster made it of a Service, to lead to its own ingress.
-        let is_written = |service: &&CoreService| !is_made_by_route(&service.meta);
+        let is_written = |service: &&Arc<CoreService>| !is_made_by_route(&service.meta);
         let written = input.core_services.iter().filter(is_written);
         let of_routes = input
             .core_services
             .iter()
             .filter(|service| is_made_by_route(&service.meta));
-        let services = written.chain(&self.placeholders).chain(of_routes);
-        let lookup = Lookup::new(services, &input.slices, revisions);
+        let services = written
+            .map(AsRef::as_ref)
+            .chain(&self.placeholders)
+            .chain(of_routes.map(AsRef::as_ref));
+        let lookup = Lookup::new(services, input.slices.iter(), revisions);
         let ingresses = ingresses.into_iter().map(|(_, ingress)| ingress).collect();
         let translation = translate::translate(ingresses, &lookup);
         let (errors, warnings): (Vec<_>, Vec<_>) = translation

@@ -127,7 +127,7 @@ fn an_unchanged_template_makes_no_revision() {
     let world = story.shows(&format!("# moved by a line\n{}", shop("one")));
     assert_eq!(revisions(&world), ["shop-00001"]);
     let entry = world.revisions.values().next().expect("a Revision");
-    assert_eq!(entry.origin.line, 2, "where it stands now");
+    assert_eq!(entry.origin.line(), 2, "where it stands now");
 }
 
 #[test]
