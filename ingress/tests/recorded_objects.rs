@@ -53,7 +53,7 @@ fn printed(problems: &[Problem]) -> String {
 }
 
 fn hashes(world: &World) -> BTreeMap<String, String> {
-    let entry = |rules: &parkway_ingress::routing::rules::IngressRules| {
+    let entry = |rules: &Arc<parkway_ingress::routing::rules::IngressRules>| {
         (rules.name.name.to_string(), rules.hash.to_string())
     };
     world.ingresses.iter().map(entry).collect()

@@ -343,3 +343,65 @@ fn a_mistake_that_is_mended_is_forgotten_and_its_lines_are_those_of_the_file() {
     fs::write(folder.path().join("a.yaml"), with(&service("two"))).unwrap();
     assert_eq!(services(&provider.load().unwrap()), ["one", "two"]);
 }
+
+/// A Service `name` with an endpoint at `port`.
+fn reached_at(name: &str, port: u16) -> String {
+    format!(
+        "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{template: {{spec: {{containers: [{{image: x}}]}}}}}}\n---\n\
+         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}, labels: {{serving.knative.dev/revision: {name}-00001}}}}\n\
+         addressType: IPv4\nports: [{{name: http, port: {port}}}]\nendpoints: [{{addresses: [127.0.0.1]}}]\n"
+    )
+}
+
+#[test]
+fn a_changed_endpoint_leaves_the_rest_of_the_world_as_it_was() {
+    let folder = folder(&[
+        ("a.yaml", &reached_at("a", 81)),
+        ("b.yaml", &reached_at("b", 81)),
+    ]);
+    let mut provider = provider(&[folder.path().to_owned()]);
+    let entry =
+        |world: &World, name: &str| Arc::clone(&world.revisions[&RevisionId::new("default", name)]);
+    let first = provider.load().unwrap();
+    fs::write(folder.path().join("a.yaml"), reached_at("a", 82)).unwrap();
+    let second = provider.load().unwrap();
+
+    let ports: Vec<u16> = [&first, &second]
+        .iter()
+        .flat_map(|world| entry(world, "a-00001").endpoints.clone().unwrap())
+        .map(|endpoint| endpoint.address().port())
+        .collect();
+    assert_eq!(ports, [81, 82]);
+    assert!(Arc::ptr_eq(
+        &entry(&first, "b-00001"),
+        &entry(&second, "b-00001")
+    ));
+    let pairs = first.ingresses.iter().zip(&second.ingresses);
+    assert_eq!(
+        pairs.filter(|(one, other)| Arc::ptr_eq(one, other)).count(),
+        2
+    );
+    assert!(
+        first
+            .urls
+            .iter()
+            .any(|url| Arc::ptr_eq(url, &second.urls[1]))
+    );
+
+    fs::write(
+        folder.path().join("b.yaml"),
+        reached_at("b", 81).split("---").next().unwrap(),
+    )
+    .unwrap();
+    assert!(provider.load().is_err(), "nothing says where b runs");
+
+    fs::write(folder.path().join("b.yaml"), reached_at("b", 83)).unwrap();
+    fs::write(
+        folder.path().join("domain.yaml"),
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: config-domain, namespace: knative-serving}\ndata: {example.com: \"\"}\n",
+    )
+    .unwrap();
+    let third = provider.load().unwrap();
+    let hosts: Vec<&str> = third.urls.iter().map(|url| url.host.as_str()).collect();
+    assert_eq!(hosts, ["a.default.example.com", "b.default.example.com"]);
+}

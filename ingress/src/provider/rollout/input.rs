@@ -32,7 +32,7 @@ pub(super) struct Input {
 /// A Revision with its defaults filled in, from a document of its own or from a Service's template.
 #[derive(Clone, Debug)]
 pub(super) struct ResolvedRevision {
-    pub(super) template: TemplateSpec,
+    pub(super) template: Arc<TemplateSpec>,
     pub(super) annotations: BTreeMap<String, String>,
     pub(super) spec: Arc<RevisionSpec>,
     pub(super) workload: Option<Arc<Workload>>,
@@ -162,6 +162,11 @@ impl Input {
         problems.extend(invalid_keys(invalid, &origin, "data"));
     }
 
+    /// Whether there are but Services, their endpoints and settings: then no Service concerns another.
+    pub(super) fn is_simple(&self) -> bool {
+        self.documents.is_empty() && self.ingresses.is_empty() && self.core_services.is_empty()
+    }
+
     /// The place of a Service among all objects.
     pub(super) fn order_of(&self, service: usize) -> usize {
         self.orders.get(service).copied().unwrap_or(usize::MAX)
@@ -212,7 +217,7 @@ impl Input {
 
 /// What a Revision is made of, and where that stands in its object.
 pub(super) struct Template<'a> {
-    pub(super) spec: &'a TemplateSpec,
+    pub(super) spec: &'a Arc<TemplateSpec>,
     pub(super) annotations: &'a BTreeMap<String, String>,
     pub(super) service: &'a str,
     pub(super) configuration: &'a str,

@@ -87,7 +87,7 @@ fn shares(world: &World) -> Vec<(&str, u8)> {
 
 /// The Revisions, a `+` before those that must prove themselves.
 fn revisions(world: &World) -> Vec<String> {
-    let show = |(id, entry): (&RevisionId, &RevisionEntry)| {
+    let show = |(id, entry): (&RevisionId, &Arc<RevisionEntry>)| {
         format!("{}{}", if entry.takeover { "+" } else { "" }, id.name())
     };
     world.revisions.iter().map(show).collect()
