@@ -28,7 +28,7 @@ fn read(path: &Path) -> (Vec<Object>, Vec<Problem>) {
     (objects, problems)
 }
 
-fn ingresses(path: &str) -> Vec<object::Ingress> {
+fn ingresses(path: &str) -> Vec<Arc<object::Ingress>> {
     let (objects, _) = read(&recorded(path));
     let ingress = |object| match object {
         Object::Ingress(ingress) => Some(ingress),
@@ -53,7 +53,7 @@ fn printed(problems: &[Problem]) -> String {
 }
 
 fn hashes(world: &World) -> BTreeMap<String, String> {
-    let entry = |rules: &parkway_ingress::routing::rules::IngressRules| {
+    let entry = |rules: &Arc<parkway_ingress::routing::rules::IngressRules>| {
         (rules.name.name.to_string(), rules.hash.to_string())
     };
     world.ingresses.iter().map(entry).collect()

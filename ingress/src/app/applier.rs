@@ -50,7 +50,12 @@ pub(super) struct Applier {
 /// What is set up.
 #[derive(Debug, Default)]
 pub(super) struct Applied {
-    revisions: BTreeMap<RevisionId, RevisionEntry>,
+    revisions: BTreeMap<RevisionId, Arc<RevisionEntry>>,
+    config: BTreeMap<String, String>,
+    /// What the routes are made of.
+    ingresses: Vec<Arc<IngressRules>>,
+    snapshot: RouteSnapshot,
+    conflicts: Vec<Conflict>,
     services: BTreeSet<RevisionId>,
     /// Names to resolve, by the identity of their endpoints.
     external: Names,
@@ -64,19 +69,44 @@ impl Applier {
         // The provider has checked the same values with the same function.
         let config = autoscaler_config(&world.autoscaler_config)
             .unwrap_or_else(|_| AutoscalerConfig::standalone());
+        let is_same_config = self.applied.config == world.autoscaler_config;
+        self.applied.config.clone_from(&world.autoscaler_config);
         for (id, entry) in &world.revisions {
-            self.set_up(id, entry, &config);
+            let known = self.applied.revisions.get(id);
+            if !is_same_config || !known.is_some_and(|known| Arc::ptr_eq(known, entry)) {
+                self.set_up(id, entry, &config);
+            }
         }
         for (id, (spec, endpoints)) in &world.services {
             self.applied.retiring.remove(id);
             self.throttler.upsert(id, Arc::clone(spec), Parking::Never);
             self.throttler.set_endpoints(id, endpoints.clone());
         }
+        self.set_up_routes(world).await;
+        self.retire(world);
+        self.applied.conflicts.clone()
+    }
+
+    /// Publishes the routes; those that are the same are not compiled again.
+    async fn set_up_routes(&mut self, world: &World) {
+        let applied = &self.applied;
+        let is_same = applied.ingresses.len() == world.ingresses.len()
+            && applied
+                .ingresses
+                .iter()
+                .zip(&world.ingresses)
+                .all(|(one, other)| Arc::ptr_eq(one, other));
+        if is_same {
+            let snapshot = applied.snapshot.for_generation(world.generation);
+            self.publisher.publish(snapshot);
+            return;
+        }
         self.set_up_names(externals(&world.ingresses)).await;
         let (snapshot, conflicts) = RouteSnapshot::build(world.generation, world.ingresses.clone());
-        self.publisher.publish(snapshot);
-        self.retire(world);
-        conflicts
+        self.publisher.publish(snapshot.clone());
+        self.applied.ingresses.clone_from(&world.ingresses);
+        self.applied.snapshot = snapshot;
+        self.applied.conflicts = conflicts;
     }
 
     /// Sets up what names stand for, and gives those that are new the time of a look-up: before it, a route to them leads
@@ -110,7 +140,7 @@ impl Applier {
         }
     }
 
-    fn set_up(&mut self, id: &RevisionId, entry: &RevisionEntry, config: &AutoscalerConfig) {
+    fn set_up(&mut self, id: &RevisionId, entry: &Arc<RevisionEntry>, config: &AutoscalerConfig) {
         self.applied.retiring.remove(id);
         self.throttler
             .upsert(id, Arc::clone(&entry.spec), Parking::Allowed);
@@ -121,7 +151,7 @@ impl Applier {
             self.processes.set(Arc::clone(workload));
             self.scale(id, entry, config, Reachability::Reachable);
         }
-        self.applied.revisions.insert(id.clone(), entry.clone());
+        self.applied.revisions.insert(id.clone(), Arc::clone(entry));
     }
 
     fn scale(
@@ -243,7 +273,7 @@ const FIRST_LOOK_UP: Duration = Duration::from_secs(2);
 const INITIAL_SCALE: &str = "autoscaling.knative.dev/initial-scale";
 
 /// All ExternalName targets of all rules.
-fn externals(ingresses: &[IngressRules]) -> BTreeMap<RevisionId, (Name, Arc<RevisionSpec>)> {
+fn externals(ingresses: &[Arc<IngressRules>]) -> BTreeMap<RevisionId, (Name, Arc<RevisionSpec>)> {
     let paths = ingresses
         .iter()
         .flat_map(|ingress| &ingress.rules)

@@ -36,7 +36,7 @@ use crate::frontend::exchange::ClientShares;
 use crate::frontend::listener;
 use crate::frontend::worker::{self, Entrance, Peek, Policy, RoutePublisher, WorkerParts};
 use crate::provider::file::{FileProvider, Watch};
-use crate::provider::{self, Problem, World};
+use crate::provider::{self, Problem, ServiceUrl, World};
 use crate::proxy::observe::RequestCounts;
 use crate::ready::Ready;
 use crate::routing::rules::Visibility;
@@ -98,7 +98,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
     let throttler = Throttler::new(queue_limits(settings), workers);
     let stats = Stats::new(workers);
     let counts = RequestCounts::new(workers);
-    let (publisher, routes) = RoutePublisher::new(RouteSnapshot::build(0, Vec::new()).0);
+    let (publisher, routes) = RoutePublisher::new(RouteSnapshot::default());
     let (events, rollout) = ProcessEvents::new(throttler.clone());
     let (processes, running_processes) = Processes::new(process_options(&state_dir), events)
         .with_context(|| format!("cannot use {} to record processes", state_dir.display()))?;
@@ -168,12 +168,15 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
     tasks.spawn(admin::serve(admin_listener, admin));
     drop(starting);
     summary::print(settings, &world, &addresses);
+    let urls = world.urls.clone();
+    drop(world);
 
     let news = News {
         signals: &mut signals,
         watch,
         rollout,
         ended,
+        urls,
     };
     let code = steady(&mut provider, &mut applier, &problems, news, &mut tasks).await;
     let draining = ready.wait_for("nothing: the process is ending");
@@ -200,6 +203,8 @@ struct News<'a> {
     watch: Watch,
     rollout: mpsc::Receiver<RolloutEvent>,
     ended: mpsc::Receiver<usize>,
+    /// What was told about last.
+    urls: Vec<Arc<ServiceUrl>>,
 }
 
 /// Runs until a signal, or until something that should never end does.
@@ -215,6 +220,7 @@ async fn steady(
         mut watch,
         mut rollout,
         mut ended,
+        mut urls,
     } = news;
     let mut tick = tokio::time::interval(RETIRE_TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -225,7 +231,8 @@ async fn steady(
                 Ok(world) => {
                     info!(generation = world.generation, "configuration changed");
                     apply(applier, &world, problems).await;
-                    summary::log_urls(&world);
+                    summary::log_urls(&world, &urls);
+                    urls = world.urls;
                 }
                 Err(mistakes) => {
                     for mistake in &mistakes {

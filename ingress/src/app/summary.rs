@@ -1,6 +1,8 @@
 //! What a person at the terminal reads: mistakes before the start, and where to go after it.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tracing::info;
 
@@ -56,9 +58,14 @@ pub(super) fn print(settings: &Run, world: &World, addresses: &Addresses) {
     }
 }
 
-/// Logs where each Service can be reached after a change.
-pub(super) fn log_urls(world: &World) {
+/// Logs where the Services can be reached that a change has touched.
+pub(super) fn log_urls(world: &World, before: &[Arc<ServiceUrl>]) {
+    let mut known = HashSet::with_capacity(before.len());
+    known.extend(before.iter().map(Arc::as_ptr));
     for url in &world.urls {
+        if known.contains(&Arc::as_ptr(url)) {
+            continue;
+        }
         let shares: Vec<_> = url
             .shares
             .iter()

@@ -18,7 +18,7 @@ pub const MAX_DOCUMENT_CHARS: usize = 3 << 20;
 /// The most nodes of one document, after aliases are expanded.
 pub const MAX_DOCUMENT_NODES: usize = 200_000;
 /// The most documents of one file.
-pub const MAX_DOCUMENTS: u32 = 10_000;
+pub const MAX_DOCUMENTS: u32 = 50_000;
 /// The deepest nesting of lists and maps.
 pub const MAX_DEPTH: usize = 64;
 
@@ -50,6 +50,43 @@ pub struct Document {
     pub number: u32,
     /// What it says.
     pub root: Node,
+    /// The text it was read from.
+    pub source: Source,
+}
+
+/// Part of a file's text: one document, or several where they cannot be told apart before they are read.
+///
+/// Nodes take ten times the memory of their text, so it is the text that is kept, and read again when something is
+/// wrong with it.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The text.
+    pub text: Arc<str>,
+    /// How many lines of the file stand before it.
+    pub lines_before: u32,
+    /// How many documents of the file begin before it.
+    pub documents_before: u32,
+}
+
+impl Source {
+    /// The document of this number, read again.
+    pub(crate) fn document(&self, file: &Arc<str>, number: u32) -> Option<Document> {
+        let reading = read_source(file, self);
+        let mut documents = reading.documents.into_iter();
+        let document = documents.find(|document| document.number == number)?;
+        Some(Arc::unwrap_or_clone(document))
+    }
+}
+
+/// What was read from a [`Source`].
+#[derive(Debug, Default)]
+pub struct Reading {
+    /// Its documents, but for empty ones.
+    pub documents: Vec<Arc<Document>>,
+    /// How many there are, empty ones included.
+    pub count: u32,
+    /// The mistake that ended the reading, if one did.
+    pub mistake: Option<Problem>,
 }
 
 /// A value and where it stands.
@@ -208,33 +245,132 @@ const MAX_SHOWN_ITEMS: usize = 4;
 /// before it are returned beside the problem.
 pub fn read(file: &str, text: &[u8]) -> (Vec<Arc<Document>>, Vec<Problem>) {
     let file: Arc<str> = file.into();
-    let text = match std::str::from_utf8(text) {
-        Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
-        Err(error) => return (Vec::new(), vec![not_utf8(&file, text, error.valid_up_to())]),
+    let text = match utf8(&file, text) {
+        Ok(text) => text,
+        Err(problem) => return (Vec::new(), vec![*problem]),
     };
+    let mut documents = Vec::new();
+    let mut before = Before::default();
+    for piece in pieces(text) {
+        let source = before.source(piece);
+        let reading = read_source(&file, &source);
+        documents.extend(reading.documents);
+        if let Some(mistake) = reading.mistake {
+            return (documents, vec![mistake]);
+        }
+        before.pass(piece, reading.count);
+    }
+    (documents, Vec::new())
+}
+
+/// The text of a file, without the mark of its encoding.
+///
+/// # Errors
+///
+/// When it is not UTF-8.
+pub(crate) fn utf8<'text>(file: &Arc<str>, text: &'text [u8]) -> Result<&'text str, Box<Problem>> {
+    match std::str::from_utf8(text) {
+        Ok(text) => Ok(text.strip_prefix('\u{feff}').unwrap_or(text)),
+        Err(error) => Err(Box::new(not_utf8(file, text, error.valid_up_to()))),
+    }
+}
+
+/// What of a file stands before a piece of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Before {
+    pub(crate) lines: u32,
+    pub(crate) documents: u32,
+}
+
+impl Before {
+    /// The piece that stands here.
+    pub(crate) fn source(self, piece: &str) -> Source {
+        Source {
+            text: piece.into(),
+            lines_before: self.lines,
+            documents_before: self.documents,
+        }
+    }
+
+    /// Goes on to the next piece.
+    pub(crate) fn pass(&mut self, piece: &str, documents: u32) {
+        let lines = memchr::memchr_iter(b'\n', piece.as_bytes()).count();
+        let lines = u32::try_from(lines).unwrap_or(u32::MAX);
+        self.lines = self.lines.saturating_add(lines);
+        self.documents = self.documents.saturating_add(documents);
+    }
+}
+
+/// Cuts a file into documents, so that those which did not change need not be read again.
+///
+/// A line that begins with `---` begins a document wherever it stands (YAML 1.2, section 9.1.2 and `c-forbidden`), even
+/// within quotes and block scalars, where it ends what was open. A file that uses more of YAML's stream (directives, `...`, line
+/// ends of old), or keeps the ends of texts (`|+`), stays whole.
+pub(crate) fn pieces(text: &str) -> Vec<&str> {
+    let is_plain_stream = !["%", "..."].iter().any(|mark| text.starts_with(mark))
+        && ![
+            "\n%", "\n...", "\r---", "\0", "|+", ">+", "\u{2028}", "\u{2029}", "\u{85}",
+        ]
+        .iter()
+        .any(|mark| text.contains(mark));
+    if !is_plain_stream {
+        return vec![text];
+    }
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    let mut from = 0;
+    while let Some(at) = rest.get(from..).and_then(|text| text.find("\n---")) {
+        let at = from + at + 1;
+        let is_marker = matches!(
+            rest.as_bytes().get(at + 3),
+            None | Some(b' ' | b'\t' | b'\r' | b'\n')
+        );
+        match rest.split_at_checked(at) {
+            Some((piece, next)) if is_marker => {
+                pieces.push(piece);
+                rest = next;
+                from = 0;
+            }
+            _ => from = at,
+        }
+    }
+    pieces.push(rest);
+    // The parser reads an empty block scalar at the end of its input otherwise than before a `---`.
+    let ends_in_block = |piece: &&str| {
+        let last = piece.trim_end().rsplit('\n').next();
+        last.is_some_and(|line| line.contains(['|', '>']))
+    };
+    if pieces.iter().any(ends_in_block) {
+        return vec![text];
+    }
+    pieces
+}
+
+/// Reads the documents of a source.
+pub(crate) fn read_source(file: &Arc<str>, source: &Source) -> Reading {
     let mut reader = Reader {
-        file,
-        text,
-        events: Parser::new_from_str(text),
-        number: 0,
+        file: Arc::clone(file),
+        source,
+        events: Parser::new_from_str(&source.text),
+        number: source.documents_before,
         start: 0,
         nodes: 0,
         anchors: HashMap::new(),
     };
-    let mut documents = Vec::new();
-    let mut problems = Vec::new();
+    let mut reading = Reading::default();
     loop {
         match reader.document() {
             Ok(Some(document)) if matches!(document.root.value, Value::Null) => {}
-            Ok(Some(document)) => documents.push(Arc::new(document)),
+            Ok(Some(document)) => reading.documents.push(Arc::new(document)),
             Ok(None) => break,
             Err(problem) => {
-                problems.push(*problem);
+                reading.mistake = Some(*problem);
                 break;
             }
         }
     }
-    (documents, problems)
+    reading.count = reader.number - source.documents_before;
+    reading
 }
 
 /// Reads one document from text that is part of another, such as the value of a ConfigMap key.
@@ -254,11 +390,11 @@ type Failed = Box<Problem>;
 
 struct Reader<'text> {
     file: Arc<str>,
-    text: &'text str,
+    source: &'text Source,
     events: Parser<'text, StrInput<'text>>,
     /// Number of the document being read.
     number: u32,
-    /// Where it began, in characters from the beginning of the file.
+    /// Where it began, in characters from the beginning of the source.
     start: usize,
     /// Its nodes so far, expanded ones included.
     nodes: usize,
@@ -290,6 +426,7 @@ impl<'text> Reader<'text> {
                         file: self.file.clone(),
                         number: self.number,
                         root,
+                        source: self.source.clone(),
                     }));
                 }
                 _ => {}
@@ -335,7 +472,7 @@ impl<'text> Reader<'text> {
             _ => return Err(self.problem(span, "a value is missing here")),
         };
         let node = Node {
-            at: Position::from(&span.start),
+            at: self.position(&span.start),
             value,
         };
         if anchor > 0 {
@@ -410,12 +547,12 @@ impl<'text> Reader<'text> {
     fn key(&mut self, event: Event<'text>, span: Span) -> Result<Key, Failed> {
         match event {
             Event::Scalar(text, ..) => Ok(Key {
-                at: Position::from(&span.start),
+                at: self.position(&span.start),
                 name: text.into_owned(),
             }),
             Event::Alias(anchor) => match self.anchors.get(&anchor).map(|(node, _)| &node.value) {
                 Some(Value::String(name)) => Ok(Key {
-                    at: Position::from(&span.start),
+                    at: self.position(&span.start),
                     name: name.clone(),
                 }),
                 _ => Err(self.problem(span, "a key must be a string")),
@@ -477,9 +614,9 @@ impl<'text> Reader<'text> {
     }
 
     fn syntax(&self, error: &ScanError) -> Failed {
-        let at = Position::from(error.marker());
-        let line = usize::try_from(at.line.saturating_sub(1)).unwrap_or_default();
-        let line = self.text.lines().nth(line).unwrap_or_default();
+        let at = self.position(error.marker());
+        let line = error.marker().line().saturating_sub(1);
+        let line = self.source.text.lines().nth(line).unwrap_or_default();
         let indentation = line.chars().take_while(|c| c.is_whitespace());
         let remedy = if indentation.clone().any(|c| c == '\t') {
             "the line is indented with a tab: use spaces"
@@ -491,12 +628,19 @@ impl<'text> Reader<'text> {
         Box::new(problem.remedy(remedy))
     }
 
+    /// A place in the file.
+    fn position(&self, marker: &Marker) -> Position {
+        let mut at = Position::from(marker);
+        at.line = at.line.saturating_add(self.source.lines_before);
+        at
+    }
+
     fn bound(&self, span: Span, message: String) -> Failed {
         Box::new(self.problem(span, message).remedy("split it into several"))
     }
 
     fn problem(&self, span: Span, message: impl Into<String>) -> Failed {
-        Box::new(self.at(Position::from(&span.start), message))
+        Box::new(self.at(self.position(&span.start), message))
     }
 
     fn at(&self, at: Position, message: impl Into<String>) -> Problem {

@@ -19,13 +19,16 @@ const MAX_LISTED_FIELDS: usize = 12;
 #[derive(Debug)]
 pub(crate) struct Reading {
     origin: Origin,
+    document: Arc<Document>,
     problems: RefCell<Vec<Problem>>,
 }
 
 impl Reading {
-    pub(crate) fn new(origin: Origin) -> Self {
+    /// An object that stands in this document.
+    pub(crate) fn new(origin: Origin, document: &Arc<Document>) -> Self {
         Self {
             origin,
+            document: Arc::clone(document),
             problems: RefCell::default(),
         }
     }
@@ -35,7 +38,12 @@ impl Reading {
     }
 
     pub(crate) fn document(document: &Arc<Document>) -> Self {
-        Self::new(Origin::of_document(document))
+        Self::new(Origin::of_document(document), document)
+    }
+
+    /// An error about a field of the object.
+    pub(crate) fn problem(&self, field: impl Into<String>, message: impl Into<String>) -> Problem {
+        self.origin.problem_in(Some(&self.document), field, message)
     }
 
     pub(crate) fn report(&self, problem: Problem) {
@@ -70,7 +78,7 @@ impl<'a> Field<'a> {
 
     /// An error about this value.
     pub(crate) fn problem(&self, message: impl Into<String>) -> Problem {
-        self.reading.origin.problem(self.path.clone(), message)
+        self.reading.problem(self.path.clone(), message)
     }
 
     pub(crate) fn report(&self, problem: Problem) {
@@ -303,7 +311,7 @@ impl<'a> Fields<'a> {
 
     /// An error about the map.
     pub(crate) fn problem(&self, message: impl Into<String>) -> Problem {
-        self.reading.origin.problem(self.path.clone(), message)
+        self.reading.problem(self.path.clone(), message)
     }
 
     pub(crate) fn report(&self, problem: Problem) {
@@ -319,7 +327,6 @@ impl<'a> Fields<'a> {
             let path = self.path_of(&key.name);
             let problem = self
                 .reading
-                .origin
                 .problem(path, format!("unknown field {:?}", key.name));
             self.reading
                 .report(problem.remedy(self.instead_of(&key.name)));

@@ -7,21 +7,23 @@
 //! of a mounted ConfigMap are changes of the folder. Order of use: [`FileProvider::watch`], [`FileProvider::load`],
 //! then for each [`Watch::changed`] again `load`; so no change falls between reading and watching.
 
-use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{self, Read};
+mod known;
+
+use std::collections::{BTreeSet, HashSet};
+use std::fs::{self, FileType, Metadata};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use notify::event::{AccessKind, AccessMode};
+use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use parking_lot::Mutex;
 use parkway_activator::revision::RevisionId;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use super::document;
-use super::object::{self, Object};
+use self::known::Files;
 use super::problem::{Origin, Problem};
 use super::rollout::Rollout;
 use super::world::{Options, Validate, World};
@@ -34,8 +36,11 @@ pub const MAX_FILE_BYTES: u64 = 16 << 20;
 pub const MAX_TOTAL_BYTES: u64 = 64 << 20;
 /// The deepest folder, counted from the one that was named: links may lead in circles.
 pub const MAX_FOLDER_DEPTH: usize = 16;
-/// How long nothing may happen before a change counts as complete: editors write in several steps.
+/// How long nothing may happen before a change counts as complete while a file is being written, or is gone: editors
+/// write in several steps.
 pub const QUIET: Duration = Duration::from_millis(50);
+/// The same once every file that was touched has been closed, or moved to where it belongs.
+pub const QUIET_AT_REST: Duration = Duration::from_millis(4);
 /// How long a change may take until it is read anyway.
 pub const LONGEST_CHANGE: Duration = Duration::from_millis(500);
 
@@ -45,6 +50,7 @@ const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
 #[derive(Debug)]
 pub struct FileProvider {
     paths: Vec<PathBuf>,
+    files: Files,
     rollout: Rollout,
     /// What was noticed while reading the files of the present world.
     noticed: Vec<Problem>,
@@ -55,12 +61,13 @@ impl FileProvider {
     pub fn new(paths: Vec<PathBuf>, options: Options, validate: Arc<dyn Validate>) -> Self {
         Self {
             paths,
+            files: Files::default(),
             rollout: Rollout::new(options, validate),
             noticed: Vec::new(),
         }
     }
 
-    /// Reads everything.
+    /// Reads everything that may have changed.
     ///
     /// Blocks on the file system, at most [`MAX_TOTAL_BYTES`] long.
     ///
@@ -69,7 +76,7 @@ impl FileProvider {
     /// All that is wrong, warnings included; the world of the last success stays the present one.
     pub fn load(&mut self) -> Result<World, Vec<Problem>> {
         let mut problems = Vec::new();
-        let objects = read_paths(&self.paths, &mut problems);
+        let objects = self.files.read(&self.paths, &mut problems);
         if problems.iter().any(Problem::is_error) {
             return Err(problems);
         }
@@ -116,66 +123,22 @@ impl FileProvider {
     }
 }
 
-/// Reads the objects of all files.
-fn read_paths(paths: &[PathBuf], problems: &mut Vec<Problem>) -> Vec<Object> {
-    let mut objects = Vec::new();
-    let mut total: u64 = 0;
-    for file in files(paths, problems) {
-        let name = file.display().to_string();
-        let text = match read_file(&file) {
-            Ok(text) => text,
-            Err(error) => {
-                problems.push(about(&file, format!("this file cannot be read: {error}")));
-                continue;
-            }
-        };
-        total = total.saturating_add(u64::try_from(text.len()).unwrap_or(u64::MAX));
-        if total > MAX_TOTAL_BYTES {
-            problems.push(about(
-                &file,
-                format!("the files are larger than {MAX_TOTAL_BYTES} bytes together"),
-            ));
-            break;
-        }
-        let (documents, found) = document::read(&name, &text);
-        for document in &documents {
-            object::read(document, &mut objects, problems);
-        }
-        problems.extend(found);
-    }
-    objects
-}
-
 fn about(path: &Path, message: String) -> Problem {
     let mut problem = Origin::elsewhere("", "", "").problem("", message);
     problem.file = path.display().to_string();
     problem
 }
 
-/// The text of a file, if it is small enough.
-fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    let file = File::open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    let mut text = Vec::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text)?;
-    if u64::try_from(text.len()).is_ok_and(|bytes| bytes <= MAX_FILE_BYTES) {
-        Ok(text)
-    } else {
-        Err(io::Error::other(format!(
-            "it is larger than {MAX_FILE_BYTES} bytes"
-        )))
-    }
-}
-
 /// The files that paths stand for, each once, in the order of the paths and by name within folders.
-fn files(paths: &[PathBuf], problems: &mut Vec<Problem>) -> Vec<PathBuf> {
-    let mut walk = Walk::default();
+fn files(paths: &[PathBuf], problems: &mut Vec<Problem>) -> Vec<(PathBuf, Metadata)> {
+    let mut walk = Walk {
+        wants_files: true,
+        ..Walk::default()
+    };
     for path in paths {
         match fs::metadata(path) {
             Ok(metadata) if metadata.is_dir() => walk.folder(path, 0),
-            Ok(_) => walk.file(path),
+            Ok(metadata) => walk.file(path, metadata),
             Err(error) => walk.problems.push(about(
                 path,
                 format!("there is no such file or folder: {error}"),
@@ -203,21 +166,22 @@ fn files(paths: &[PathBuf], problems: &mut Vec<Problem>) -> Vec<PathBuf> {
 
 #[derive(Debug, Default)]
 struct Walk {
-    files: Vec<PathBuf>,
-    /// Where the files really are, to take each once.
-    seen: BTreeSet<PathBuf>,
+    /// Otherwise only folders.
+    wants_files: bool,
+    files: Vec<(PathBuf, Metadata)>,
+    /// Device and number of the files and folders, to take each once.
+    seen: HashSet<(u64, u64)>,
     folders: Vec<PathBuf>,
     problems: Vec<Problem>,
 }
 
 impl Walk {
-    fn file(&mut self, path: &Path) {
-        let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        if !self.seen.insert(real) {
+    fn file(&mut self, path: &Path, metadata: Metadata) {
+        if !self.seen.insert((metadata.dev(), metadata.ino())) {
             return;
         }
         if self.files.len() < MAX_FILES {
-            self.files.push(path.to_owned());
+            self.files.push((path.to_owned(), metadata));
         } else if self.files.len() == MAX_FILES && self.problems.is_empty() {
             self.problems.push(about(
                 path,
@@ -227,8 +191,8 @@ impl Walk {
     }
 
     fn folder(&mut self, path: &Path, depth: usize) {
-        let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        if depth > MAX_FOLDER_DEPTH || !self.seen.insert(real) {
+        let is_new = |metadata: Metadata| self.seen.insert((metadata.dev(), metadata.ino()));
+        if depth > MAX_FOLDER_DEPTH || !fs::metadata(path).is_ok_and(is_new) {
             return;
         }
         self.folders.push(path.to_owned());
@@ -240,12 +204,22 @@ impl Walk {
                 return;
             }
         };
-        let mut names: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-        names.sort_unstable();
-        for name in names.iter().filter(|name| !is_hidden(name)) {
+        let mut entries: Vec<(PathBuf, Option<FileType>)> = entries
+            .flatten()
+            .map(|entry| (entry.path(), entry.file_type().ok()))
+            .filter(|(name, _)| !is_hidden(name))
+            .collect();
+        entries.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        for (name, kind) in &entries {
+            let is_file = kind.is_some_and(|kind| kind.is_file());
+            if is_file && !(self.wants_files && has_known_extension(name)) {
+                continue;
+            }
             match fs::metadata(name) {
                 Ok(metadata) if metadata.is_dir() => self.folder(name, depth + 1),
-                Ok(metadata) if metadata.is_file() && has_known_extension(name) => self.file(name),
+                Ok(metadata) if metadata.is_file() && has_known_extension(name) => {
+                    self.file(name, metadata);
+                }
                 _ => {} // something else, or gone meanwhile
             }
         }
@@ -270,6 +244,8 @@ pub struct Watch {
     folders: BTreeSet<PathBuf>,
     /// Holds one message: that something has changed says all, and a second would say the same.
     events: mpsc::Receiver<()>,
+    /// Files that were touched since the last change was reported, and not closed.
+    unfinished: Arc<Mutex<HashSet<PathBuf>>>,
     /// When the change began that is not yet reported.
     since: Option<Instant>,
 }
@@ -282,9 +258,20 @@ impl Watch {
             .collect();
         let (sender, events) = mpsc::channel(1);
         let watched = roots.clone();
+        let unfinished: Arc<Mutex<HashSet<PathBuf>>> = Arc::default();
+        let touched = Arc::clone(&unfinished);
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             // An error of the watcher may have cost us events: look again.
-            if event.map_or(true, |event| is_change(&event, &watched)) {
+            let is_change = match event {
+                Ok(event) => {
+                    is_change(&event, &watched) && {
+                        note(&event, &mut touched.lock());
+                        true
+                    }
+                }
+                Err(_) => true,
+            };
+            if is_change {
                 let _full = sender.try_send(()); // then a change is already reported
             }
         })?;
@@ -293,13 +280,15 @@ impl Watch {
             watcher,
             folders: BTreeSet::new(),
             events,
+            unfinished,
             since: None,
         };
         watch.follow()?;
         Ok(watch)
     }
 
-    /// Waits for a change that has come to rest for [`QUIET`], or has gone on for [`LONGEST_CHANGE`].
+    /// Waits for a change that has come to rest for [`QUIET_AT_REST`] or [`QUIET`], or has gone on for
+    /// [`LONGEST_CHANGE`].
     ///
     /// # Cancel safety
     ///
@@ -316,12 +305,15 @@ impl Watch {
         };
         let latest = since + LONGEST_CHANGE;
         loop {
-            let quiet_at = (Instant::now() + QUIET).min(latest);
+            let is_at_rest = self.unfinished.lock().is_empty();
+            let quiet = if is_at_rest { QUIET_AT_REST } else { QUIET };
+            let quiet_at = (Instant::now() + quiet).min(latest);
             if timeout_at(quiet_at, self.events.recv()).await.is_err() {
                 break;
             }
         }
         self.since = None;
+        self.unfinished.lock().clear();
         if let Err(error) = self.follow() {
             tracing::warn!(%error, "some folders are not watched: changes in them are not noticed");
         }
@@ -365,6 +357,27 @@ fn folders(roots: &[PathBuf]) -> BTreeSet<PathBuf> {
     }
     folders.extend(walk.folders);
     folders
+}
+
+/// Notes which files are being written or have gone, and which of them are complete.
+fn note(event: &Event, unfinished: &mut HashSet<PathBuf>) {
+    let is_complete = matches!(
+        event.kind,
+        EventKind::Access(AccessKind::Close(AccessMode::Write))
+            | EventKind::Modify(ModifyKind::Name(RenameMode::To))
+    );
+    for path in &event.paths {
+        if is_complete {
+            unfinished.remove(path);
+        } else if unfinished.len() < MAX_FILES
+            && !matches!(
+                event.kind,
+                EventKind::Modify(ModifyKind::Name(RenameMode::Both))
+            )
+        {
+            unfinished.insert(path.clone());
+        }
+    }
 }
 
 /// Whether an event is about what was named; reading is not a change.

@@ -169,9 +169,7 @@ pub(crate) fn workload(
     if container.command.is_empty() {
         return Ok(None);
     }
-    let folder = Path::new(origin.file.as_ref())
-        .parent()
-        .unwrap_or(Path::new(""));
+    let folder = Path::new(origin.file()).parent().unwrap_or(Path::new(""));
     Ok(Some(Workload {
         revision: id.clone(),
         service: revision.service.to_string(),
@@ -239,7 +237,7 @@ fn readiness(probe: &Probe) -> Readiness {
 #[derive(Clone, Debug)]
 pub(crate) struct Route {
     pub(crate) ingress: Ingress,
-    pub(crate) urls: Vec<ServiceUrl>,
+    pub(crate) urls: Vec<Arc<ServiceUrl>>,
     /// `<service>` and `<tag>-<service>`: names for the way back through the ingress, which a DomainMapping takes.
     pub(crate) placeholders: Vec<CoreService>,
 }
@@ -407,7 +405,7 @@ impl RouteBuilder<'_> {
         } else {
             "http"
         };
-        route.urls.push(ServiceUrl {
+        route.urls.push(Arc::new(ServiceUrl {
             namespace: namespace.clone(),
             service: service.clone(),
             url: format!("{scheme}://{host}"),
@@ -415,7 +413,7 @@ impl RouteBuilder<'_> {
             tag: tag.map(str::to_owned),
             is_cluster_local: self.domain.is_none(),
             shares: shares.to_vec(),
-        });
+        }));
         route.placeholders.push(self.placeholder(&name, local_host));
         Ok(())
     }

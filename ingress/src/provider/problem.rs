@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::document::{Document, Position};
+use super::document::{Document, Position, Source};
 
 /// The longest value a problem repeats, in characters; longer ones are cut.
 pub const MAX_SHOWN_VALUE_CHARS: usize = 80;
@@ -125,79 +125,87 @@ impl fmt::Display for Problem {
 
 /// Where an object was written, able to find the line of each of its fields.
 ///
-/// What follows the parser knows no YAML: it names fields, and the origin finds their lines. An object that came from
-/// an API server has an origin without a document, and its problems have no lines.
+/// What follows the parser knows no YAML: it names fields, and the origin finds their lines, by reading the text again.
+/// An object that came from an API server has an origin without text, and its problems have no lines. Cheap to clone.
 #[derive(Clone)]
-pub struct Origin {
-    /// The file, as it was named; the object's kind and name when there is no file.
-    pub file: Arc<str>,
-    /// Which document of the file, counted from 1; 0 when unknown.
-    pub document: u32,
-    /// The line the object begins in, counted from 1; 0 when unknown.
-    pub line: u32,
-    /// The column it begins in.
-    pub column: u32,
+pub struct Origin(Arc<Place>);
+
+struct Place {
+    file: Arc<str>,
+    document: u32,
+    at: Position,
     /// Path of the object within its document: empty, or `items[3]` for a member of a List.
-    prefix: String,
-    text: Option<Arc<Document>>,
+    prefix: Box<str>,
+    source: Option<Source>,
 }
 
 impl Origin {
     /// An object that was not read from a file.
     pub fn elsewhere(kind: &str, namespace: &str, name: &str) -> Self {
-        Self {
+        Self(Arc::new(Place {
             file: format!("{kind} {namespace}/{name}").into(),
             document: 0,
-            line: 0,
-            column: 0,
-            prefix: String::new(),
-            text: None,
-        }
+            at: Position { line: 0, column: 0 },
+            prefix: Box::default(),
+            source: None,
+        }))
     }
 
     /// A whole document.
-    pub fn of_document(document: &Arc<Document>) -> Self {
-        Self {
-            file: document.file.clone(),
-            document: document.number,
-            line: document.root.at.line,
-            column: document.root.at.column,
-            prefix: String::new(),
-            text: Some(document.clone()),
-        }
+    pub fn of_document(document: &Document) -> Self {
+        Self::of_part(document, String::new(), document.root.at)
     }
 
     /// A part of a document, at this path.
-    pub(crate) fn of_part(document: &Arc<Document>, prefix: String, at: Position) -> Self {
-        Self {
-            line: at.line,
-            column: at.column,
-            prefix,
-            ..Self::of_document(document)
-        }
+    pub(crate) fn of_part(document: &Document, prefix: String, at: Position) -> Self {
+        Self(Arc::new(Place {
+            file: document.file.clone(),
+            document: document.number,
+            at,
+            prefix: prefix.into(),
+            source: Some(document.source.clone()),
+        }))
+    }
+
+    /// The file, as it was named; the object's kind and name when there is no file.
+    pub fn file(&self) -> &str {
+        &self.0.file
+    }
+
+    /// The line the object begins in, counted from 1; 0 when unknown.
+    pub fn line(&self) -> u32 {
+        self.0.at.line
     }
 
     /// An error about a field of the object; the field's line and value come from the document.
     pub fn problem(&self, field: impl Into<String>, message: impl Into<String>) -> Problem {
+        let place = &self.0;
+        let source = place.source.as_ref();
+        let document = source.and_then(|source| source.document(&place.file, place.document));
+        self.problem_in(document.as_ref(), field, message)
+    }
+
+    /// Like [`problem`](Self::problem), given the document the object was read from, if there is one.
+    pub(crate) fn problem_in(
+        &self,
+        document: Option<&Document>,
+        field: impl Into<String>,
+        message: impl Into<String>,
+    ) -> Problem {
+        let place = &self.0;
         let field = self.full_path(&field.into());
-        let found = self.text.as_deref().map(|document| document.find(&field));
+        let found = document.map(|document| document.find(&field));
         let (at, value) = match found {
             Some((at, value)) => (
                 at,
                 value.map_or_else(String::new, |node| shortened(&node.to_string())),
             ),
-            None => (
-                Position {
-                    line: self.line,
-                    column: self.column,
-                },
-                String::new(),
-            ),
+            None => (place.at, String::new()),
         };
         Problem {
             severity: Severity::Error,
-            file: self.file.to_string(),
-            document: self.document,
+            file: place.file.to_string(),
+            document: place.document,
             line: at.line,
             column: at.column,
             field,
@@ -208,17 +216,22 @@ impl Origin {
     }
 
     fn full_path(&self, field: &str) -> String {
-        match (self.prefix.is_empty(), field.is_empty()) {
+        let prefix = &self.0.prefix;
+        match (prefix.is_empty(), field.is_empty()) {
             (true, _) => field.to_owned(),
-            (false, true) => self.prefix.clone(),
-            (false, false) => format!("{}.{field}", self.prefix),
+            (false, true) => prefix.to_string(),
+            (false, false) => format!("{prefix}.{field}"),
         }
     }
 }
 
 impl PartialEq for Origin {
     fn eq(&self, other: &Self) -> bool {
-        self.file == other.file && self.document == other.document && self.prefix == other.prefix
+        let (one, other) = (&self.0, &other.0);
+        Arc::ptr_eq(one, other)
+            || (one.file == other.file
+                && one.document == other.document
+                && one.prefix == other.prefix)
     }
 }
 
@@ -226,12 +239,12 @@ impl Eq for Origin {}
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file)?;
-        if self.line > 0 {
-            write!(f, ":{}", self.line)?;
+        f.write_str(self.file())?;
+        if self.line() > 0 {
+            write!(f, ":{}", self.line())?;
         }
-        if self.document > 1 {
-            write!(f, " (document {})", self.document)?;
+        if self.0.document > 1 {
+            write!(f, " (document {})", self.0.document)?;
         }
         Ok(())
     }

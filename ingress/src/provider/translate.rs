@@ -4,7 +4,8 @@
 //! semantics: knative/networking `pkg/apis/networking/v1alpha1/ingress_types.go` and `ingress_validation.go`; the
 //! checks of the webhook are repeated, because a file passes none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use parkway_activator::revision::{Protocol, RevisionId, RevisionSpec};
 
 use super::kingress::{IngressPath, IngressRule, IngressSplit, ServicePort};
 use super::knative::{NAMESPACE_HEADER, REVISION_HEADER, service_spec};
-use super::object::{CoreService, CoreServicePort, EndpointSlice, Ingress, TargetPort};
+use super::object::{CoreService, CoreServicePort, EndpointSlice, Ingress, Meta, TargetPort};
 use super::problem::Problem;
 use crate::routing::rules::{
     Backend, IngressName, IngressRules, PathRule, Rule, Target, Visibility,
@@ -35,7 +36,7 @@ const H2C_APP_PROTOCOL: &str = "kubernetes.io/h2c";
 pub type ServiceEndpoints = BTreeMap<RevisionId, (Arc<RevisionSpec>, Vec<Endpoint>)>;
 
 /// Which KIngress has a host, by visibility and host.
-type HostOwners = BTreeMap<(String, String), String>;
+type HostOwners<'a> = HashMap<(Visibility, String), &'a Meta>;
 
 /// What splits may refer to.
 #[derive(Clone, Debug, Default)]
@@ -49,7 +50,9 @@ pub struct Lookup<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct Translation {
     /// The rules, oldest KIngress first.
-    pub ingresses: Vec<IngressRules>,
+    pub ingresses: Vec<Arc<IngressRules>>,
+    /// For each of the rules, the number its [`Item`] had.
+    pub numbers: Vec<usize>,
     /// Endpoints of the ordinary Services they name.
     pub services: ServiceEndpoints,
     /// Errors name each KIngress that was left out; warnings tell what is missing or cannot act.
@@ -83,43 +86,108 @@ impl<'a> Lookup<'a> {
     }
 }
 
+/// A KIngress to translate, or one that was.
+#[derive(Clone, Debug)]
+pub enum Item<'a> {
+    /// A KIngress, and a number to know its rules by.
+    New(usize, &'a Ingress),
+    /// One that has become rules without a problem, and refers to nothing that has changed.
+    Known(&'a Meta, Arc<IngressRules>),
+}
+
+impl<'a> Item<'a> {
+    fn meta(&self) -> &'a Meta {
+        match self {
+            Self::New(_, ingress) => &ingress.meta,
+            Self::Known(meta, _) => meta,
+        }
+    }
+}
+
 /// Translates every KIngress, oldest first.
 ///
 /// A KIngress with an error is left out; the others are not affected.
-pub fn translate(mut ingresses: Vec<&Ingress>, lookup: &Lookup<'_>) -> Translation {
-    sort_by_age(&mut ingresses);
+pub fn translate(ingresses: Vec<&Ingress>, lookup: &Lookup<'_>) -> Translation {
+    let items = ingresses.into_iter().enumerate();
+    translate_new(
+        items
+            .map(|(number, ingress)| Item::New(number, ingress))
+            .collect(),
+        lookup,
+    )
+}
+
+/// Translates every KIngress that is new, and puts it among those that are not, oldest first.
+pub fn translate_new(mut items: Vec<Item<'_>>, lookup: &Lookup<'_>) -> Translation {
+    sort_by_age(&mut items);
     let mut translation = Translation::default();
     let mut owners = HostOwners::new();
-    for ingress in ingresses {
-        let mut translator = Translator {
-            ingress,
-            lookup,
-            services: BTreeMap::new(),
-            problems: Vec::new(),
+    for item in &items {
+        let meta = item.meta();
+        let (number, rules) = match item {
+            Item::Known(_, rules) => (usize::MAX, Arc::clone(rules)),
+            Item::New(number, ingress) => {
+                let mut translator = Translator {
+                    ingress,
+                    lookup,
+                    services: BTreeMap::new(),
+                    problems: Vec::new(),
+                };
+                let rules = translator.rules();
+                let is_refused = translator.problems.iter().any(Problem::is_error);
+                translation.problems.append(&mut translator.problems);
+                if is_refused {
+                    continue;
+                }
+                translation.services.append(&mut translator.services);
+                (*number, Arc::new(rules))
+            }
         };
-        let rules = translator.rules();
-        if !translator.problems.iter().any(Problem::is_error) {
-            translator.warn_of_taken_hosts(&mut owners);
-            translation.ingresses.push(rules);
-            translation.services.append(&mut translator.services);
-        }
-        translation.problems.append(&mut translator.problems);
+        let taken = taken_hosts(meta, &rules, &mut owners);
+        translation.problems.extend(taken);
+        translation.ingresses.push(rules);
+        translation.numbers.push(number);
     }
     translation
 }
 
 /// Oldest first; those of one second by name; those without a time after them, in the order they were written in.
-fn sort_by_age(ingresses: &mut [&Ingress]) {
-    let age = |ingress: &Ingress| match &ingress.meta.created {
+fn sort_by_age(items: &mut [Item<'_>]) {
+    let age = |meta: &Meta| match &meta.created {
         Some(created) => (
             0,
             created.clone(),
-            ingress.meta.namespace.clone(),
-            ingress.meta.name.clone(),
+            meta.namespace.clone(),
+            meta.name.clone(),
         ),
         None => (1, String::new(), String::new(), String::new()),
     };
-    ingresses.sort_by_cached_key(|ingress| age(ingress));
+    items.sort_by_cached_key(|item| age(item.meta()));
+}
+
+/// One host, two objects: a slip that would otherwise show as requests that arrive elsewhere.
+fn taken_hosts<'a>(
+    meta: &'a Meta,
+    rules: &IngressRules,
+    owners: &mut HostOwners<'a>,
+) -> Vec<Problem> {
+    let mut taken = Vec::new();
+    for (index, rule) in rules.rules.iter().enumerate() {
+        for (host_index, host) in rule.hosts.iter().enumerate() {
+            let owner = *owners
+                .entry((rule.visibility, host.to_ascii_lowercase()))
+                .or_insert(meta);
+            if owner.key() != meta.key() {
+                let message = format!(
+                    "the host {host} belongs to {}/{}: of several objects the oldest has it",
+                    owner.namespace, owner.name
+                );
+                let field = format!("spec.rules[{index}].hosts[{host_index}]");
+                taken.push(meta.origin.problem(field, message).warning());
+            }
+        }
+    }
+    taken
 }
 
 struct Translator<'a> {
@@ -375,27 +443,6 @@ impl Translator<'_> {
         Target::Service { id, spec }
     }
 
-    /// One host, two objects: a slip that would otherwise show as requests that arrive elsewhere.
-    fn warn_of_taken_hosts(&mut self, owners: &mut HostOwners) {
-        let meta = &self.ingress.meta;
-        let name = format!("{}/{}", meta.namespace, meta.name);
-        for (index, rule) in self.ingress.spec.rules.iter().enumerate() {
-            for (host_index, host) in rule.hosts.iter().enumerate() {
-                let key = (rule.visibility.clone(), host.to_ascii_lowercase());
-                let owner = owners.entry(key).or_insert_with(|| name.clone());
-                if *owner != name {
-                    let message = format!(
-                        "the host {host} belongs to {owner}: of several objects the oldest has it"
-                    );
-                    self.warn(
-                        &format!("spec.rules[{index}].hosts[{host_index}]"),
-                        &message,
-                    );
-                }
-            }
-        }
-    }
-
     fn refuse(&mut self, field: &str, message: &str, remedy: &str) {
         let problem = self.ingress.meta.origin.problem(field, message);
         self.problems.push(problem.remedy(remedy));
@@ -483,15 +530,106 @@ fn endpoints(
     endpoints
 }
 
+/// EndpointSlices, to be found by the Revision or Service they are about.
+#[derive(Debug, Default)]
+pub struct Slices {
+    all: Vec<Arc<EndpointSlice>>,
+    /// Hashes of what each is about, with its place; sorted. Equal hashes of different names are harmless.
+    about: Vec<(u64, usize)>,
+    hasher: RandomState,
+}
+
+/// What has been said, or is said, by EndpointSlices that changed.
+#[derive(Debug, Default)]
+pub(crate) struct Changed {
+    names: HashSet<(String, String)>,
+}
+
+impl Changed {
+    /// Whether the endpoints of this Revision may have changed.
+    pub(crate) fn concerns(&self, namespace: &str, revision: &str) -> bool {
+        let is_it = |name: &str| {
+            name.strip_prefix(revision)
+                .is_some_and(|rest| matches!(rest, "" | "-private"))
+        };
+        if self.names.len() <= FEW_NAMES {
+            let mut names = self.names.iter();
+            return names.any(|(other, name)| is_it(name) && other == namespace);
+        }
+        let has = |name: String| self.names.contains(&(namespace.to_owned(), name));
+        has(revision.to_owned()) || has(format!("{revision}-private"))
+    }
+}
+
+/// Up to this many names looking at each is quicker than looking one up.
+const FEW_NAMES: usize = 16;
+
+impl Slices {
+    /// These slices.
+    pub fn new(all: Vec<Arc<EndpointSlice>>) -> Self {
+        let hasher = RandomState::new();
+        let mut about = Vec::with_capacity(all.len());
+        for (place, slice) in all.iter().enumerate() {
+            let names = [REVISION_LABEL, SERVICE_NAME_LABEL];
+            let names = names.iter().filter_map(|label| label_of(slice, label));
+            about
+                .extend(names.map(|name| (hasher.hash_one((&*slice.meta.namespace, name)), place)));
+        }
+        about.sort_unstable();
+        about.dedup();
+        Self { all, about, hasher }
+    }
+
+    /// What those slices are about that are here or in `before` only.
+    pub(crate) fn changed_since(&self, before: &Self) -> Changed {
+        let mut slices: HashMap<*const EndpointSlice, &Arc<EndpointSlice>> = HashMap::new();
+        let mut places = before.all.iter();
+        for slice in &self.all {
+            match places.next() {
+                Some(other) if Arc::ptr_eq(slice, other) => {}
+                other => {
+                    for slice in other.into_iter().chain([slice]) {
+                        slices.insert(Arc::as_ptr(slice), slice);
+                    }
+                }
+            }
+        }
+        slices.extend(places.map(|slice| (Arc::as_ptr(slice), slice)));
+        let names = slices.values().flat_map(|slice| {
+            let names = [REVISION_LABEL, SERVICE_NAME_LABEL];
+            let of = |label: &'static str| label_of(slice, label);
+            let named = names.into_iter().filter_map(of);
+            named.map(|name| (slice.meta.namespace.clone(), name.to_owned()))
+        });
+        Changed {
+            names: names.collect(),
+        }
+    }
+
+    /// All of them, in their order.
+    pub fn iter(&self) -> impl Iterator<Item = &EndpointSlice> {
+        self.all.iter().map(AsRef::as_ref)
+    }
+
+    /// Slices that may be about this name, and others that happen to hash like it.
+    fn about<'s>(&'s self, namespace: &str, name: &str) -> impl Iterator<Item = usize> + 's {
+        let hash = self.hasher.hash_one((namespace, name));
+        let first = self.about.partition_point(|(other, _)| *other < hash);
+        let rest = self.about.iter().skip(first);
+        rest.take_while(move |(other, _)| *other == hash)
+            .map(|(_, place)| *place)
+    }
+}
+
 /// A Revision's endpoints when EndpointSlices say where they are; none when no slice is about it.
 ///
 /// A slice is about a Revision when it carries the Revision's label, or belongs to the Service `<revision>` or
 /// `<revision>-private`. Where a private one exists the others are left aside: they name an activator while the
 /// Revision is at zero. Source: knative/serving `pkg/reconciler/serverlessservice/resources/services.go`.
-pub fn revision_endpoints<'a>(
+pub fn revision_endpoints(
     id: &RevisionId,
     protocol: Protocol,
-    slices: impl IntoIterator<Item = &'a EndpointSlice>,
+    slices: &Slices,
 ) -> Option<Vec<Endpoint>> {
     let private_name = format!("{}-private", id.name());
     let belongs = |slice: &&EndpointSlice| {
@@ -501,7 +639,12 @@ pub fn revision_endpoints<'a>(
                 || service == Some(id.name())
                 || service == Some(&private_name))
     };
-    let own: Vec<&EndpointSlice> = slices.into_iter().filter(belongs).collect();
+    let public = slices.about(id.namespace(), id.name());
+    let places: BTreeSet<usize> = public
+        .chain(slices.about(id.namespace(), &private_name))
+        .collect();
+    let candidates = places.into_iter().filter_map(|place| slices.all.get(place));
+    let own: Vec<&EndpointSlice> = candidates.map(AsRef::as_ref).filter(belongs).collect();
     if own.is_empty() {
         return None;
     }

@@ -23,9 +23,16 @@ use super::split::PathKey;
 pub const DEFAULT_CLUSTER_DOMAIN: &str = "cluster.local";
 
 /// All routes of one generation; immutable.
+///
+/// Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct RouteSnapshot {
     generation: u64,
+    tables: Arc<Tables>,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
     external: Table,
     internal: Table,
     keys: HashSet<PathKey>,
@@ -35,7 +42,10 @@ impl RouteSnapshot {
     /// Compiles what a provider found, in the cluster domain [`DEFAULT_CLUSTER_DOMAIN`].
     ///
     /// See [`build_in`](Self::build_in).
-    pub fn build(generation: u64, ingresses: Vec<IngressRules>) -> (Self, Vec<Conflict>) {
+    pub fn build(
+        generation: u64,
+        ingresses: Vec<impl Into<Arc<IngressRules>>>,
+    ) -> (Self, Vec<Conflict>) {
         Self::build_in(DEFAULT_CLUSTER_DOMAIN, generation, ingresses)
     }
 
@@ -47,38 +57,27 @@ impl RouteSnapshot {
     pub fn build_in(
         cluster_domain: &str,
         generation: u64,
-        ingresses: Vec<IngressRules>,
+        ingresses: Vec<impl Into<Arc<IngressRules>>>,
     ) -> (Self, Vec<Conflict>) {
+        let ingresses: Vec<Arc<IngressRules>> = ingresses.into_iter().map(Into::into).collect();
         let (claims, conflicts) = Claims::stake(cluster_domain, &ingresses);
-        let mut snapshot = Self {
-            generation,
-            ..Self::default()
-        };
-        for (owner, ingress) in ingresses.into_iter().enumerate() {
-            snapshot.add(&claims, owner, ingress);
+        let mut tables = Tables::default();
+        for (owner, ingress) in ingresses.iter().enumerate() {
+            tables.add(&claims, owner, ingress);
         }
-        snapshot.external.sort();
-        snapshot.internal.sort();
-        (snapshot, conflicts)
+        tables.external.sort();
+        tables.internal.sort();
+        tables.keys.shrink_to_fit();
+        let tables = Arc::new(tables);
+        (Self { generation, tables }, conflicts)
     }
 
-    fn add(&mut self, claims: &Claims<'_>, owner: usize, ingress: IngressRules) {
-        let source = Arc::new(Source {
-            name: ingress.name,
-            hash: ingress.hash,
-        });
-        for (index, rule) in ingress.rules.into_iter().enumerate() {
-            let names = claims.names_of(owner, &rule);
-            let visibility = rule.visibility;
-            for route in compile(&source, index, rule) {
-                self.keys.insert(route.key);
-                for name in &names {
-                    self.internal.push(name.as_ref(), &route);
-                    if visibility == Visibility::ExternalIp {
-                        self.external.push(name.as_ref(), &route);
-                    }
-                }
-            }
+    /// The same routes for a later generation, in which no rule has changed.
+    #[must_use]
+    pub fn for_generation(&self, generation: u64) -> Self {
+        Self {
+            generation,
+            tables: Arc::clone(&self.tables),
         }
     }
 
@@ -119,19 +118,36 @@ impl RouteSnapshot {
 
     /// Whether the path is part of this snapshot: what [`Dealer::retain`](super::split::Dealer::retain) asks.
     pub fn has_path(&self, key: PathKey) -> bool {
-        self.keys.contains(&key)
+        self.tables.keys.contains(&key)
     }
 
     /// The hosts served at `entrance` and whose they are, in no order; rules for all hosts are not among them.
     pub fn hosts(&self, entrance: Visibility) -> impl Iterator<Item = (&str, &IngressName)> {
         let hosts = self.table(entrance).hosts.iter();
-        hosts.filter_map(|(host, routes)| Some((host.as_ref(), &routes.first()?.source.name)))
+        hosts.filter_map(|(host, routes)| Some((host.as_ref(), &routes.first()?.ingress.name)))
     }
 
     fn table(&self, entrance: Visibility) -> &Table {
         match entrance {
-            Visibility::ExternalIp => &self.external,
-            Visibility::ClusterLocal => &self.internal,
+            Visibility::ExternalIp => &self.tables.external,
+            Visibility::ClusterLocal => &self.tables.internal,
+        }
+    }
+}
+
+impl Tables {
+    fn add(&mut self, claims: &Claims<'_>, owner: usize, ingress: &Arc<IngressRules>) {
+        for (index, rule) in ingress.rules.iter().enumerate() {
+            let names = claims.names_of(owner, rule);
+            for route in compile(ingress, index, rule) {
+                self.keys.insert(route.key);
+                for name in &names {
+                    self.internal.push(name.as_ref(), &route);
+                    if rule.visibility == Visibility::ExternalIp {
+                        self.external.push(name.as_ref(), &route);
+                    }
+                }
+            }
         }
     }
 }
@@ -217,7 +233,7 @@ struct Claims<'d> {
 }
 
 impl<'d> Claims<'d> {
-    fn stake(cluster_domain: &'d str, ingresses: &[IngressRules]) -> (Self, Vec<Conflict>) {
+    fn stake(cluster_domain: &'d str, ingresses: &[Arc<IngressRules>]) -> (Self, Vec<Conflict>) {
         let mut claims = Self {
             cluster_domain,
             listed: HashMap::new(),
@@ -318,27 +334,24 @@ fn ends_like_a_name(host: &str) -> bool {
     last.len() <= 63 && last.bytes().any(|byte| byte > b'9' || byte == b'-')
 }
 
-/// Where a route comes from.
-#[derive(Debug)]
-struct Source {
-    name: IngressName,
-    hash: Arc<str>,
-}
-
 /// One path, compiled; shared by all its hosts and both tables.
 #[derive(Debug)]
 struct Route {
-    source: Arc<Source>,
+    ingress: Arc<IngressRules>,
     rule: usize,
     position: usize,
-    path: PathRule,
     key: PathKey,
 }
 
 impl Route {
+    fn path(&self) -> &PathRule {
+        &self.ingress.rules[self.rule].paths[self.position]
+    }
+
     fn covers(&self, path: &str, headers: &HeaderMap) -> bool {
-        path.starts_with(&self.path.prefix)
-            && self.path.headers.iter().all(|(name, wanted)| {
+        let rule = self.path();
+        path.starts_with(&rule.prefix)
+            && rule.headers.iter().all(|(name, wanted)| {
                 let mut values = headers.get_all(name).iter();
                 // Two values are not this value: whoever reads them next may take the other one.
                 values.next() == Some(wanted) && values.next().is_none()
@@ -347,36 +360,33 @@ impl Route {
 
     fn as_match(&self) -> Match<'_> {
         Match {
-            ingress: &self.source.name,
-            hash: &self.source.hash,
+            ingress: &self.ingress.name,
+            hash: &self.ingress.hash,
             rule: self.rule,
             position: self.position,
-            path: &self.path,
+            path: self.path(),
             key: self.key,
         }
     }
 }
 
-fn compile(source: &Arc<Source>, index: usize, rule: Rule) -> impl Iterator<Item = Arc<Route>> {
-    let Rule {
-        hosts,
-        visibility,
-        paths,
-    } = rule;
-    let source = Arc::clone(source);
-    paths.into_iter().enumerate().map(move |(position, path)| {
+fn compile<'r>(
+    ingress: &'r Arc<IngressRules>,
+    index: usize,
+    rule: &'r Rule,
+) -> impl Iterator<Item = Arc<Route>> + 'r {
+    rule.paths.iter().enumerate().map(move |(position, path)| {
         let key = PathKey::of(&(
-            &source.name,
-            visibility,
-            &hosts,
+            &ingress.name,
+            rule.visibility,
+            &rule.hosts,
             &path.prefix,
             &path.headers,
         ));
         Arc::new(Route {
-            source: Arc::clone(&source),
+            ingress: Arc::clone(ingress),
             rule: index,
             position,
-            path,
             key,
         })
     })
@@ -401,10 +411,13 @@ impl Table {
     fn sort(&mut self) {
         for routes in self.hosts.values_mut().chain([&mut self.any]) {
             // Stable: what is equal keeps its listed order.
-            routes
-                .sort_by_key(|route| Reverse((route.path.prefix.len(), route.path.headers.len())));
+            routes.sort_by_key(|route| {
+                let path = route.path();
+                Reverse((path.prefix.len(), path.headers.len()))
+            });
             routes.shrink_to_fit();
         }
+        self.hosts.shrink_to_fit();
     }
 
     fn routes(&self, host: &Host<'_>) -> Option<&[Arc<Route>]> {

@@ -19,8 +19,8 @@ use crate::report::{Cell, Column, Line, Table};
 const HOSTS: usize = 10_000;
 /// What finding a host among many is compared with.
 const FEW: usize = 64;
-/// How many Services lie in a file: Parkway takes 10,000 documents in one, and 1,000 files.
-const FILES: [usize; 2] = [10, 5000];
+/// How many Services lie in a file: Parkway takes 50,000 documents in one, and 1,000 files.
+const FILES: [usize; 2] = [10, 10_000];
 /// How often a host is changed.
 const CHANGES: usize = 11;
 /// How long a change may take.

@@ -269,6 +269,24 @@ fn piece() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
+    fn a_file_in_pieces_says_what_it_says_as_a_whole(pieces in proptest::collection::vec(piece(), 0..40)) {
+        let text = pieces.concat();
+        let file: Arc<str> = "a.yaml".into();
+        let unmarked = utf8(&file, text.as_bytes()).unwrap();
+        let whole = read_source(&file, &Before::default().source(unmarked));
+        // The parser takes a `---` into a block scalar that is the whole document, against the standard; no object is one.
+        if whole.documents.iter().any(|document| matches!(document.root.value, Value::String(_))) {
+            return Ok(());
+        }
+        let (documents, problems) = read("a.yaml", text.as_bytes());
+        prop_assert_eq!(whole.mistake.is_some(), !problems.is_empty(), "{:?} {:?}", whole.mistake, problems);
+        let said = |documents: &[Arc<Document>]| -> Vec<_> {
+            documents.iter().map(|document| (document.number, document.root.at, document.root.value.clone())).collect()
+        };
+        prop_assert_eq!(said(&whole.documents), said(&documents));
+    }
+
+    #[test]
     fn no_text_makes_the_reader_panic(pieces in proptest::collection::vec(piece(), 0..60)) {
         let text = pieces.concat();
         let (documents, problems) = read("a.yaml", text.as_bytes());

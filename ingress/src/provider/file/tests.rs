@@ -1,11 +1,13 @@
 //! Folders as people keep them, and edits as editors make them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::time::timeout;
 
+use super::super::object::Object;
 use super::super::world::Unchecked;
 use super::*;
 
@@ -102,7 +104,7 @@ fn an_empty_folder_is_a_world_with_a_warning() {
 #[test]
 fn a_file_that_is_too_large_is_refused() {
     let folder = folder(&[]);
-    let file = File::create(folder.path().join("a.yaml")).unwrap();
+    let file = fs::File::create(folder.path().join("a.yaml")).unwrap();
     file.set_len(MAX_FILE_BYTES + 1).unwrap();
     let problems = provider(&[folder.path().to_owned()]).load().unwrap_err();
     assert_eq!(
@@ -262,4 +264,144 @@ async fn a_change_that_was_noticed_survives_a_dropped_wait() {
         drop(timeout(Duration::from_millis(1), watch.changed()).await);
     }
     noticed(&mut watch).await;
+}
+
+/// Where each object of the files is in memory, by its name.
+fn addresses(files: &mut Files, folder: &TempDir) -> BTreeMap<String, usize> {
+    let mut problems = Vec::new();
+    let objects = files.read(&[folder.path().to_owned()], &mut problems);
+    assert_eq!(problems, []);
+    let address = |object: &Object| {
+        (
+            object.meta().name.clone(),
+            std::ptr::from_ref(object.meta()).addr(),
+        )
+    };
+    objects.iter().map(address).collect()
+}
+
+#[test]
+fn only_what_has_changed_is_read_again() {
+    let three = |second: &str| [service("one"), second.to_owned(), service("three")].join("---\n");
+    let folder = folder(&[
+        ("many.yaml", &three(&service("two"))),
+        ("other.yaml", &service("other")),
+    ]);
+    let mut files = Files::default();
+    let first = addresses(&mut files, &folder);
+    assert_eq!(addresses(&mut files, &folder), first);
+
+    let edited = service("two").replace("[x]", "[y]");
+    fs::write(folder.path().join("many.yaml"), three(&edited)).unwrap();
+    let second = addresses(&mut files, &folder);
+    assert_eq!(second.len(), 4);
+    for name in ["one", "three", "other"] {
+        assert_eq!(second[name], first[name], "{name}");
+    }
+    assert_ne!(second["two"], first["two"]);
+}
+
+#[test]
+fn what_is_removed_from_a_file_goes_and_what_follows_it_knows_its_new_line() {
+    let folder = folder(&[("a.yaml", &[service("one"), service("two")].join("---\n"))]);
+    let mut provider = provider(&[folder.path().to_owned()]);
+    assert_eq!(services(&provider.load().unwrap()), ["one", "two"]);
+
+    fs::write(folder.path().join("a.yaml"), service("two")).unwrap();
+    let world = provider.load().unwrap();
+    assert_eq!(services(&world), ["two"]);
+    let lines: Vec<u32> = world
+        .revisions
+        .values()
+        .map(|entry| entry.origin.line())
+        .collect();
+    assert_eq!(lines, [1]);
+}
+
+#[test]
+fn a_mistake_that_is_mended_is_forgotten_and_its_lines_are_those_of_the_file() {
+    let with = |second: &str| [service("one"), second.to_owned()].join("---\n");
+    let folder = folder(&[("a.yaml", &with(&service("two")))]);
+    let mut provider = provider(&[folder.path().to_owned()]);
+    provider.load().unwrap();
+
+    for mistake in [
+        service("two").replace("command", "comand"),
+        "a: ]\n".to_owned(),
+    ] {
+        fs::write(folder.path().join("a.yaml"), with(&mistake)).unwrap();
+        for _again in 0..2 {
+            let problems = provider.load().unwrap_err();
+            let at: BTreeSet<_> = problems
+                .iter()
+                .map(|problem| (problem.document, problem.line))
+                .collect();
+            let line = if mistake.starts_with("a: ]") { 6 } else { 9 };
+            assert_eq!(at, BTreeSet::from([(2, line)]), "{mistake}");
+        }
+    }
+    fs::write(folder.path().join("a.yaml"), with(&service("two"))).unwrap();
+    assert_eq!(services(&provider.load().unwrap()), ["one", "two"]);
+}
+
+/// A Service `name` with an endpoint at `port`.
+fn reached_at(name: &str, port: u16) -> String {
+    format!(
+        "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{template: {{spec: {{containers: [{{image: x}}]}}}}}}\n---\n\
+         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}, labels: {{serving.knative.dev/revision: {name}-00001}}}}\n\
+         addressType: IPv4\nports: [{{name: http, port: {port}}}]\nendpoints: [{{addresses: [127.0.0.1]}}]\n"
+    )
+}
+
+#[test]
+fn a_changed_endpoint_leaves_the_rest_of_the_world_as_it_was() {
+    let folder = folder(&[
+        ("a.yaml", &reached_at("a", 81)),
+        ("b.yaml", &reached_at("b", 81)),
+    ]);
+    let mut provider = provider(&[folder.path().to_owned()]);
+    let entry =
+        |world: &World, name: &str| Arc::clone(&world.revisions[&RevisionId::new("default", name)]);
+    let first = provider.load().unwrap();
+    fs::write(folder.path().join("a.yaml"), reached_at("a", 82)).unwrap();
+    let second = provider.load().unwrap();
+
+    let ports: Vec<u16> = [&first, &second]
+        .iter()
+        .flat_map(|world| entry(world, "a-00001").endpoints.clone().unwrap())
+        .map(|endpoint| endpoint.address().port())
+        .collect();
+    assert_eq!(ports, [81, 82]);
+    assert!(Arc::ptr_eq(
+        &entry(&first, "b-00001"),
+        &entry(&second, "b-00001")
+    ));
+    let pairs = first.ingresses.iter().zip(&second.ingresses);
+    assert_eq!(
+        pairs.filter(|(one, other)| Arc::ptr_eq(one, other)).count(),
+        2
+    );
+    assert!(
+        first
+            .urls
+            .iter()
+            .any(|url| Arc::ptr_eq(url, &second.urls[1]))
+    );
+
+    fs::write(
+        folder.path().join("b.yaml"),
+        reached_at("b", 81).split("---").next().unwrap(),
+    )
+    .unwrap();
+    assert!(provider.load().is_err(), "nothing says where b runs");
+
+    fs::write(folder.path().join("b.yaml"), reached_at("b", 83)).unwrap();
+    fs::write(
+        folder.path().join("domain.yaml"),
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: config-domain, namespace: knative-serving}\ndata: {example.com: \"\"}\n",
+    )
+    .unwrap();
+    let third = provider.load().unwrap();
+    let hosts: Vec<&str> = third.urls.iter().map(|url| url.host.as_str()).collect();
+    assert_eq!(hosts, ["a.default.example.com", "b.default.example.com"]);
 }

@@ -49,17 +49,17 @@ pub struct Meta {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Object {
     /// `serving.knative.dev/v1` Service.
-    Service(Service),
+    Service(Arc<Service>),
     /// `serving.knative.dev/v1` Revision.
-    Revision(Revision),
+    Revision(Arc<Revision>),
     /// `networking.internal.knative.dev/v1alpha1` Ingress, the KIngress.
-    Ingress(Ingress),
+    Ingress(Arc<Ingress>),
     /// `discovery.k8s.io/v1` EndpointSlice.
-    EndpointSlice(EndpointSlice),
+    EndpointSlice(Arc<EndpointSlice>),
     /// `v1` Service.
-    CoreService(CoreService),
+    CoreService(Arc<CoreService>),
     /// `v1` ConfigMap.
-    ConfigMap(ConfigMap),
+    ConfigMap(Arc<ConfigMap>),
 }
 
 impl Object {
@@ -134,7 +134,7 @@ fn read_part(
     let reading = if prefix.is_empty() {
         Reading::document(document)
     } else {
-        Reading::new(Origin::of_part(document, prefix, node.at))
+        Reading::new(Origin::of_part(document, prefix, node.at), document)
     };
     objects.extend(read_object(&reading, node));
     problems.extend(reading.into_problems());
@@ -174,22 +174,30 @@ fn read_object(reading: &Reading, node: &Node) -> Option<Object> {
     }
     let meta = read_meta(reading, &mut fields)?;
     match (version.as_str(), kind.as_str()) {
-        ("serving.knative.dev/v1", "Service") => service::read(fields, meta).map(Object::Service),
-        ("serving.knative.dev/v1", "Revision") => {
-            revision::read(fields, meta).map(Object::Revision)
-        }
-        ("networking.internal.knative.dev/v1alpha1", _) => {
-            ingress::read(fields, meta).map(Object::Ingress)
-        }
-        ("discovery.k8s.io/v1", _) => core::read_slice(fields, meta).map(Object::EndpointSlice),
-        (_, "ConfigMap") => core::read_config_map(fields, meta).map(Object::ConfigMap),
-        _ => core::read_service(fields, meta).map(Object::CoreService),
+        ("serving.knative.dev/v1", "Service") => service::read(fields, meta)
+            .map(Arc::new)
+            .map(Object::Service),
+        ("serving.knative.dev/v1", "Revision") => revision::read(fields, meta)
+            .map(Arc::new)
+            .map(Object::Revision),
+        ("networking.internal.knative.dev/v1alpha1", _) => ingress::read(fields, meta)
+            .map(Arc::new)
+            .map(Object::Ingress),
+        ("discovery.k8s.io/v1", _) => core::read_slice(fields, meta)
+            .map(Arc::new)
+            .map(Object::EndpointSlice),
+        (_, "ConfigMap") => core::read_config_map(fields, meta)
+            .map(Arc::new)
+            .map(Object::ConfigMap),
+        _ => core::read_service(fields, meta)
+            .map(Arc::new)
+            .map(Object::CoreService),
     }
 }
 
 /// Skipped, with a hint when it looks like a slip.
 fn unknown_kind(reading: &Reading, version: &str, kind: &str) -> Problem {
-    let named = reading.origin().problem(
+    let named = reading.problem(
         "kind",
         format!("{kind} of {version} is not read here, and skipped"),
     );

@@ -4,6 +4,7 @@
 //! `pkg/apis/serving/fieldmask.go` and `k8s_validation.go`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::super::fields::{Field, Fields};
 use super::super::names;
@@ -16,7 +17,7 @@ pub struct Revision {
     /// What is known about every object.
     pub meta: Meta,
     /// What it promises and runs.
-    pub spec: TemplateSpec,
+    pub spec: Arc<TemplateSpec>,
 }
 
 /// `spec.template` of a Service: what its next Revision will be.
@@ -29,7 +30,7 @@ pub struct RevisionTemplate {
     /// Annotations of the Revision.
     pub annotations: BTreeMap<String, String>,
     /// What it promises and runs.
-    pub spec: TemplateSpec,
+    pub spec: Arc<TemplateSpec>,
 }
 
 /// What a Revision promises and runs, without defaults.
@@ -114,7 +115,7 @@ pub(super) fn read(mut fields: Fields<'_>, meta: Meta) -> Option<Revision> {
     fields.finish();
     Some(Revision {
         meta,
-        spec: read_spec(spec?.fields()?)?,
+        spec: Arc::new(read_spec(spec?.fields()?)?),
     })
 }
 
@@ -136,7 +137,7 @@ pub(super) fn read_template(template: &Field<'_>, service: &str) -> Option<Revis
         name,
         labels,
         annotations,
-        spec: read_spec(spec?.fields()?)?,
+        spec: Arc::new(read_spec(spec?.fields()?)?),
     })
 }
 

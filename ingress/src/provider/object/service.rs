@@ -2,6 +2,8 @@
 //!
 //! Source: knative/serving `pkg/apis/serving/v1/service_types.go`, `route_types.go` and their validation.
 
+use std::sync::Arc;
+
 use super::super::fields::{Field, Fields};
 use super::super::names;
 use super::Meta;
@@ -13,7 +15,7 @@ pub struct Service {
     /// What is known about every object.
     pub meta: Meta,
     /// What its next Revision will be.
-    pub template: RevisionTemplate,
+    pub template: Arc<RevisionTemplate>,
     /// Who gets which share of the requests; none written: all to the latest ready Revision.
     pub traffic: Vec<TrafficTarget>,
 }
@@ -55,7 +57,7 @@ pub(super) fn read(mut fields: Fields<'_>, meta: Meta) -> Option<Service> {
     spec.finish();
     Some(Service {
         meta,
-        template: template?,
+        template: Arc::new(template?),
         traffic: match traffic {
             Some(targets) => targets?,
             None => vec![TrafficTarget::latest()],

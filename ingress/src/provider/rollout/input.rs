@@ -1,16 +1,15 @@
 //! The objects of one state of the configuration, sorted by kind and checked against each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use parkway_activator::revision::{RevisionId, RevisionSpec};
 
 use super::super::knative;
-use super::super::object::{
-    ConfigMap, CoreService, EndpointSlice, Ingress, Object, Service, TemplateSpec,
-};
+use super::super::object::{ConfigMap, CoreService, Ingress, Object, Service, TemplateSpec};
 use super::super::problem::{Origin, Problem, did_you_mean};
 use super::super::settings::Settings;
+use super::super::translate::Slices;
 use super::super::world::{Options, Validate};
 use super::invalid_keys;
 use crate::workload::Workload;
@@ -19,21 +18,21 @@ use crate::workload::Workload;
 #[derive(Debug)]
 pub(super) struct Input {
     pub(super) settings: Settings,
-    pub(super) services: Vec<Service>,
+    pub(super) services: Vec<Arc<Service>>,
     /// The place of each Service among all objects.
     orders: Vec<usize>,
     pub(super) documents: BTreeMap<RevisionId, ResolvedRevision>,
     /// With their place among all objects.
-    pub(super) ingresses: Vec<(usize, Ingress)>,
-    pub(super) slices: Vec<EndpointSlice>,
-    pub(super) core_services: Vec<CoreService>,
+    pub(super) ingresses: Vec<(usize, Arc<Ingress>)>,
+    pub(super) slices: Slices,
+    pub(super) core_services: Vec<Arc<CoreService>>,
     pub(super) warnings: Vec<Problem>,
 }
 
 /// A Revision with its defaults filled in, from a document of its own or from a Service's template.
 #[derive(Clone, Debug)]
 pub(super) struct ResolvedRevision {
-    pub(super) template: TemplateSpec,
+    pub(super) template: Arc<TemplateSpec>,
     pub(super) annotations: BTreeMap<String, String>,
     pub(super) spec: Arc<RevisionSpec>,
     pub(super) workload: Option<Arc<Workload>>,
@@ -84,7 +83,7 @@ impl Input {
             orders: Vec::new(),
             documents: BTreeMap::new(),
             ingresses: Vec::new(),
-            slices: Vec::new(),
+            slices: Slices::default(),
             core_services: Vec::new(),
             warnings: Vec::new(),
         }
@@ -99,6 +98,7 @@ impl Input {
         let mut input = Self::empty(options);
         let mut revisions = Vec::new();
         let mut configs = Vec::new();
+        let mut slices = Vec::new();
         for (order, object) in objects.into_iter().enumerate() {
             match object {
                 Object::Service(service) => {
@@ -107,11 +107,12 @@ impl Input {
                 }
                 Object::Revision(revision) => revisions.push(revision),
                 Object::Ingress(ingress) => input.ingresses.push((order, ingress)),
-                Object::EndpointSlice(slice) => input.slices.push(slice),
+                Object::EndpointSlice(slice) => slices.push(slice),
                 Object::CoreService(service) => input.core_services.push(service),
                 Object::ConfigMap(config) => configs.push(config),
             }
         }
+        input.slices = Slices::new(slices);
         input.read_configs(&configs, validate, &mut problems);
         for revision in revisions {
             let meta = &revision.meta;
@@ -143,7 +144,7 @@ impl Input {
 
     fn read_configs(
         &mut self,
-        configs: &[ConfigMap],
+        configs: &[Arc<ConfigMap>],
         validate: &dyn Validate,
         problems: &mut Vec<Problem>,
     ) {
@@ -159,6 +160,11 @@ impl Input {
             |config| config.meta.origin.clone(),
         );
         problems.extend(invalid_keys(invalid, &origin, "data"));
+    }
+
+    /// Whether there are but Services, their endpoints and settings: then no Service concerns another.
+    pub(super) fn is_simple(&self) -> bool {
+        self.documents.is_empty() && self.ingresses.is_empty() && self.core_services.is_empty()
     }
 
     /// The place of a Service among all objects.
@@ -211,7 +217,7 @@ impl Input {
 
 /// What a Revision is made of, and where that stands in its object.
 pub(super) struct Template<'a> {
-    pub(super) spec: &'a TemplateSpec,
+    pub(super) spec: &'a Arc<TemplateSpec>,
     pub(super) annotations: &'a BTreeMap<String, String>,
     pub(super) service: &'a str,
     pub(super) configuration: &'a str,
@@ -229,7 +235,7 @@ impl ResolvedRevision {
 
 /// Objects of one kind, namespace and name exist once.
 fn repeated(objects: &[Object]) -> Vec<Problem> {
-    let mut seen: BTreeMap<(&str, &str, &str), &Origin> = BTreeMap::new();
+    let mut seen: HashMap<(&str, &str, &str), &Origin> = HashMap::with_capacity(objects.len());
     let mut problems = Vec::new();
     for object in objects {
         let (meta, kind) = (object.meta(), object.kind());

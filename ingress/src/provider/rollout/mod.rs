@@ -19,18 +19,19 @@
 mod input;
 mod service;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use parkway_activator::revision::{Protocol, RevisionId};
+use parkway_activator::revision::{Protocol, RevisionId, RevisionSpec};
 
 use self::input::Input;
 use self::service::{Phase, ServiceState};
 use super::knative::{self, RoutedTarget};
-use super::object::{CoreService, Ingress, Meta, Object, TemplateSpec};
+use super::object::{CoreService, Ingress, Meta, Object, Service, TemplateSpec};
 use super::problem::{Origin, Problem};
-use super::translate::{self, Lookup, revision_endpoints};
+use super::translate::{self, Changed, Item, Lookup, revision_endpoints};
 use super::world::{InvalidKey, Options, RevisionEntry, ServiceUrl, Validate, World};
+use crate::routing::rules::IngressRules;
 
 /// How many Revisions without traffic a Service remembers; of more, the oldest are forgotten.
 ///
@@ -40,15 +41,48 @@ pub const MAX_REMEMBERED_REVISIONS: usize = 20;
 /// Namespace and name.
 type Key = (String, String);
 
+/// A Service and what was made of it; cheap to clone.
+#[derive(Clone, Debug)]
+struct Entry {
+    /// The place of the Service among those of the input.
+    index: usize,
+    service: Arc<Service>,
+    state: Arc<ServiceState>,
+    /// None until the world was made, and when others have a say in it.
+    product: Option<Arc<Product>>,
+}
+
+/// What a Service puts into the world.
+#[derive(Debug)]
+struct Product {
+    revisions: Vec<(RevisionId, Arc<RevisionEntry>)>,
+    warnings: Vec<Problem>,
+    urls: Vec<Arc<ServiceUrl>>,
+    rules: Arc<IngressRules>,
+}
+
+impl Entry {
+    /// Whether nothing has changed that this Service depends on.
+    fn is_same(&self, service: &Arc<Service>, changed: &Changed) -> bool {
+        let namespace = &service.meta.namespace;
+        Arc::ptr_eq(&self.service, service)
+            && self.product.is_some()
+            && !self
+                .state
+                .names()
+                .any(|name| changed.concerns(namespace, name))
+    }
+}
+
 /// The state of all Services.
 #[derive(Debug)]
 pub struct Rollout {
     options: Options,
     validate: Arc<dyn Validate>,
     input: Input,
-    services: BTreeMap<Key, ServiceState>,
+    services: BTreeMap<Key, Entry>,
     /// Revision documents as they were last accepted: they cannot be changed.
-    documents: BTreeMap<RevisionId, TemplateSpec>,
+    documents: BTreeMap<RevisionId, Arc<TemplateSpec>>,
     generation: u64,
 }
 
@@ -73,18 +107,40 @@ impl Rollout {
     pub fn apply(&mut self, objects: Vec<Object>) -> Result<World, Vec<Problem>> {
         let input = Input::read(objects, &self.options, self.validate.as_ref())?;
         let mut problems = self.changed_documents(&input);
+        let is_comparable = input.is_simple() && input.settings == self.input.settings;
+        let changed = is_comparable.then(|| input.slices.changed_since(&self.input.slices));
         let mut services = BTreeMap::new();
         for (index, service) in input.services.iter().enumerate() {
             let key = (service.meta.namespace.clone(), service.meta.name.clone());
-            let mut state = self.services.get(&key).cloned().unwrap_or_default();
-            state.index = index;
+            let before = self.services.get(&key);
+            if let (Some(before), Some(changed)) = (before, &changed)
+                && before.is_same(service, changed)
+            {
+                let entry = Entry {
+                    index,
+                    ..before.clone()
+                };
+                services.insert(key, entry);
+                continue;
+            }
+            let mut state = before
+                .map(|entry| ServiceState::clone(&entry.state))
+                .unwrap_or_default();
             match state.advance(service, &input, self.validate.as_ref()) {
-                Ok(()) => drop(services.insert(key, state)),
+                Ok(()) => {
+                    let entry = Entry {
+                        index,
+                        service: Arc::clone(service),
+                        state: Arc::new(state),
+                        product: None,
+                    };
+                    services.insert(key, entry);
+                }
                 Err(found) => problems.extend(found),
             }
         }
         if problems.is_empty() {
-            let world = self.world(&services, &input)?;
+            let world = self.world(&mut services, &input)?;
             self.services = services;
             self.documents = input
                 .documents
@@ -117,12 +173,12 @@ impl Rollout {
         let of_namespace = services
             .iter_mut()
             .filter(|((namespace, _), _)| namespace == id.namespace());
-        let (_, state) = { of_namespace }.find(|(_, state)| state.is_proving(id.name()))?;
+        let (_, entry) = { of_namespace }.find(|(_, entry)| entry.state.is_proving(id.name()))?;
+        let state = Arc::make_mut(&mut entry.state);
         state.settle(id.name(), phase);
-        state
-            .route(self.input.services.get(state.index)?, &self.input)
-            .ok()?;
-        let world = match self.world(&services, &self.input) {
+        state.route(&entry.service, &self.input).ok()?;
+        entry.product = None;
+        let world = match self.world(&mut services, &self.input) {
             Ok(world) => world,
             Err(problems) => {
                 // All of it was checked by `apply`. Should that not be true, the traffic stays where it is.
@@ -160,7 +216,7 @@ impl Rollout {
 
     fn world(
         &self,
-        services: &BTreeMap<Key, ServiceState>,
+        services: &mut BTreeMap<Key, Entry>,
         input: &Input,
     ) -> Result<World, Vec<Problem>> {
         let mut world = World {
@@ -171,26 +227,34 @@ impl Rollout {
         let mut problems = Vec::new();
         let mut made = Made::default();
         for (id, entry) in &input.documents {
-            collect(
-                &mut world.revisions,
-                &mut problems,
-                id,
-                revision_entry(id, entry, false, input),
-            );
-        }
-        for (key, state) in services {
-            let Some(service) = input.services.get(state.index) else {
-                continue;
-            };
-            for (id, known, takeover) in state.in_use(&key.0) {
-                collect(
-                    &mut world.revisions,
-                    &mut problems,
-                    &id,
-                    revision_entry(&id, known, takeover, input),
-                );
+            match revision_entry(id, entry, false, input) {
+                Ok(entry) => made.revision(&mut world, id.clone(), Arc::new(entry)),
+                Err(problem) => problems.push(*problem),
             }
-            world.warnings.extend(state.warnings());
+        }
+        for (key, entry) in services.iter() {
+            if let Some(product) = &entry.product {
+                world.revisions.extend(product.revisions.iter().cloned());
+                world.warnings.extend_from_slice(&product.warnings);
+                world.urls.extend_from_slice(&product.urls);
+                made.known
+                    .push((entry.index, &entry.service.meta, Arc::clone(&product.rules)));
+                continue;
+            }
+            let (service, state) = (&entry.service, &entry.state);
+            let mut revisions = Vec::new();
+            for (id, known, takeover) in state.in_use(&key.0) {
+                match revision_entry(&id, known, takeover, input) {
+                    Ok(entry) => {
+                        let entry = Arc::new(entry);
+                        revisions.push((id.clone(), Arc::clone(&entry)));
+                        made.revision(&mut world, id, entry);
+                    }
+                    Err(problem) => problems.push(*problem),
+                }
+            }
+            let warnings = state.warnings();
+            world.warnings.extend_from_slice(&warnings);
             let protocol_of = |name: &str| self::protocol_of(&world.revisions, &key.0, name);
             let route = |targets: &[RoutedTarget]| {
                 knative::route(
@@ -204,20 +268,31 @@ impl Rollout {
             // What is awaited is checked now: later there would be nobody to tell.
             let awaited = state.awaited.as_deref().map(route).transpose();
             match awaited.and_then(|_| route(&state.routed)) {
-                Ok(route) => made.add(state.index, route),
+                Ok(route) => {
+                    world.urls.extend_from_slice(&route.urls);
+                    made.add(key, entry.index, route, revisions, warnings);
+                }
                 Err(problem) => problems.push(*problem),
             }
         }
         if !problems.is_empty() {
             return Err(problems);
         }
-        made.finish(&mut world, input)?;
+        let products = made.finish(&mut world, input, |key| {
+            let entry = self.services.get(key)?;
+            Some(Arc::clone(&entry.product.as_ref()?.rules))
+        })?;
+        for (key, product) in products {
+            if let Some(entry) = services.get_mut(&key) {
+                entry.product = Some(Arc::new(product));
+            }
+        }
         Ok(world)
     }
 }
 
 fn protocol_of(
-    revisions: &BTreeMap<RevisionId, RevisionEntry>,
+    revisions: &BTreeMap<RevisionId, Arc<RevisionEntry>>,
     namespace: &str,
     name: &str,
 ) -> Protocol {
@@ -226,18 +301,6 @@ fn protocol_of(
         .get(&id)
         .map(|entry| entry.spec.protocol)
         .unwrap_or_default()
-}
-
-fn collect(
-    revisions: &mut BTreeMap<RevisionId, RevisionEntry>,
-    problems: &mut Vec<Problem>,
-    id: &RevisionId,
-    entry: Result<RevisionEntry, Box<Problem>>,
-) {
-    match entry {
-        Ok(entry) => drop(revisions.insert(id.clone(), entry)),
-        Err(problem) => problems.push(*problem),
-    }
 }
 
 /// A Revision as the world shows it: run by us, or reached at someone else's endpoints.
@@ -273,58 +336,99 @@ fn revision_entry(
 
 /// What was made of the Services, until it meets each KIngress and Service that was written.
 #[derive(Debug, Default)]
-struct Made {
-    /// With the place of the Service among the objects.
-    ingresses: Vec<(usize, Ingress)>,
+struct Made<'a> {
+    fresh: Vec<Fresh>,
+    /// With the place of the Service among those of the input.
+    known: Vec<(usize, &'a Meta, Arc<IngressRules>)>,
     placeholders: Vec<CoreService>,
-    urls: Vec<(Key, ServiceUrl)>,
+    /// The Revisions that a fresh KIngress may lead to.
+    revisions: BTreeMap<RevisionId, Arc<RevisionSpec>>,
 }
 
-impl Made {
-    fn add(&mut self, index: usize, route: knative::Route) {
-        let key = (
-            route.ingress.meta.namespace.clone(),
-            route.ingress.meta.name.clone(),
-        );
-        self.ingresses.push((index, route.ingress));
-        self.placeholders.extend(route.placeholders);
-        self.urls
-            .extend(route.urls.into_iter().map(|url| (key.clone(), url)));
+/// A KIngress that has just been made.
+#[derive(Debug)]
+struct Fresh {
+    key: Key,
+    /// The place of the Service among those of the input.
+    index: usize,
+    ingress: Ingress,
+    revisions: Vec<(RevisionId, Arc<RevisionEntry>)>,
+    warnings: Vec<Problem>,
+    urls: Vec<Arc<ServiceUrl>>,
+}
+
+impl Made<'_> {
+    fn revision(&mut self, world: &mut World, id: RevisionId, entry: Arc<RevisionEntry>) {
+        self.revisions.insert(id.clone(), Arc::clone(&entry.spec));
+        world.revisions.insert(id, entry);
     }
 
-    fn finish(self, world: &mut World, input: &Input) -> Result<(), Vec<Problem>> {
+    fn add(
+        &mut self,
+        key: &Key,
+        index: usize,
+        route: knative::Route,
+        revisions: Vec<(RevisionId, Arc<RevisionEntry>)>,
+        warnings: Vec<Problem>,
+    ) {
+        self.placeholders.extend(route.placeholders);
+        self.fresh.push(Fresh {
+            key: key.clone(),
+            index,
+            ingress: route.ingress,
+            revisions,
+            warnings,
+            urls: route.urls,
+        });
+    }
+
+    /// Returns what can be used again while nothing changes; `before` has the rules a Service had.
+    fn finish(
+        self,
+        world: &mut World,
+        input: &Input,
+        before: impl Fn(&Key) -> Option<Arc<IngressRules>>,
+    ) -> Result<Vec<(Key, Product)>, Vec<Problem>> {
         let made: Vec<(usize, &Ingress)> = self
-            .ingresses
+            .fresh
             .iter()
-            .map(|(at, made)| (input.order_of(*at), made))
+            .map(|fresh| (input.order_of(fresh.index), &fresh.ingress))
             .collect();
-        let mut ingresses: Vec<(usize, &Ingress)> = made.clone();
+        let fresh = made.iter().enumerate();
+        let mut items: Vec<(usize, Item<'_>)> = fresh
+            .map(|(number, (order, ingress))| (*order, Item::New(number, ingress)))
+            .collect();
+        let known = self.known.iter().map(|(index, meta, rules)| {
+            let item = Item::Known(meta, Arc::clone(rules));
+            (input.order_of(*index), item)
+        });
+        items.extend(known);
+        let by_name: HashMap<_, _> = made
+            .iter()
+            .map(|(_, made)| (made.meta.key(), *made))
+            .collect();
         for (order, written) in &input.ingresses {
-            match made
-                .iter()
-                .find(|(_, made)| made.meta.key() == written.meta.key())
-            {
-                None => ingresses.push((*order, written)),
-                Some((_, made)) => world.warnings.push(superseded(written, &made.meta.origin)),
+            match by_name.get(&written.meta.key()) {
+                None => items.push((*order, Item::New(usize::MAX, written))),
+                Some(made) => world.warnings.push(superseded(written, &made.meta.origin)),
             }
         }
-        ingresses.sort_by_key(|(order, _)| *order);
-        let revisions = world
-            .revisions
-            .iter()
-            .map(|(id, entry)| (id.clone(), entry.spec.clone()))
-            .collect();
+        items.sort_by_key(|(order, _)| *order);
         // What was written wins, unless a cluster made it of a Service, to lead to its own ingress.
-        let is_written = |service: &&CoreService| !is_made_by_route(&service.meta);
+        let is_written = |service: &&Arc<CoreService>| !is_made_by_route(&service.meta);
         let written = input.core_services.iter().filter(is_written);
         let of_routes = input
             .core_services
             .iter()
             .filter(|service| is_made_by_route(&service.meta));
-        let services = written.chain(&self.placeholders).chain(of_routes);
-        let lookup = Lookup::new(services, &input.slices, revisions);
-        let ingresses = ingresses.into_iter().map(|(_, ingress)| ingress).collect();
-        let translation = translate::translate(ingresses, &lookup);
+        let services = written
+            .map(AsRef::as_ref)
+            .chain(&self.placeholders)
+            .chain(of_routes.map(AsRef::as_ref));
+        let slices = input.slices.iter().filter(|_| !input.is_simple());
+        let lookup = Lookup::new(services, slices, self.revisions);
+        let items = items.into_iter().map(|(_, item)| item).collect();
+        let mut translation = translate::translate_new(items, &lookup);
         let (errors, warnings): (Vec<_>, Vec<_>) = translation
             .problems
             .into_iter()
@@ -332,11 +436,33 @@ impl Made {
         if !errors.is_empty() {
             return Err(errors);
         }
+        let mut rules_of: Vec<Option<Arc<IngressRules>>> = vec![None; made.len()];
+        for (rules, number) in translation.ingresses.iter_mut().zip(translation.numbers) {
+            let (Some(fresh), Some(slot)) = (self.fresh.get(number), rules_of.get_mut(number))
+            else {
+                continue;
+            };
+            if let Some(before) = before(&fresh.key).filter(|before| before == rules) {
+                *rules = before;
+            }
+            *slot = Some(Arc::clone(rules));
+        }
+        // A warning about it would have to be given again.
+        let is_kept = input.is_simple() && warnings.is_empty();
         world.ingresses = translation.ingresses;
         world.services = translation.services;
         world.warnings.extend(warnings);
-        world.urls = self.urls.into_iter().map(|(_, url)| url).collect();
-        Ok(())
+        let products = self.fresh.into_iter().zip(rules_of);
+        let product = |(fresh, rules): (Fresh, Option<Arc<IngressRules>>)| {
+            let product = Product {
+                revisions: fresh.revisions,
+                warnings: fresh.warnings,
+                urls: fresh.urls,
+                rules: rules?,
+            };
+            Some((fresh.key, product))
+        };
+        Ok(products.filter_map(product).filter(|_| is_kept).collect())
     }
 }
 

@@ -17,8 +17,6 @@ use super::input::{Input, ResolvedRevision, Template};
 /// One Service: its Revisions, and who has its traffic.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ServiceState {
-    /// The place of the Service among those of the input.
-    pub(super) index: usize,
     /// Who has the traffic now.
     pub(super) routed: Vec<RoutedTarget>,
     /// Who will have it once the Revisions that must prove themselves have.
@@ -30,13 +28,13 @@ pub(super) struct ServiceState {
     /// The one that `latestRevision` means.
     latest_ready: String,
     /// Names that the traffic of the present template mentions, ready or not.
-    wanted: BTreeSet<String>,
+    wanted: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
 struct Known {
     name: String,
-    template: RevisionTemplate,
+    template: Arc<RevisionTemplate>,
     revision: ResolvedRevision,
     warnings: Vec<Problem>,
     phase: Phase,
@@ -181,10 +179,15 @@ impl ServiceState {
         }
     }
 
+    /// The names of its Revisions.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.known.iter().map(|known| known.name.as_str())
+    }
+
     /// Whether traffic waits for this Revision to become ready.
     pub(super) fn is_proving(&self, name: &str) -> bool {
         let is_proving = |known: &Known| known.name == name && known.phase == Phase::Proving;
-        self.wanted.contains(name) && self.known.iter().any(is_proving)
+        self.wanted.iter().any(|wanted| wanted == name) && self.known.iter().any(is_proving)
     }
 
     pub(super) fn settle(&mut self, name: &str, phase: &Phase) {
@@ -207,7 +210,7 @@ impl ServiceState {
         for (index, target) in service.traffic.iter().enumerate() {
             let revision = match &target.revision {
                 None => {
-                    self.wanted.insert(latest.clone());
+                    self.wanted.push(latest.clone());
                     self.latest_ready.clone()
                 }
                 Some(name) => {
@@ -217,7 +220,7 @@ impl ServiceState {
                         return Err(self.no_such_revision(service, index, name).into());
                     }
                     is_waiting |= known.is_some_and(|known| known.phase != Phase::Ready);
-                    self.wanted.insert(name.clone());
+                    self.wanted.push(name.clone());
                     name.clone()
                 }
             };

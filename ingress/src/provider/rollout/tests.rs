@@ -87,7 +87,7 @@ fn shares(world: &World) -> Vec<(&str, u8)> {
 
 /// The Revisions, a `+` before those that must prove themselves.
 fn revisions(world: &World) -> Vec<String> {
-    let show = |(id, entry): (&RevisionId, &RevisionEntry)| {
+    let show = |(id, entry): (&RevisionId, &Arc<RevisionEntry>)| {
         format!("{}{}", if entry.takeover { "+" } else { "" }, id.name())
     };
     world.revisions.iter().map(show).collect()
@@ -127,7 +127,7 @@ fn an_unchanged_template_makes_no_revision() {
     let world = story.shows(&format!("# moved by a line\n{}", shop("one")));
     assert_eq!(revisions(&world), ["shop-00001"]);
     let entry = world.revisions.values().next().expect("a Revision");
-    assert_eq!(entry.origin.line, 2, "where it stands now");
+    assert_eq!(entry.origin.line(), 2, "where it stands now");
 }
 
 #[test]
