@@ -359,22 +359,18 @@ fn folders(roots: &[PathBuf]) -> BTreeSet<PathBuf> {
     folders
 }
 
-/// Notes which files are being written or have gone, and which of them are complete.
+/// Notes which files are being written or have gone, and which of them are complete. A file that was moved within what is
+/// watched has not gone: it is told of once more, with both its names.
 fn note(event: &Event, unfinished: &mut HashSet<PathBuf>) {
     let is_complete = matches!(
         event.kind,
         EventKind::Access(AccessKind::Close(AccessMode::Write))
-            | EventKind::Modify(ModifyKind::Name(RenameMode::To))
+            | EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both))
     );
     for path in &event.paths {
         if is_complete {
             unfinished.remove(path);
-        } else if unfinished.len() < MAX_FILES
-            && !matches!(
-                event.kind,
-                EventKind::Modify(ModifyKind::Name(RenameMode::Both))
-            )
-        {
+        } else if unfinished.len() < MAX_FILES {
             unfinished.insert(path.clone());
         }
     }

@@ -405,3 +405,32 @@ fn a_changed_endpoint_leaves_the_rest_of_the_world_as_it_was() {
     let hosts: Vec<&str> = third.urls.iter().map(|url| url.host.as_str()).collect();
     assert_eq!(hosts, ["a.default.example.com", "b.default.example.com"]);
 }
+
+#[test]
+fn a_file_that_was_moved_over_another_is_complete() {
+    let (draft, file) = (PathBuf::from("/d/draft"), PathBuf::from("/d/shop.yaml"));
+    let event = |kind: EventKind, paths: &[&PathBuf]| {
+        let paths = paths.iter().map(|path| (*path).clone());
+        paths.fold(Event::new(kind), Event::add_path)
+    };
+    let moved = |mode| EventKind::Modify(ModifyKind::Name(mode));
+    let mut unfinished = HashSet::new();
+
+    note(
+        &event(
+            EventKind::Create(notify::event::CreateKind::File),
+            &[&draft],
+        ),
+        &mut unfinished,
+    );
+    assert_eq!(unfinished.len(), 1);
+    note(&event(moved(RenameMode::From), &[&draft]), &mut unfinished);
+    note(&event(moved(RenameMode::To), &[&file]), &mut unfinished);
+    assert_eq!(unfinished.len(), 1, "it may have gone for good");
+    note(
+        &event(moved(RenameMode::Both), &[&draft, &file]),
+        &mut unfinished,
+    );
+
+    assert!(unfinished.is_empty());
+}
