@@ -4,8 +4,8 @@
 //! with it: whoever has a request on it writes and reads within its own task. That is what makes it cheap, for a
 //! request then costs one write, one read, and no wake-up between tasks.
 //!
-//! [`framing`] tells where a body ends; [`head`] writes request heads and reads response heads; [`upload`] sends a
-//! request, [`answer`] is the response's body. All that can be read in two ways is refused (RFC 9112 sections 6.3, 11.2).
+//! `framing` tells where a body ends; `head` writes request heads and reads response heads; `upload` sends a request,
+//! [`answer`] is the response's body. All that can be read in two ways is refused (RFC 9112 sections 6.3, 11.2).
 
 pub mod answer;
 mod framing;
