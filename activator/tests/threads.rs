@@ -23,6 +23,8 @@ use tokio::time::timeout;
 const WORKERS: usize = 3;
 const CLIENTS: u64 = 8;
 const REQUESTS: u64 = 2_000;
+/// How many requests are parked before there is an endpoint.
+const PARKED_FIRST: usize = 4;
 const ENDPOINTS: u8 = 4;
 
 /// Nothing here takes long; whoever waits this long waits for ever.
@@ -178,6 +180,10 @@ async fn serve(permit: Permit, dice: u64, counts: &Counts, concurrency: u32) {
 
 /// Endpoints come, go and are suspected; every so often all are well, so that all requests end.
 fn move_endpoints(throttler: &Throttler, counts: &Counts) {
+    // Workers are woken for what was parked before there was an endpoint; later nobody may have to wait.
+    while throttler.parked() < PARKED_FIRST && !counts.done.load(Ordering::Relaxed) {
+        std::thread::yield_now();
+    }
     let mut round = 0_u8;
     while !counts.done.load(Ordering::Relaxed) {
         round = round.wrapping_add(1);
