@@ -18,6 +18,7 @@ pub mod object;
 pub mod problem;
 pub mod rollout;
 pub mod settings;
+pub mod slices;
 mod template;
 pub mod translate;
 mod world;

@@ -4,9 +4,7 @@
 //! semantics: knative/networking `pkg/apis/networking/v1alpha1/ingress_types.go` and `ingress_validation.go`; the
 //! checks of the webhook are repeated, because a file passes none.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::hash::{BuildHasher, RandomState};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
@@ -17,18 +15,12 @@ use super::kingress::{IngressPath, IngressRule, IngressSplit, ServicePort};
 use super::knative::{NAMESPACE_HEADER, REVISION_HEADER, service_spec};
 use super::object::{CoreService, CoreServicePort, EndpointSlice, Ingress, Meta, TargetPort};
 use super::problem::Problem;
+use super::slices::{SERVICE_NAME_LABEL, endpoints};
 use crate::routing::rules::{
     Backend, IngressName, IngressRules, PathRule, Rule, Target, Visibility,
 };
 use crate::routing::split::Splits;
 
-/// The label that says which Service an EndpointSlice belongs to.
-pub(crate) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
-/// The label that says which Revision something belongs to.
-const REVISION_LABEL: &str = "serving.knative.dev/revision";
-/// The label that tells a Revision's own endpoints (`Private`) from those the ingress is to use (`Public`), which are
-/// an activator's while the Revision is at zero.
-const SERVICE_TYPE_LABEL: &str = "networking.internal.knative.dev/serviceType";
 /// `appProtocol` of a port that speaks HTTP/2 by prior knowledge.
 const H2C_APP_PROTOCOL: &str = "kubernetes.io/h2c";
 
@@ -511,168 +503,4 @@ fn port_in_slice(port: &CoreServicePort, slice: &EndpointSlice) -> Option<u16> {
         None => slice.ports.iter().find(|known| known.port == port.port),
     };
     by_name.or_else(by_target).map(|known| known.port)
-}
-
-/// The ready endpoints of slices, in the order of their addresses.
-fn endpoints(
-    slices: &[&EndpointSlice],
-    port: impl Fn(&EndpointSlice) -> Option<u16>,
-) -> Vec<Endpoint> {
-    let mut endpoints = Vec::new();
-    for slice in slices {
-        let Some(port) = port(slice) else { continue };
-        let ready = slice.endpoints.iter().filter(|endpoint| endpoint.is_ready);
-        endpoints
-            .extend(ready.map(|endpoint| Endpoint::new(SocketAddr::new(endpoint.address, port))));
-    }
-    endpoints.sort_unstable();
-    endpoints.dedup();
-    endpoints
-}
-
-/// EndpointSlices, to be found by the Revision or Service they are about.
-#[derive(Debug, Default)]
-pub struct Slices {
-    all: Vec<Arc<EndpointSlice>>,
-    /// Hashes of what each is about, with its place; sorted. Equal hashes of different names are harmless.
-    about: Vec<(u64, usize)>,
-    hasher: RandomState,
-}
-
-/// What has been said, or is said, by EndpointSlices that changed.
-#[derive(Debug, Default)]
-pub(crate) struct Changed {
-    names: HashSet<(String, String)>,
-}
-
-impl Changed {
-    /// Whether the endpoints of this Revision may have changed.
-    pub(crate) fn concerns(&self, namespace: &str, revision: &str) -> bool {
-        let is_it = |name: &str| {
-            name.strip_prefix(revision)
-                .is_some_and(|rest| matches!(rest, "" | "-private"))
-        };
-        if self.names.len() <= FEW_NAMES {
-            let mut names = self.names.iter();
-            return names.any(|(other, name)| is_it(name) && other == namespace);
-        }
-        let has = |name: String| self.names.contains(&(namespace.to_owned(), name));
-        has(revision.to_owned()) || has(format!("{revision}-private"))
-    }
-}
-
-/// Up to this many names looking at each is quicker than looking one up.
-const FEW_NAMES: usize = 16;
-
-impl Slices {
-    /// These slices.
-    pub fn new(all: Vec<Arc<EndpointSlice>>) -> Self {
-        let hasher = RandomState::new();
-        let mut about = Vec::with_capacity(all.len());
-        for (place, slice) in all.iter().enumerate() {
-            let names = [REVISION_LABEL, SERVICE_NAME_LABEL];
-            let names = names.iter().filter_map(|label| label_of(slice, label));
-            about
-                .extend(names.map(|name| (hasher.hash_one((&*slice.meta.namespace, name)), place)));
-        }
-        about.sort_unstable();
-        about.dedup();
-        Self { all, about, hasher }
-    }
-
-    /// What those slices are about that are here or in `before` only.
-    pub(crate) fn changed_since(&self, before: &Self) -> Changed {
-        let mut slices: HashMap<*const EndpointSlice, &Arc<EndpointSlice>> = HashMap::new();
-        let mut places = before.all.iter();
-        for slice in &self.all {
-            match places.next() {
-                Some(other) if Arc::ptr_eq(slice, other) => {}
-                other => {
-                    for slice in other.into_iter().chain([slice]) {
-                        slices.insert(Arc::as_ptr(slice), slice);
-                    }
-                }
-            }
-        }
-        slices.extend(places.map(|slice| (Arc::as_ptr(slice), slice)));
-        let names = slices.values().flat_map(|slice| {
-            let names = [REVISION_LABEL, SERVICE_NAME_LABEL];
-            let of = |label: &'static str| label_of(slice, label);
-            let named = names.into_iter().filter_map(of);
-            named.map(|name| (slice.meta.namespace.clone(), name.to_owned()))
-        });
-        Changed {
-            names: names.collect(),
-        }
-    }
-
-    /// All of them, in their order.
-    pub fn iter(&self) -> impl Iterator<Item = &EndpointSlice> {
-        self.all.iter().map(AsRef::as_ref)
-    }
-
-    /// Slices that may be about this name, and others that happen to hash like it.
-    fn about<'s>(&'s self, namespace: &str, name: &str) -> impl Iterator<Item = usize> + 's {
-        let hash = self.hasher.hash_one((namespace, name));
-        let first = self.about.partition_point(|(other, _)| *other < hash);
-        let rest = self.about.iter().skip(first);
-        rest.take_while(move |(other, _)| *other == hash)
-            .map(|(_, place)| *place)
-    }
-}
-
-/// A Revision's endpoints when EndpointSlices say where they are; none when no slice is about it.
-///
-/// A slice is about a Revision when it carries the Revision's label, or belongs to the Service `<revision>` or
-/// `<revision>-private`. Where a private one exists the others are left aside: they name an activator while the
-/// Revision is at zero. Source: knative/serving `pkg/reconciler/serverlessservice/resources/services.go`.
-pub fn revision_endpoints(
-    id: &RevisionId,
-    protocol: Protocol,
-    slices: &Slices,
-) -> Option<Vec<Endpoint>> {
-    let private_name = format!("{}-private", id.name());
-    let belongs = |slice: &&EndpointSlice| {
-        let service = label_of(slice, SERVICE_NAME_LABEL);
-        slice.meta.namespace == id.namespace()
-            && (label_of(slice, REVISION_LABEL) == Some(id.name())
-                || service == Some(id.name())
-                || service == Some(&private_name))
-    };
-    let public = slices.about(id.namespace(), id.name());
-    let places: BTreeSet<usize> = public
-        .chain(slices.about(id.namespace(), &private_name))
-        .collect();
-    let candidates = places.into_iter().filter_map(|place| slices.all.get(place));
-    let own: Vec<&EndpointSlice> = candidates.map(AsRef::as_ref).filter(belongs).collect();
-    if own.is_empty() {
-        return None;
-    }
-    let is_private = |slice: &&&EndpointSlice| {
-        label_of(slice, SERVICE_TYPE_LABEL) == Some("Private")
-            || label_of(slice, SERVICE_NAME_LABEL) == Some(&private_name)
-    };
-    let private: Vec<&EndpointSlice> = own.iter().filter(is_private).copied().collect();
-    let chosen = if private.is_empty() { own } else { private };
-    Some(endpoints(&chosen, |slice| serving_port(slice, protocol)))
-}
-
-fn label_of<'s>(slice: &'s EndpointSlice, key: &str) -> Option<&'s str> {
-    slice.meta.labels.get(key).map(String::as_str)
-}
-
-/// The port that serves requests: `http` or `http2`, as Knative names it, or the only one there is.
-fn serving_port(slice: &EndpointSlice, protocol: Protocol) -> Option<u16> {
-    let names = match protocol {
-        Protocol::Http1 => ["http", "http1"],
-        Protocol::H2c => ["http2", "h2c"],
-    };
-    let named = slice
-        .ports
-        .iter()
-        .find(|port| names.contains(&port.name.as_str()));
-    match (named, slice.ports.as_slice()) {
-        (Some(port), _) | (None, [port]) => Some(port.port),
-        _ => None,
-    }
 }

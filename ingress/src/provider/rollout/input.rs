@@ -9,7 +9,7 @@ use super::super::knative;
 use super::super::object::{ConfigMap, CoreService, Ingress, Object, Service, TemplateSpec};
 use super::super::problem::{Origin, Problem, did_you_mean};
 use super::super::settings::Settings;
-use super::super::translate::Slices;
+use super::super::slices::Slices;
 use super::super::world::{Options, Validate};
 use super::invalid_keys;
 use crate::workload::Workload;

@@ -29,7 +29,8 @@ use self::service::{Phase, ServiceState};
 use super::knative::{self, RoutedTarget};
 use super::object::{CoreService, Ingress, Meta, Object, Service, TemplateSpec};
 use super::problem::{Origin, Problem};
-use super::translate::{self, Changed, Item, Lookup, revision_endpoints};
+use super::slices::{self, Changed, revision_endpoints};
+use super::translate::{self, Item, Lookup};
 use super::world::{InvalidKey, Options, RevisionEntry, ServiceUrl, Validate, World};
 use crate::routing::rules::IngressRules;
 
@@ -319,7 +320,7 @@ fn revision_entry(
         );
         let remedy = format!(
             "add command: [program, argument] to run it as a local process, or an EndpointSlice with the label {}: {}",
-            translate::SERVICE_NAME_LABEL,
+            slices::SERVICE_NAME_LABEL,
             id.name()
         );
         return Err(problem.remedy(remedy).into());

@@ -9,7 +9,7 @@ use super::super::knative::RoutedTarget;
 use super::super::names;
 use super::super::object::{RevisionTemplate, Service};
 use super::super::problem::Problem;
-use super::super::translate::revision_endpoints;
+use super::super::slices::revision_endpoints;
 use super::super::world::Validate;
 use super::MAX_REMEMBERED_REVISIONS;
 use super::input::{Input, ResolvedRevision, Template};

@@ -1,0 +1,74 @@
+//! A file cut into its documents, and where each stands.
+
+use super::Source;
+
+/// What of a file stands before a piece of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Before {
+    pub(crate) lines: u32,
+    pub(crate) documents: u32,
+}
+
+impl Before {
+    /// The piece that stands here.
+    pub(crate) fn source(self, piece: &str) -> Source {
+        Source {
+            text: piece.into(),
+            lines_before: self.lines,
+            documents_before: self.documents,
+        }
+    }
+
+    /// Goes on to the next piece.
+    pub(crate) fn pass(&mut self, piece: &str, documents: u32) {
+        let lines = memchr::memchr_iter(b'\n', piece.as_bytes()).count();
+        let lines = u32::try_from(lines).unwrap_or(u32::MAX);
+        self.lines = self.lines.saturating_add(lines);
+        self.documents = self.documents.saturating_add(documents);
+    }
+}
+
+/// Cuts a file into documents, so that those which did not change need not be read again.
+///
+/// A line that begins with `---` begins a document wherever it stands (YAML 1.2, section 9.1.2 and `c-forbidden`), even
+/// within quotes and block scalars, where it ends what was open. A file that uses more of YAML's stream (directives, `...`, line
+/// ends of old), or keeps the ends of texts (`|+`), stays whole.
+pub(crate) fn pieces(text: &str) -> Vec<&str> {
+    let is_plain_stream = !["%", "..."].iter().any(|mark| text.starts_with(mark))
+        && ![
+            "\n%", "\n...", "\r---", "\0", "|+", ">+", "\u{2028}", "\u{2029}", "\u{85}",
+        ]
+        .iter()
+        .any(|mark| text.contains(mark));
+    if !is_plain_stream {
+        return vec![text];
+    }
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    let mut from = 0;
+    while let Some(at) = rest.get(from..).and_then(|text| text.find("\n---")) {
+        let at = from + at + 1;
+        let is_marker = matches!(
+            rest.as_bytes().get(at + 3),
+            None | Some(b' ' | b'\t' | b'\r' | b'\n')
+        );
+        match rest.split_at_checked(at) {
+            Some((piece, next)) if is_marker => {
+                pieces.push(piece);
+                rest = next;
+                from = 0;
+            }
+            _ => from = at,
+        }
+    }
+    pieces.push(rest);
+    // The parser reads an empty block scalar at the end of its input otherwise than before a `---`.
+    let ends_in_block = |piece: &&str| {
+        let last = piece.trim_end().rsplit('\n').next();
+        last.is_some_and(|line| line.contains(['|', '>']))
+    };
+    if pieces.iter().any(ends_in_block) {
+        return vec![text];
+    }
+    pieces
+}
