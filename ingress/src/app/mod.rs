@@ -60,7 +60,7 @@ const UNUSABLE: u8 = 2;
 /// When it cannot start: an address is taken, a path cannot be read. Manifests with mistakes are printed, and the
 /// status is 2.
 pub fn run(settings: &Run) -> anyhow::Result<ExitCode> {
-    telemetry::init(settings.log_format, &settings.log)?;
+    telemetry::init(settings.data_path.log_format, &settings.data_path.log)?;
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -335,7 +335,7 @@ pub(crate) struct Addresses {
 impl Entrances {
     async fn bind(settings: &Run) -> anyhow::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let workers = settings.workers.map_or(cores, usize::from);
+        let workers = settings.data_path.workers.map_or(cores, usize::from);
         let taken = |flag: &str, address| {
             format!("{flag} {address}: cannot listen there; choose another address with {flag}")
         };
@@ -475,20 +475,20 @@ fn state_dir(settings: &Run) -> PathBuf {
 fn queue_limits(settings: &Run) -> QueueLimits {
     const MIB: usize = 1024 * 1024;
     QueueLimits {
-        depth: settings.queue_depth,
-        bytes: settings.queue_mib.saturating_mul(MIB),
-        total_bytes: settings.queue_total_mib.saturating_mul(MIB),
-        client_share: settings.client_share(),
+        depth: settings.data_path.queue_depth,
+        bytes: settings.data_path.queue_mib.saturating_mul(MIB),
+        total_bytes: settings.data_path.queue_total_mib.saturating_mul(MIB),
+        client_share: settings.data_path.client_share(),
         ..QueueLimits::default()
     }
 }
 
 fn limits(settings: &Run) -> Limits {
     Limits {
-        connections: settings.connections,
-        first_byte: Duration::from_secs(settings.first_byte_seconds),
-        header_read: Duration::from_secs(settings.header_read_seconds),
-        idle: Duration::from_secs(settings.idle_seconds),
+        connections: settings.data_path.connections,
+        first_byte: Duration::from_secs(settings.data_path.first_byte_seconds),
+        header_read: Duration::from_secs(settings.data_path.header_read_seconds),
+        idle: Duration::from_secs(settings.data_path.idle_seconds),
         drain: settings.drain(),
         ..Limits::default()
     }
@@ -496,13 +496,13 @@ fn limits(settings: &Run) -> Limits {
 
 fn policy(settings: &Run) -> Policy {
     let shares = || ClientShares {
-        header: settings.client_header.clone(),
+        header: settings.data_path.client_header.clone(),
         ..ClientShares::default()
     };
     Policy {
-        trusted_hops: settings.trusted_hops,
-        client_shares: settings.client_share.map(|_| shares()),
-        access_log: settings.access_log,
+        trusted_hops: settings.data_path.trusted_hops,
+        client_shares: settings.data_path.client_share.map(|_| shares()),
+        access_log: settings.data_path.access_log,
     }
 }
 

@@ -2,13 +2,17 @@
 //!
 //! Every flag has an environment variable; everything is checked here, so that nothing later can find a setting wrong.
 
+mod data_path;
+mod serve;
+
 use std::net::SocketAddr;
-use std::num::NonZeroU8;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use http::HeaderName;
+
+pub use data_path::DataPath;
+pub use serve::{DEFAULT_INGRESS_CLASS, Role, Serve};
 
 /// Parks requests for workloads at zero, wakes them, and routes everything else.
 #[derive(Debug, Parser)]
@@ -28,6 +32,11 @@ pub enum Command {
     /// Service at zero is parked, the process is started, the request goes on, and after the stable window without
     /// requests the process ends. The files are watched; a change takes effect without losing a request.
     Run(Box<Run>),
+    /// Serves a Knative cluster, in the place of the activator and of the ingress.
+    ///
+    /// Watches the API server for what Knative Serving makes of its Services, parks requests for Revisions at zero,
+    /// reports to Knative's autoscaler, and routes everything. Runs in a Pod, or outside with a kubeconfig.
+    Serve(Box<Serve>),
     /// Checks manifests and says what is wrong, without running anything.
     ///
     /// Ends with status 0 when nothing is wrong and 2 when something is.
@@ -76,9 +85,9 @@ pub struct Run {
     )]
     pub admin: SocketAddr,
 
-    /// Threads that serve requests. Default: one per core.
-    #[arg(long, env = "PARKWAY_WORKERS", value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "COUNT")]
-    pub workers: Option<u16>,
+    /// What holds for every request.
+    #[command(flatten)]
+    pub data_path: DataPath,
 
     /// Domain of the hosts of Services without another by config-domain.
     #[arg(
@@ -99,98 +108,6 @@ pub struct Run {
     )]
     pub autoscaler: AutoscalerChoice,
 
-    /// Form of the log on standard error.
-    #[arg(
-        long,
-        env = "PARKWAY_LOG_FORMAT",
-        default_value = "text",
-        value_name = "FORMAT"
-    )]
-    pub log_format: LogFormat,
-
-    /// What is logged: `error`, `warn`, `info`, `debug`, or filters such as `parkway_ingress::proxy=debug`.
-    #[arg(
-        long,
-        env = "PARKWAY_LOG",
-        default_value = "info",
-        value_name = "FILTER"
-    )]
-    pub log: String,
-
-    /// Log each request when it ends.
-    #[arg(long, env = "PARKWAY_ACCESS_LOG")]
-    pub access_log: bool,
-
-    /// How many proxies in front of the external entrance may be believed about X-Forwarded-For and Forwarded.
-    #[arg(
-        long,
-        env = "PARKWAY_TRUSTED_HOPS",
-        default_value_t = 0,
-        value_name = "COUNT"
-    )]
-    pub trusted_hops: usize,
-
-    /// Requests that may be parked for one Revision. One more is answered 503 with Retry-After.
-    #[arg(
-        long,
-        env = "PARKWAY_QUEUE_DEPTH",
-        default_value_t = 10_000,
-        value_name = "COUNT"
-    )]
-    pub queue_depth: usize,
-
-    /// Memory that requests parked for one Revision may take, in MiB. Beyond: 503 with Retry-After.
-    #[arg(
-        long,
-        env = "PARKWAY_QUEUE_MIB",
-        default_value_t = 64,
-        value_name = "MIB"
-    )]
-    pub queue_mib: usize,
-
-    /// Memory that all parked requests together may take, in MiB. Beyond: 503 with Retry-After.
-    #[arg(
-        long,
-        env = "PARKWAY_QUEUE_TOTAL_MIB",
-        default_value_t = 256,
-        value_name = "MIB"
-    )]
-    pub queue_total_mib: usize,
-
-    /// Percentage of a Revision's queue that one client may hold. Default: all of it.
-    #[arg(long, env = "PARKWAY_CLIENT_SHARE", value_parser = clap::value_parser!(u8).range(1..=100), value_name = "PERCENT")]
-    pub client_share: Option<u8>,
-
-    /// Header whose value tells clients apart for --client-share. Default: their address.
-    #[arg(
-        long,
-        env = "PARKWAY_CLIENT_HEADER",
-        requires = "client_share",
-        value_name = "NAME"
-    )]
-    pub client_header: Option<HeaderName>,
-
-    /// Connections from clients in all; one more is answered 503 and closed.
-    #[arg(
-        long,
-        env = "PARKWAY_CONNECTIONS",
-        default_value_t = 16_384,
-        value_name = "COUNT"
-    )]
-    pub connections: usize,
-
-    /// How long a new connection may stay silent before it is closed, in seconds.
-    #[arg(long, env = "PARKWAY_FIRST_BYTE_SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "SECONDS")]
-    pub first_byte_seconds: u64,
-
-    /// How long a request's head may take from its first byte to its last, in seconds. Longer: 408.
-    #[arg(long, env = "PARKWAY_HEADER_READ_SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "SECONDS")]
-    pub header_read_seconds: u64,
-
-    /// How long a connection without a request is kept before it is closed, in seconds.
-    #[arg(long, env = "PARKWAY_IDLE_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "SECONDS")]
-    pub idle_seconds: u64,
-
     /// How long parked and running requests may take to end after Ctrl-C or SIGTERM, in seconds.
     #[arg(
         long,
@@ -207,11 +124,6 @@ pub struct Run {
 }
 
 impl Run {
-    /// The share of a queue one client may hold, if it is bounded.
-    pub fn client_share(&self) -> Option<NonZeroU8> {
-        self.client_share.and_then(NonZeroU8::new)
-    }
-
     /// How long a drain may take.
     pub fn drain(&self) -> Duration {
         Duration::from_secs(self.drain_seconds)
@@ -320,11 +232,12 @@ mod tests {
     }
 
     #[test]
-    fn every_flag_of_run_has_an_environment_variable() {
+    fn every_flag_of_run_and_serve_has_an_environment_variable() {
         let command = Cli::command();
-        let run = command.find_subcommand("run").unwrap();
-        let without: Vec<_> = run
-            .get_arguments()
+        let commands = ["run", "serve"].map(|name| command.find_subcommand(name).unwrap());
+        let without: Vec<_> = commands
+            .iter()
+            .flat_map(|command| command.get_arguments())
             .filter(|argument| {
                 argument.get_long().is_some()
                     && !["help", "version"].contains(&argument.get_id().as_str())

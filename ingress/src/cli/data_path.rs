@@ -1,0 +1,115 @@
+//! What `parkway run` and `parkway serve` have in common: everything about the data path.
+
+use std::num::NonZeroU8;
+
+use clap::Args;
+use http::HeaderName;
+
+use super::LogFormat;
+
+/// Bounds and behaviour of the data path, and the log.
+#[derive(Args, Debug)]
+pub struct DataPath {
+    /// Threads that serve requests. Default: one per core.
+    #[arg(long, env = "PARKWAY_WORKERS", value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "COUNT")]
+    pub workers: Option<u16>,
+
+    /// Form of the log on standard error.
+    #[arg(
+        long,
+        env = "PARKWAY_LOG_FORMAT",
+        default_value = "text",
+        value_name = "FORMAT"
+    )]
+    pub log_format: LogFormat,
+
+    /// What is logged: `error`, `warn`, `info`, `debug`, or filters such as `parkway_ingress::proxy=debug`.
+    #[arg(
+        long,
+        env = "PARKWAY_LOG",
+        default_value = "info",
+        value_name = "FILTER"
+    )]
+    pub log: String,
+
+    /// Log each request when it ends.
+    #[arg(long, env = "PARKWAY_ACCESS_LOG")]
+    pub access_log: bool,
+
+    /// How many proxies in front of the external entrance may be believed about X-Forwarded-For and Forwarded.
+    #[arg(
+        long,
+        env = "PARKWAY_TRUSTED_HOPS",
+        default_value_t = 0,
+        value_name = "COUNT"
+    )]
+    pub trusted_hops: usize,
+
+    /// Requests that may be parked for one Revision. One more is answered 503 with Retry-After.
+    #[arg(
+        long,
+        env = "PARKWAY_QUEUE_DEPTH",
+        default_value_t = 10_000,
+        value_name = "COUNT"
+    )]
+    pub queue_depth: usize,
+
+    /// Memory that requests parked for one Revision may take, in MiB. Beyond: 503 with Retry-After.
+    #[arg(
+        long,
+        env = "PARKWAY_QUEUE_MIB",
+        default_value_t = 64,
+        value_name = "MIB"
+    )]
+    pub queue_mib: usize,
+
+    /// Memory that all parked requests together may take, in MiB. Beyond: 503 with Retry-After.
+    #[arg(
+        long,
+        env = "PARKWAY_QUEUE_TOTAL_MIB",
+        default_value_t = 256,
+        value_name = "MIB"
+    )]
+    pub queue_total_mib: usize,
+
+    /// Percentage of a Revision's queue that one client may hold. Default: all of it.
+    #[arg(long, env = "PARKWAY_CLIENT_SHARE", value_parser = clap::value_parser!(u8).range(1..=100), value_name = "PERCENT")]
+    pub client_share: Option<u8>,
+
+    /// Header whose value tells clients apart for --client-share. Default: their address.
+    #[arg(
+        long,
+        env = "PARKWAY_CLIENT_HEADER",
+        requires = "client_share",
+        value_name = "NAME"
+    )]
+    pub client_header: Option<HeaderName>,
+
+    /// Connections from clients in all; one more is answered 503 and closed.
+    #[arg(
+        long,
+        env = "PARKWAY_CONNECTIONS",
+        default_value_t = 16_384,
+        value_name = "COUNT"
+    )]
+    pub connections: usize,
+
+    /// How long a new connection may stay silent before it is closed, in seconds.
+    #[arg(long, env = "PARKWAY_FIRST_BYTE_SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "SECONDS")]
+    pub first_byte_seconds: u64,
+
+    /// How long a request's head may take from its first byte to its last, in seconds. Longer: 408.
+    #[arg(long, env = "PARKWAY_HEADER_READ_SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "SECONDS")]
+    pub header_read_seconds: u64,
+
+    /// How long a connection without a request is kept before it is closed, in seconds.
+    #[arg(long, env = "PARKWAY_IDLE_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "SECONDS")]
+    pub idle_seconds: u64,
+}
+
+impl DataPath {
+    /// The share of a queue one client may hold, if it is bounded.
+    pub fn client_share(&self) -> Option<NonZeroU8> {
+        self.client_share.and_then(NonZeroU8::new)
+    }
+}

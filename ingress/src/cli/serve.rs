@@ -1,0 +1,204 @@
+//! `parkway serve`: what a Parkway in a cluster is told.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::DataPath;
+
+/// The class of the KIngresses that are ours unless something else is said.
+pub const DEFAULT_INGRESS_CLASS: &str = "parkway.ingress.networking.knative.dev";
+
+/// `parkway serve`.
+#[derive(Args, Debug)]
+pub struct Serve {
+    /// What to stand in for: the ingress, the activator, or both.
+    #[arg(
+        long,
+        env = "PARKWAY_ROLES",
+        value_enum,
+        value_delimiter = ',',
+        default_value = "ingress,activator",
+        value_name = "ROLES"
+    )]
+    pub roles: Vec<Role>,
+
+    /// Kubeconfig of the cluster. Default: the Pod's own ServiceAccount, else $KUBECONFIG or ~/.kube/config.
+    #[arg(long, env = "PARKWAY_KUBECONFIG", value_name = "PATH")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Context of the kubeconfig. Default: its current one.
+    #[arg(long, env = "PARKWAY_CONTEXT", value_name = "NAME")]
+    pub context: Option<String>,
+
+    /// Class of the KIngresses that are ours: the value of config-network's ingress-class.
+    #[arg(long, env = "PARKWAY_INGRESS_CLASS", default_value = DEFAULT_INGRESS_CLASS, value_name = "CLASS")]
+    pub ingress_class: String,
+
+    /// Namespace of Knative Serving.
+    #[arg(
+        long,
+        env = "SYSTEM_NAMESPACE",
+        default_value = "knative-serving",
+        value_name = "NAMESPACE"
+    )]
+    pub system_namespace: String,
+
+    /// Domain of the cluster. Default: as /etc/resolv.conf has it, else cluster.local.
+    #[arg(long, env = "CLUSTER_DOMAIN", value_name = "DOMAIN")]
+    pub cluster_domain: Option<String>,
+
+    /// Knative's autoscaler. Default: ws://autoscaler.NAMESPACE.svc.DOMAIN:8080 of the system namespace.
+    #[arg(long, env = "PARKWAY_AUTOSCALER", value_name = "ws://HOST:PORT")]
+    pub autoscaler: Option<String>,
+
+    /// This Pod's name.
+    #[arg(long, env = "POD_NAME", default_value = "parkway", value_name = "NAME")]
+    pub pod_name: String,
+
+    /// This Pod's namespace, in which the gateway's Services are. Default: the system namespace.
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAMESPACE")]
+    pub pod_namespace: Option<String>,
+
+    /// This Pod's address, as it stands in EndpointSlices: tells which of several replicas this one is.
+    #[arg(long, env = "POD_IP", value_name = "ADDRESS")]
+    pub pod_ip: Option<IpAddr>,
+
+    /// Service of the external entrance.
+    #[arg(
+        long,
+        env = "PARKWAY_GATEWAY_SERVICE",
+        default_value = "parkway",
+        value_name = "NAME"
+    )]
+    pub gateway_service: String,
+
+    /// Service of the cluster-local entrance.
+    #[arg(
+        long,
+        env = "PARKWAY_GATEWAY_LOCAL_SERVICE",
+        default_value = "parkway-internal",
+        value_name = "NAME"
+    )]
+    pub gateway_local_service: String,
+
+    /// External entrance: serves rules that are visible from outside.
+    #[arg(
+        long,
+        env = "PARKWAY_LISTEN",
+        default_value = "0.0.0.0:8080",
+        value_name = "ADDRESS"
+    )]
+    pub listen: SocketAddr,
+
+    /// Cluster-local entrance: serves all rules.
+    #[arg(
+        long,
+        env = "PARKWAY_LISTEN_LOCAL",
+        default_value = "0.0.0.0:8081",
+        value_name = "ADDRESS"
+    )]
+    pub listen_local: SocketAddr,
+
+    /// The activator's port for HTTP/1. Knative looks for its number: change it only where nothing else reaches it.
+    #[arg(
+        long,
+        env = "PARKWAY_LISTEN_ACTIVATOR",
+        default_value = "0.0.0.0:8012",
+        value_name = "ADDRESS"
+    )]
+    pub listen_activator: SocketAddr,
+
+    /// The activator's port for HTTP/2. Knative looks for its number: change it only where nothing else reaches it.
+    #[arg(
+        long,
+        env = "PARKWAY_LISTEN_ACTIVATOR_H2C",
+        default_value = "0.0.0.0:8013",
+        value_name = "ADDRESS"
+    )]
+    pub listen_activator_h2c: SocketAddr,
+
+    /// Where the other replicas ask which configuration is in effect here.
+    #[arg(
+        long,
+        env = "PARKWAY_LISTEN_PEERS",
+        default_value = "0.0.0.0:9093",
+        value_name = "ADDRESS"
+    )]
+    pub listen_peers: SocketAddr,
+
+    /// /metrics, /healthz and /readyz, and nothing else.
+    #[arg(
+        long,
+        env = "PARKWAY_METRICS_LISTEN",
+        default_value = "0.0.0.0:9090",
+        value_name = "ADDRESS"
+    )]
+    pub metrics_listen: SocketAddr,
+
+    /// Admin: /healthz, /readyz, /metrics, /state, /explain. Not for the public.
+    #[arg(
+        long,
+        env = "PARKWAY_ADMIN",
+        default_value = "127.0.0.1:9094",
+        value_name = "ADDRESS"
+    )]
+    pub admin: SocketAddr,
+
+    /// What holds for every request.
+    #[command(flatten)]
+    pub data_path: DataPath,
+
+    /// How long requests are still taken after SIGTERM while the cluster learns that this Pod is leaving, in seconds.
+    #[arg(
+        long,
+        env = "PARKWAY_DRAIN_DELAY_SECONDS",
+        default_value_t = 45,
+        value_name = "SECONDS"
+    )]
+    pub drain_delay_seconds: u64,
+
+    /// How long parked and running requests may take to end after that, in seconds.
+    #[arg(
+        long,
+        env = "PARKWAY_DRAIN_SECONDS",
+        default_value_t = 540,
+        value_name = "SECONDS"
+    )]
+    pub drain_seconds: u64,
+}
+
+/// What a Parkway in a cluster stands in for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// Routes what KIngresses say.
+    Ingress,
+    /// Answers for `activator-service`.
+    Activator,
+}
+
+impl Serve {
+    /// Whether this is among what to stand in for.
+    pub fn has(&self, role: Role) -> bool {
+        self.roles.contains(&role)
+    }
+
+    /// The namespace of the gateway's Services.
+    pub fn namespace(&self) -> &str {
+        self.pod_namespace
+            .as_deref()
+            .unwrap_or(&self.system_namespace)
+    }
+
+    /// How long requests are still taken after SIGTERM.
+    pub fn drain_delay(&self) -> Duration {
+        Duration::from_secs(self.drain_delay_seconds)
+    }
+
+    /// How long a drain may take.
+    pub fn drain(&self) -> Duration {
+        Duration::from_secs(self.drain_seconds)
+    }
+}
