@@ -67,8 +67,8 @@ pub struct IngressChange {
     pub generation: i64,
     /// The state of the object that was looked at.
     pub resource_version: Box<str>,
-    /// `creationTimestamp`.
-    pub created: Option<String>,
+    /// `creationTimestamp`, in seconds since 1970.
+    pub created: i64,
     /// What the API says of it.
     pub status: serde_json::Value,
     /// Its rules, when others than before are to be in effect.
@@ -615,7 +615,7 @@ impl Cluster {
             uid: Arc::clone(&kept.uid),
             generation: kept.generation,
             resource_version: kept.resource_version.clone(),
-            created: kept.ingress.meta.created.clone(),
+            created: kept.created,
             status: kept.status.clone(),
             rules,
             outcome,

@@ -39,6 +39,8 @@ pub struct KeptIngress {
     pub generation: i64,
     /// The state of the object that was seen.
     pub resource_version: Box<str>,
+    /// `creationTimestamp`, in seconds since 1970.
+    pub created: i64,
     /// In the form that is translated.
     pub ingress: Ingress,
     /// What is said of it in the API.
@@ -131,11 +133,12 @@ impl KeptIngress {
                     namespace: key.namespace.to_string(),
                     labels: std::collections::BTreeMap::new(),
                     annotations: std::collections::BTreeMap::new(),
-                    created: created.map(|time| time.0.to_string()),
+                    created: None,
                     origin: Origin::elsewhere("Ingress", &key.namespace, &key.name),
                 },
                 spec,
             },
+            created: created.map_or(i64::MAX, |time| time.0.as_second()),
             status: object.status,
             key,
         })
