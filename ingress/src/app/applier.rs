@@ -21,6 +21,7 @@ use super::validate::autoscaler_config;
 use crate::frontend::worker::RoutePublisher;
 use crate::provider::{RevisionEntry, World};
 use crate::proxy::observe::RequestCounts;
+use crate::routing::revisions::Revisions;
 use crate::routing::rules::{IngressRules, Target};
 use crate::routing::table::{Conflict, RouteSnapshot};
 use crate::standalone::Processes;
@@ -98,12 +99,14 @@ impl Applier {
                 .all(|(one, other)| Arc::ptr_eq(one, other));
         if is_same {
             let snapshot = applied.snapshot.for_generation(world.generation);
-            self.publisher.publish(snapshot);
+            self.publisher.publish(snapshot, Revisions::default());
             return;
         }
         self.set_up_names(externals(&world.ingresses)).await;
         let (snapshot, conflicts) = RouteSnapshot::build(world.generation, world.ingresses.clone());
-        self.publisher.publish(snapshot.clone());
+        // There are no activator ports, so nobody names Revisions.
+        self.publisher
+            .publish(snapshot.clone(), Revisions::default());
         self.applied.ingresses.clone_from(&world.ingresses);
         self.applied.snapshot = snapshot;
         self.applied.conflicts = conflicts;

@@ -33,8 +33,11 @@ use crate::admin::{self, Admin, Autoscaler, Problems};
 use crate::cli::{AutoscalerChoice, Run};
 use crate::config::Limits;
 use crate::frontend::exchange::ClientShares;
+use crate::frontend::health::Health;
 use crate::frontend::listener;
-use crate::frontend::worker::{self, Entrance, Peek, Policy, RoutePublisher, WorkerParts};
+use crate::frontend::worker::{
+    self, Entrance, EntranceKind, Peek, Policy, RoutePublisher, WorkerParts,
+};
 use crate::provider::file::{FileProvider, Watch};
 use crate::provider::{self, Problem, ServiceUrl, World};
 use crate::proxy::observe::RequestCounts;
@@ -140,6 +143,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         limits: Arc::new(limits(settings)),
         policy: Arc::new(policy(settings)),
         routes: routes.clone(),
+        health: Health::default(),
         throttler: throttler.clone(),
         stats: stats.clone(),
         counts: counts.clone(),
@@ -385,11 +389,11 @@ fn start_workers(
         let entrances = vec![
             Entrance {
                 listener: external,
-                visibility: Visibility::ExternalIp,
+                kind: EntranceKind::Gateway(Visibility::ExternalIp),
             },
             Entrance {
                 listener: local,
-                visibility: Visibility::ClusterLocal,
+                kind: EntranceKind::Gateway(Visibility::ClusterLocal),
             },
         ];
         let (peek, peeked) = mpsc::channel(worker::PEEKS);
@@ -503,6 +507,7 @@ fn policy(settings: &Run) -> Policy {
         trusted_hops: settings.data_path.trusted_hops,
         client_shares: settings.data_path.client_share.map(|_| shares()),
         access_log: settings.data_path.access_log,
+        ..Policy::default()
     }
 }
 

@@ -25,6 +25,7 @@ use super::body::{
 };
 use super::http1::{Exchange, HeadBounds, MOST_FIELDS, Outgoing, Reply};
 use super::pool::{Http1Lease, Http2Lease, Pool};
+use super::turned_away;
 use crate::config::Limits;
 use crate::routing::retry::Progress;
 
@@ -38,6 +39,9 @@ pub enum SendError {
     /// is going away and the stream is above the last one it serves (RFC 9113 section 6.8).
     #[error("the endpoint did not take the request: {0}")]
     NotStarted(#[source] Box<dyn StdError>),
+    /// queue-proxy had no room for the request, and said so instead of passing it on.
+    #[error("the endpoint has no room")]
+    TurnedAway,
     /// Bytes were written to a connection kept from an earlier request, and it ended before a response head.
     #[error("the endpoint ended the connection before it answered: {0}")]
     MaybeStartedOnKept(#[source] Box<dyn StdError>),
@@ -57,6 +61,7 @@ impl SendError {
     pub fn progress(&self) -> Progress {
         match self {
             Self::Connect(_) | Self::NotStarted(_) => Progress::NotStarted,
+            Self::TurnedAway => Progress::TurnedAway,
             Self::MaybeStartedOnKept(_) => Progress::MaybeStartedOnKept,
             Self::MaybeStarted(_) => Progress::MaybeStarted,
             Self::Invalid(_) | Self::Client => Progress::ResponseBegun,
@@ -116,6 +121,8 @@ pub struct Attempt<'a> {
     pub endpoint: Endpoint,
     /// What the endpoint speaks.
     pub protocol: Protocol,
+    /// queue-proxy answers there, and may have no room.
+    pub may_be_turned_away: bool,
     /// The head, edited by the rules it passed and for this endpoint.
     pub head: &'a Parts,
     /// The body; `None` when there is none.
@@ -145,6 +152,12 @@ pub async fn send(
         _ if attempt.is_upgrade => Box::pin(send_for_upgrade(pool, limits, &attempt)).await,
         Protocol::Http1 => send_http1(pool, limits, &attempt).await,
         Protocol::H2c => send_http2(pool, limits, &attempt).await,
+    };
+    let answered = match answered {
+        Ok(answered) if attempt.may_be_turned_away && turned_away::is_likely(&answered.head) => {
+            Box::pin(turned_away::unless(answered, &attempt)).await
+        }
+        answered => answered,
     };
     match attempt.body {
         Some(body) if answered.is_err() && body.client_failed() => Err(SendError::Client),
