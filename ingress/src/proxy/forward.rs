@@ -33,6 +33,7 @@ use super::pool::{Http1Lease, Pool};
 use super::send::{Answered, Attempt, SendError, send};
 pub use super::sweep::Elapsed;
 use super::sweep::{Alarm, Sweep};
+use super::turned_away;
 use crate::config::Limits;
 use crate::routing::headers;
 use crate::routing::headers::{HostMode, Present};
@@ -198,8 +199,6 @@ impl Forwarder {
             let attempt = Attempt {
                 endpoint,
                 protocol: job.protocol,
-                may_be_turned_away: self.host_mode == HostMode::QueueProxy
-                    && matches!(target, Target::Revision { .. }),
                 head: &head,
                 body: body.as_ref(),
                 is_upgrade,
@@ -210,13 +209,33 @@ impl Forwarder {
                 let sending = pin!(send(&self.pool, &self.limits, attempt));
                 self.in_time(job.due(), &mut permit, sending).await
             };
-            let error = match sent {
+            let looked = match sent {
                 Err(Elapsed) => return Outcome::Failed(Failure::TimedOut, job.observation),
-                Ok(Ok(answered)) => {
+                Ok(Ok(answered)) if !self.may_be_turned_away(&job, &answered) => {
                     let alarm = self.sweep.alarm();
                     return answer(job, permit, alarm, answered, busy, body);
                 }
-                Ok(Err(error)) => error,
+                // On the heap: rare.
+                Ok(Ok(answered)) => {
+                    let method = head.method.clone();
+                    Ok(Box::pin(turned_away::unless(
+                        answered,
+                        method,
+                        body.clone(),
+                    )))
+                }
+                Ok(Err(error)) => Err(error),
+            };
+            let error = match looked {
+                Err(error) => error,
+                Ok(mut looking) => match self.sweep.within(job.due(), looking.as_mut()).await {
+                    Err(Elapsed) => return Outcome::Failed(Failure::TimedOut, job.observation),
+                    Ok(Ok(answered)) => {
+                        let alarm = self.sweep.alarm();
+                        return answer(job, permit, alarm, answered, busy, body);
+                    }
+                    Ok(Err(error)) => error,
+                },
             };
             debug!(revision = %job.destination.id, endpoint = %permit.endpoint(), attempts = job.attempts, %error, "attempt failed");
             let failed = permit.endpoint();
@@ -302,6 +321,13 @@ impl Forwarder {
             Ok(granted) => granted.map_err(Failure::Refused),
             Err(Elapsed) => Err(Failure::TimedOut),
         }
+    }
+
+    /// Whether queue-proxy may have said that it had no room.
+    fn may_be_turned_away(&self, job: &Job, answered: &Answered) -> bool {
+        turned_away::is_likely(&answered.head)
+            && self.host_mode == HostMode::QueueProxy
+            && matches!(job.destination.target, Target::Revision { .. })
     }
 
     /// Lets a moment pass after the endpoint had no room for the request, which has not been begun with.

@@ -25,7 +25,6 @@ use super::body::{
 };
 use super::http1::{Exchange, HeadBounds, MOST_FIELDS, Outgoing, Reply};
 use super::pool::{Http1Lease, Http2Lease, Pool};
-use super::turned_away;
 use crate::config::Limits;
 use crate::routing::retry::Progress;
 
@@ -121,8 +120,6 @@ pub struct Attempt<'a> {
     pub endpoint: Endpoint,
     /// What the endpoint speaks.
     pub protocol: Protocol,
-    /// queue-proxy answers there, and may have no room.
-    pub may_be_turned_away: bool,
     /// The head, edited by the rules it passed and for this endpoint.
     pub head: &'a Parts,
     /// The body; `None` when there is none.
@@ -152,12 +149,6 @@ pub async fn send(
         _ if attempt.is_upgrade => Box::pin(send_for_upgrade(pool, limits, &attempt)).await,
         Protocol::Http1 => send_http1(pool, limits, &attempt).await,
         Protocol::H2c => send_http2(pool, limits, &attempt).await,
-    };
-    let answered = match answered {
-        Ok(answered) if attempt.may_be_turned_away && turned_away::is_likely(&answered.head) => {
-            Box::pin(turned_away::unless(answered, &attempt)).await
-        }
-        answered => answered,
     };
     match attempt.body {
         Some(body) if answered.is_err() && body.client_failed() => Err(SendError::Client),

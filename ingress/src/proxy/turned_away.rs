@@ -13,8 +13,8 @@ use http::response::Parts;
 use http::{HeaderName, Method, StatusCode, header};
 use http_body::{Body, Frame};
 
-use super::body::{Ahead, BodyError, ResponseBody};
-use super::send::{Answered, Attempt, SendError};
+use super::body::{Ahead, BodyError, Replay, ResponseBody};
+use super::send::{Answered, SendError};
 
 /// The whole body.
 const TEXT: &[u8] = b"pending request queue full\n";
@@ -26,20 +26,21 @@ pub(super) fn is_likely(head: &Parts) -> bool {
 
 /// Passes an answer on, unless it says that there was no room.
 ///
-/// Of the body no more is read ahead than shows whether it does.
+/// Of the answer's body no more is read ahead than shows whether it does. `request` is the body of the request.
 ///
 /// # Errors
 ///
-/// [`SendError::TurnedAway`], when it does. Nobody reads the request's body any more then.
+/// [`SendError::TurnedAway`], when it does. Nobody reads the body of the request any more then.
 ///
 /// # Cancel safety
 ///
 /// Dropping it drops the answer.
 pub(super) async fn unless(
     mut answered: Answered,
-    attempt: &Attempt<'_>,
+    method: Method,
+    request: Option<Replay>,
 ) -> Result<Answered, SendError> {
-    if attempt.head.method == Method::HEAD {
+    if method == Method::HEAD {
         // There is no body to tell by. If it was the workload after all, asking twice does no harm (RFC 9110 section
         // 9.2.2).
         if is_http_error(&answered.head) {
@@ -54,9 +55,12 @@ pub(super) async fn unless(
         return Ok(answered);
     }
     drop(answered);
-    if let Some(body) = attempt.body {
+    if let Some(request) = request {
         // What the client still sends is for the next attempt.
-        body.supersede();
+        request.supersede();
+        if request.client_failed() {
+            return Err(SendError::Client);
+        }
     }
     Err(SendError::TurnedAway)
 }
