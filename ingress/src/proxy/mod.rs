@@ -17,3 +17,4 @@ pub mod pool;
 pub mod send;
 pub mod sweep;
 pub mod tunnel;
+mod turned_away;

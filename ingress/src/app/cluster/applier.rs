@@ -18,6 +18,7 @@ use super::super::names::{Name, Resolved, Resolver};
 use crate::frontend::worker::RoutePublisher;
 use crate::provider::kubernetes::{Changes, IngressChange, Key, RevisionChange, ServiceChange};
 use crate::proxy::observe::RequestCounts;
+use crate::routing::revisions::Revisions;
 use crate::routing::rules::{IngressName, IngressRules, Target};
 use crate::routing::table::{Age, Conflict, RouteTable};
 
@@ -37,7 +38,10 @@ pub(super) struct Applier {
 #[derive(Debug, Default)]
 pub(super) struct Applied {
     generation: u64,
-    revisions: RevisionMap<Arc<RevisionSpec>>,
+    /// Something about routes or Revisions is not published yet.
+    is_changed: bool,
+    /// What is published with the routes.
+    revisions: Revisions,
     services: RevisionMap<()>,
     names: BTreeMap<RevisionId, NamedTarget>,
     /// The names that the rules in effect, or held, lead to.
@@ -75,15 +79,23 @@ impl Applier {
             self.applied.held.remove(key);
             self.lead_to(key, &[]);
             self.table.remove(&IngressName::from(key));
+            self.applied.is_changed = true;
         }
         for change in changes.ingresses {
             self.take(change, &mut in_effect);
+        }
+        for (id, _) in changes
+            .revisions
+            .iter()
+            .filter(|(_, change)| change.is_none())
+        {
+            self.applied.revisions.remove(id);
+            self.applied.is_changed = true;
         }
         self.publish();
         for (id, change) in changes.revisions {
             if change.is_none() {
                 info!(revision = %id, "is gone: retires when its last request has ended");
-                self.applied.revisions.remove(&id);
                 // What is parked for it has nothing to wait for.
                 self.throttler.remove(&id);
                 self.applied.retiring.insert(id, Instant::now());
@@ -174,9 +186,9 @@ impl Applier {
         if !known.is_some_and(|known| Arc::ptr_eq(known, &revision.spec)) {
             self.throttler
                 .upsert(id, Arc::clone(&revision.spec), Parking::Allowed);
-            self.applied
-                .revisions
-                .insert(id.clone(), Arc::clone(&revision.spec));
+            let spec = Arc::clone(&revision.spec);
+            self.applied.revisions.insert(id.clone(), spec);
+            self.applied.is_changed = true;
         }
         self.throttler.set_endpoints(id, revision.ready.clone());
     }
@@ -209,8 +221,9 @@ impl Applier {
                 self.applied.held.insert(change.key.clone(), change);
                 return;
             }
-            self.table
-                .set(Age::Created(change.created), Arc::clone(rules));
+            let age = Age::Created(change.created);
+            self.table.set(age, Arc::clone(rules));
+            self.applied.is_changed = true;
         }
         in_effect.push(change);
     }
@@ -265,16 +278,21 @@ impl Applier {
         }
     }
 
+    /// Makes the routes and Revisions what new requests are routed by, unless nothing about them has changed.
     fn publish(&mut self) {
+        if !std::mem::take(&mut self.applied.is_changed) {
+            return;
+        }
         self.applied.generation += 1;
         let snapshot = self.table.snapshot(self.applied.generation);
-        self.publisher.publish(snapshot);
+        self.publisher
+            .publish(snapshot, self.applied.revisions.clone());
     }
 }
 
 impl Applied {
     fn knows(&self, id: &RevisionId) -> bool {
-        self.revisions.contains_key(id)
+        self.revisions.get(id).is_some()
             || self.retiring.contains_key(id)
             || self.services.contains_key(id)
             || self.names.contains_key(id)
