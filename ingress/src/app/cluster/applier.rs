@@ -48,6 +48,8 @@ pub(super) struct Applied {
     names_of: HashMap<Key, Vec<RevisionId>>,
     /// Rules that wait for look-ups.
     held: BTreeMap<Key, IngressChange>,
+    /// Revisions whose Pods cannot start: why, and since when that is known.
+    failing: BTreeMap<RevisionId, (Arc<str>, Instant)>,
     /// What no route leads to any more, and since when: last requests may still run.
     retiring: BTreeMap<RevisionId, Instant>,
 }
@@ -90,6 +92,7 @@ impl Applier {
             .filter(|(_, change)| change.is_none())
         {
             self.applied.revisions.remove(id);
+            self.applied.failing.remove(id);
             self.applied.is_changed = true;
         }
         self.publish();
@@ -175,6 +178,28 @@ impl Applier {
         self.counts.retain(|id| self.applied.knows(id));
     }
 
+    /// Answers those who wait for Pods that cannot start, and says why. Called again and again while some cannot.
+    ///
+    /// What a Revision says of an earlier start is no reason to give up this one: either it was said after the start
+    /// began, or the start has lasted for [`PATIENCE`].
+    pub(super) fn fail_starts(&self) {
+        for (id, (reason, told)) in &self.applied.failing {
+            let state = self.throttler.revision_state(id);
+            let Some(since) = state.and_then(|state| state.starting_since) else {
+                continue;
+            };
+            if *told > since || since.elapsed() >= PATIENCE {
+                self.throttler
+                    .start_failed(id, Arc::clone(reason), RETRY_START);
+            }
+        }
+    }
+
+    /// Whether there is something to look after with [`fail_starts`](Self::fail_starts).
+    pub(super) fn is_failing(&self) -> bool {
+        !self.applied.failing.is_empty()
+    }
+
     /// Whether there is something to look after with [`finish_retiring`](Self::finish_retiring).
     pub(super) fn is_retiring(&self) -> bool {
         !self.applied.retiring.is_empty()
@@ -191,6 +216,16 @@ impl Applier {
             self.applied.is_changed = true;
         }
         self.throttler.set_endpoints(id, revision.ready.clone());
+        match &revision.failure {
+            None => drop(self.applied.failing.remove(id)),
+            Some(reason) => {
+                let known = self.applied.failing.get(id);
+                if known.is_none_or(|(known, _)| **known != **reason) {
+                    let told = (reason.as_ref().into(), Instant::now());
+                    self.applied.failing.insert(id.clone(), told);
+                }
+            }
+        }
     }
 
     fn set_up_service(&mut self, id: &RevisionId, service: &ServiceChange) {
@@ -302,6 +337,12 @@ impl Applied {
 /// How long what has no route any more stays at least: a worker that has found its way there by the routes before may
 /// not have asked for a place yet, or its place may not show yet.
 const LEAVE: Duration = Duration::from_secs(1);
+
+/// How long a start may last although its Revision has said before that its Pods cannot start.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long newcomers are refused after a start has failed; the next one then starts it again.
+const RETRY_START: Duration = Duration::from_secs(10);
 
 /// The ExternalName targets of rules, each once.
 fn externals(rules: &IngressRules) -> Vec<(RevisionId, Name, Arc<RevisionSpec>)> {

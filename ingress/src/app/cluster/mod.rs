@@ -42,7 +42,7 @@ use crate::routing::table::{DEFAULT_CLUSTER_DOMAIN, RouteSnapshot, RouteTable};
 use crate::telemetry;
 use applier::{Applied, Applier};
 
-/// How often what retires is looked at.
+/// How often what retires, and what cannot start, is looked at.
 const RETIRE_TICK: Duration = Duration::from_millis(200);
 
 /// Serves a cluster until it is told to stop.
@@ -257,7 +257,10 @@ impl Running {
                 () = &mut end => return Ok(()),
                 changes = self.provider.changed() => drop(self.applier.apply(changes)),
                 resolved = self.applier.resolver.next() => drop(self.applier.resolved(resolved)),
-                _ = tick.tick(), if self.applier.is_retiring() => self.applier.finish_retiring(),
+                _ = tick.tick(), if self.applier.is_retiring() || self.applier.is_failing() => {
+                    self.applier.finish_retiring();
+                    self.applier.fail_starts();
+                }
                 Some(worker) = self.ended.recv(), if !is_draining => {
                     error!(worker, "a worker has ended before its time");
                     return Err(Broken);

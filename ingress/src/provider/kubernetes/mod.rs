@@ -13,6 +13,9 @@ pub mod kept;
 pub mod objects;
 pub mod watch;
 
+#[cfg(test)]
+mod tests;
+
 use kube::{Api, Client};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
