@@ -122,7 +122,7 @@ pub enum Outcome {
 impl Outcome {
     /// Whether a mesh may be why: proxies answer 502 or 503 where they let nobody through, or let connections fail.
     ///
-    /// Source: `IsPotentialMeshErrorStatusCode`, knative/networking `pkg/http/error.go`. Queue-proxy says 503, too,
+    /// Source: `IsPotentialMeshErrorResponse`, knative/networking `pkg/http/error.go`. Queue-proxy says 503, too,
     /// when its container is not ready.
     pub fn is_mesh_suspect(self) -> bool {
         match self {
