@@ -45,11 +45,11 @@ fn same_request(leg: &[Exchange], request: &Message) -> Exchange {
 }
 
 /// What we send on is what the activator sent on, but for the addresses of this machine.
-fn is_sent_on_as_recorded(sent: Message, recorded: &Exchange, upstream: &Upstream) {
+fn is_sent_on_as_recorded(sent: &Message, recorded: &Exchange, upstream: &Upstream) {
     let recorded = Message::parse(&recorded.request)
         .with("host", &upstream.address().to_string())
         .with("x-forwarded-for", "127.0.0.1");
-    assert_eq!(sent, recorded);
+    assert_eq!(*sent, recorded);
 }
 
 #[tokio::test]
@@ -66,7 +66,7 @@ async fn a_warm_request_at_the_activator_is_sent_on_and_answered_as_recorded() {
 
         let answer = read(&mut client, &Message::parse(&exchange.response)).await;
 
-        is_sent_on_as_recorded(told.recv().await.unwrap(), &recorded, &upstream);
+        is_sent_on_as_recorded(&told.recv().await.unwrap(), &recorded, &upstream);
         assert_eq!(answer, Message::parse(&exchange.response));
         cluster.finish().await;
     }
@@ -87,7 +87,7 @@ async fn a_cold_request_at_the_activator_waits_for_an_endpoint_and_is_sent_on_as
     cluster.set_endpoints(&[upstream.address()]);
 
     let answer = read(&mut client, &Message::parse(&exchange.response)).await;
-    is_sent_on_as_recorded(told.recv().await.unwrap(), &recorded, &upstream);
+    is_sent_on_as_recorded(&told.recv().await.unwrap(), &recorded, &upstream);
     assert_eq!(answer, Message::parse(&exchange.response));
     assert_eq!(cluster.state().counters.cold_starts, 1);
     cluster.finish().await;
