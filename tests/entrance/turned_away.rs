@@ -156,6 +156,53 @@ async fn at_the_revisions_deadline_it_is_504_and_until_then_nobody_spins() {
 }
 
 #[tokio::test]
+async fn those_that_are_turned_away_take_turns_with_those_that_wait() {
+    let (upstream, asked) = full(6).await;
+    let cluster = Cluster::with(limited(1, 60_000), &[upstream.address()]).await;
+    let over_http1 = (0..4).map(async |number| {
+        let mut client = Http1::connect(cluster.external, HOST).await;
+        let method = ["GET", "POST"][number % 2];
+        client.send(request(method, "")).await.expect(200)
+    });
+    let http2 = Http2::connect(cluster.external, HOST).await;
+    let over_http2 = (0..4).map(async |_| http2.get("/").await.expect(200));
+
+    futures::future::join(
+        futures::future::join_all(over_http1),
+        futures::future::join_all(over_http2),
+    )
+    .await;
+
+    assert_eq!(asked.load(Ordering::SeqCst), 6 + 8);
+    cluster.finish().await;
+}
+
+#[tokio::test]
+async fn an_upgrade_that_is_turned_away_is_asked_for_again() {
+    let upstream = Upstream::start(async |mut connection: Connection| {
+        connection.request().await;
+        if connection.number == 0 {
+            connection.send(FULL).await;
+            return;
+        }
+        let head =
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+        connection.send(head).await;
+    })
+    .await;
+    let cluster = Cluster::with(limited(1, 60_000), &[upstream.address()]).await;
+    let mut client = Raw::connect(cluster.external).await;
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    client
+        .send(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n{upgrade}"))
+        .await;
+    let head = client.head().await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    drop(client);
+    cluster.finish().await;
+}
+
+#[tokio::test]
 async fn another_endpoint_with_room_is_asked_first() {
     let (no_room, refused) = full(usize::MAX).await;
     let (room, served) = full(0).await;
