@@ -14,7 +14,7 @@ static ALLOCATOR: Jemalloc = Jemalloc;
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(run) => app::run(&run),
-        Command::Serve(_) => Err(anyhow::anyhow!("not built yet")),
+        Command::Serve(serve) => app::serve(&serve),
         Command::Check(check) => check::run(&check),
         Command::Explain(explain) => explain::run(&explain),
         Command::Hello => serve_hello(),

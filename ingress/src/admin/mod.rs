@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 use tracing::error;
 
 use crate::frontend::worker::{Peek, Routes};
+use crate::provider::kubernetes::WatchHealth;
 use crate::provider::problem::Problem;
 use crate::proxy::observe::RequestCounts;
 use crate::ready::Ready;
@@ -44,8 +45,10 @@ pub struct Admin {
     pub stats: Stats,
     /// Accounting for the operator.
     pub counts: RequestCounts,
-    /// Local processes.
-    pub processes: Processes,
+    /// Local processes; none in a cluster.
+    pub processes: Option<Processes>,
+    /// How the cluster is seen; none without one.
+    pub watches: Option<WatchHealth>,
     /// The autoscaler.
     pub autoscaler: Autoscaler,
     /// What is wrong with the configuration.
@@ -124,18 +127,31 @@ impl fmt::Debug for Autoscaler {
     }
 }
 
-/// Serves the admin entrance until the process ends.
-pub async fn serve(listener: TcpListener, admin: Admin) {
-    let router = Router::new()
+/// Serves health, readiness and metrics, for everybody in a cluster, until the process ends.
+pub async fn serve_metrics(listener: TcpListener, admin: Admin) {
+    serve_router(listener, for_everybody().with_state(admin)).await;
+}
+
+fn for_everybody() -> Router<Admin> {
+    Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+}
+
+/// Serves the admin entrance until the process ends.
+pub async fn serve(listener: TcpListener, admin: Admin) {
+    let router = for_everybody()
         .route(
             "/state",
             get(async |State(admin): State<Admin>| Json(state::of(&admin))),
         )
         .route("/explain", get(explain::answer))
         .with_state(admin);
+    serve_router(listener, router).await;
+}
+
+async fn serve_router(listener: TcpListener, router: Router) {
     if let Err(error) = axum::serve(listener, router).await {
         error!(%error, "the admin entrance ended");
     }

@@ -8,15 +8,17 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{Admin, Autoscaler};
+use crate::provider::kubernetes::WatchHealth;
 use crate::routing::rules::Visibility;
-use crate::standalone::ReplicaState;
+use crate::standalone::{Processes, ReplicaState};
 
 /// The state as one JSON value.
 pub(super) fn of(admin: &Admin) -> Value {
     let now = Instant::now();
     let found = admin.problems.found();
     let routes = admin.routes.current();
-    let processes = admin.processes.state();
+    let processes = admin.processes.as_ref().map(Processes::state);
+    let processes = processes.unwrap_or_default();
     let deciders = match &admin.autoscaler {
         Autoscaler::Embedded(embedded) => embedded.state(),
         Autoscaler::Remote(_) => Vec::new(),
@@ -52,6 +54,7 @@ pub(super) fn of(admin: &Admin) -> Value {
             "local": hosts(&routes, Visibility::ClusterLocal),
         },
         "autoscaler": autoscaler(&admin.autoscaler),
+        "watches": admin.watches.as_ref().map(WatchHealth::state),
         "revisions": revisions,
     })
 }

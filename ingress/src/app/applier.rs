@@ -3,7 +3,7 @@
 //! What is new is set up first, then the routes are published, then what nothing leads to any more is retired: it keeps
 //! its queue and its processes until its last request has ended.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ use super::validate::autoscaler_config;
 use crate::frontend::worker::RoutePublisher;
 use crate::provider::{RevisionEntry, World};
 use crate::proxy::observe::RequestCounts;
-use crate::routing::rules::{IngressRules, Target};
-use crate::routing::table::{Conflict, RouteSnapshot};
+use crate::routing::rules::{IngressName, IngressRules, Target};
+use crate::routing::table::{Age, Conflict, DEFAULT_CLUSTER_DOMAIN, RouteTable};
 use crate::standalone::Processes;
 
 /// Who decides how many processes there are.
@@ -48,14 +48,13 @@ pub(super) struct Applier {
 }
 
 /// What is set up.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Applied {
     revisions: BTreeMap<RevisionId, Arc<RevisionEntry>>,
     config: BTreeMap<String, String>,
     /// What the routes are made of.
     ingresses: Vec<Arc<IngressRules>>,
-    snapshot: RouteSnapshot,
-    conflicts: Vec<Conflict>,
+    routes: RouteTable,
     services: BTreeSet<RevisionId>,
     /// Names to resolve, by the identity of their endpoints.
     external: Names,
@@ -84,29 +83,24 @@ impl Applier {
         }
         self.set_up_routes(world).await;
         self.retire(world);
-        self.applied.conflicts.clone()
+        self.applied.routes.conflicts()
     }
 
     /// Publishes the routes; those that are the same are not compiled again.
     async fn set_up_routes(&mut self, world: &World) {
-        let applied = &self.applied;
-        let is_same = applied.ingresses.len() == world.ingresses.len()
-            && applied
-                .ingresses
-                .iter()
-                .zip(&world.ingresses)
-                .all(|(one, other)| Arc::ptr_eq(one, other));
-        if is_same {
-            let snapshot = applied.snapshot.for_generation(world.generation);
-            self.publisher.publish(snapshot);
-            return;
+        let Changes { gone, new } = changes(&self.applied.ingresses, &world.ingresses);
+        if !gone.is_empty() || !new.is_empty() {
+            self.set_up_names(externals(&world.ingresses)).await;
+            for name in gone {
+                self.applied.routes.remove(&name);
+            }
+            for (place, rules) in new {
+                self.applied.routes.set(Age::Written(place), rules);
+            }
+            self.applied.ingresses.clone_from(&world.ingresses);
         }
-        self.set_up_names(externals(&world.ingresses)).await;
-        let (snapshot, conflicts) = RouteSnapshot::build(world.generation, world.ingresses.clone());
-        self.publisher.publish(snapshot.clone());
-        self.applied.ingresses.clone_from(&world.ingresses);
-        self.applied.snapshot = snapshot;
-        self.applied.conflicts = conflicts;
+        let snapshot = self.applied.routes.snapshot(world.generation);
+        self.publisher.publish(snapshot);
     }
 
     /// Sets up what names stand for, and gives those that are new the time of a look-up: before it, a route to them leads
@@ -255,6 +249,20 @@ impl Applier {
     }
 }
 
+impl Default for Applied {
+    fn default() -> Self {
+        Self {
+            revisions: BTreeMap::new(),
+            config: BTreeMap::new(),
+            ingresses: Vec::new(),
+            routes: RouteTable::new(DEFAULT_CLUSTER_DOMAIN),
+            services: BTreeSet::new(),
+            external: Names::new(),
+            retiring: BTreeMap::new(),
+        }
+    }
+}
+
 impl Applied {
     fn knows(&self, id: &RevisionId) -> bool {
         self.revisions.contains_key(id)
@@ -271,6 +279,35 @@ const LEAVE: Duration = Duration::from_secs(1);
 const FIRST_LOOK_UP: Duration = Duration::from_secs(2);
 
 const INITIAL_SCALE: &str = "autoscaling.knative.dev/initial-scale";
+
+/// What is to be done to the routes.
+#[derive(Debug, Default)]
+struct Changes {
+    gone: Vec<IngressName>,
+    /// What is new, has changed, or stands in another place; with its place, for that is its age.
+    new: Vec<(usize, Arc<IngressRules>)>,
+}
+
+/// How two lists of the same kind differ, which mostly share all but one of their members.
+fn changes(before: &[Arc<IngressRules>], after: &[Arc<IngressRules>]) -> Changes {
+    let is_same = |place: usize, rules: &Arc<IngressRules>, others: &[Arc<IngressRules>]| {
+        others
+            .get(place)
+            .is_some_and(|other| Arc::ptr_eq(rules, other))
+    };
+    let different = |these: &[Arc<IngressRules>], others: &[Arc<IngressRules>]| {
+        let places = these.iter().enumerate();
+        let different = places.filter(|(place, rules)| !is_same(*place, rules, others));
+        different
+            .map(|(place, rules)| (place, Arc::clone(rules)))
+            .collect::<Vec<_>>()
+    };
+    let (old, new) = (different(before, after), different(after, before));
+    let stay: HashSet<&IngressName> = new.iter().map(|(_, rules)| &rules.name).collect();
+    let names = old.iter().map(|(_, rules)| &rules.name);
+    let gone = names.filter(|name| !stay.contains(name)).cloned().collect();
+    Changes { gone, new }
+}
 
 /// All ExternalName targets of all rules.
 fn externals(ingresses: &[Arc<IngressRules>]) -> BTreeMap<RevisionId, (Name, Arc<RevisionSpec>)> {
@@ -296,4 +333,41 @@ fn externals(ingresses: &[Arc<IngressRules>]) -> BTreeMap<RevisionId, (Name, Arc
             Target::Revision { .. } | Target::Service { .. } | Target::Missing { .. } => None,
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(name: &str) -> Arc<IngressRules> {
+        Arc::new(IngressRules {
+            name: IngressName {
+                namespace: "shop".into(),
+                name: name.into(),
+            },
+            hash: "".into(),
+            rules: Vec::new(),
+        })
+    }
+
+    fn said(changes: &Changes) -> String {
+        let gone = changes.gone.iter().map(|name| format!("-{}", name.name));
+        let new = changes.new.iter();
+        let new = new.map(|(place, rules)| format!("{place}:{}", rules.name.name));
+        gone.chain(new).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn only_what_is_another_value_or_stands_elsewhere_has_changed() {
+        let [a, b, c] = ["a", "b", "c"].map(rules);
+        let all = [Arc::clone(&a), Arc::clone(&b), Arc::clone(&c)];
+        assert_eq!(said(&changes(&all, &all)), "");
+        assert_eq!(said(&changes(&[], &all)), "0:a 1:b 2:c");
+        let changed = [Arc::clone(&a), rules("b"), Arc::clone(&c)];
+        assert_eq!(said(&changes(&all, &changed)), "1:b");
+        let left = [Arc::clone(&a), Arc::clone(&c)];
+        assert_eq!(said(&changes(&all, &left)), "-b 1:c");
+        assert_eq!(said(&changes(&left, &all)), "1:b 2:c");
+        assert_eq!(said(&changes(&all, &[])), "-a -b -c");
+    }
 }

@@ -13,6 +13,7 @@ mod fields;
 pub mod file;
 pub mod kingress;
 mod knative;
+pub mod kubernetes;
 pub mod names;
 pub mod object;
 pub mod problem;

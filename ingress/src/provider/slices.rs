@@ -13,10 +13,10 @@ use super::object::EndpointSlice;
 /// The label that says which Service an EndpointSlice belongs to.
 pub(crate) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 /// The label that says which Revision something belongs to.
-const REVISION_LABEL: &str = "serving.knative.dev/revision";
+pub(crate) const REVISION_LABEL: &str = "serving.knative.dev/revision";
 /// The label that tells a Revision's own endpoints (`Private`) from those the ingress is to use (`Public`), which are
 /// an activator's while the Revision is at zero.
-const SERVICE_TYPE_LABEL: &str = "networking.internal.knative.dev/serviceType";
+pub(crate) const SERVICE_TYPE_LABEL: &str = "networking.internal.knative.dev/serviceType";
 
 /// EndpointSlices, to be found by the Revision or Service they are about.
 #[derive(Debug, Default)]

@@ -31,6 +31,18 @@ pub type ServiceEndpoints = BTreeMap<RevisionId, (Arc<RevisionSpec>, Vec<Endpoin
 type HostOwners<'a> = HashMap<(Visibility, String), &'a Meta>;
 
 /// What splits may refer to.
+pub trait Catalogue {
+    /// What a Revision promises, if there is such a Revision.
+    fn revision(&self, id: &RevisionId) -> Option<&Arc<RevisionSpec>>;
+
+    /// An ordinary Service.
+    fn service(&self, namespace: &str, name: &str) -> Option<&CoreService>;
+
+    /// The ready endpoints of one of its ports, in the order of their addresses.
+    fn endpoints(&self, service: &CoreService, port: &CoreServicePort) -> Vec<Endpoint>;
+}
+
+/// A [`Catalogue`] of objects that are all at hand.
 #[derive(Clone, Debug, Default)]
 pub struct Lookup<'a> {
     services: BTreeMap<(&'a str, &'a str), &'a CoreService>,
@@ -78,6 +90,49 @@ impl<'a> Lookup<'a> {
     }
 }
 
+impl Catalogue for Lookup<'_> {
+    fn revision(&self, id: &RevisionId) -> Option<&Arc<RevisionSpec>> {
+        self.revisions.get(id)
+    }
+
+    fn service(&self, namespace: &str, name: &str) -> Option<&CoreService> {
+        self.services.get(&(namespace, name)).copied()
+    }
+
+    fn endpoints(&self, service: &CoreService, port: &CoreServicePort) -> Vec<Endpoint> {
+        let slices = self.slices.get(&service.meta.key());
+        let slices = slices.map_or(&[][..], Vec::as_slice);
+        endpoints(slices, |slice| port_in_slice(port, slice))
+    }
+}
+
+/// One KIngress, translated.
+#[derive(Clone, Debug)]
+pub struct Translated {
+    /// Its rules. With an error among the problems they are not complete.
+    pub rules: IngressRules,
+    /// Endpoints of the ordinary Services they name.
+    pub services: ServiceEndpoints,
+    /// Errors refuse the KIngress; warnings tell what is missing or cannot act.
+    pub problems: Vec<Problem>,
+}
+
+/// Translates one KIngress; whether its hosts are free is not asked.
+pub fn translate_one(ingress: &Ingress, catalogue: &dyn Catalogue) -> Translated {
+    let mut translator = Translator {
+        ingress,
+        catalogue,
+        services: BTreeMap::new(),
+        problems: Vec::new(),
+    };
+    let rules = translator.rules();
+    Translated {
+        rules,
+        services: translator.services,
+        problems: translator.problems,
+    }
+}
+
 /// A KIngress to translate, or one that was.
 #[derive(Clone, Debug)]
 pub enum Item<'a> {
@@ -119,20 +174,14 @@ pub fn translate_new(mut items: Vec<Item<'_>>, lookup: &Lookup<'_>) -> Translati
         let (number, rules) = match item {
             Item::Known(_, rules) => (usize::MAX, Arc::clone(rules)),
             Item::New(number, ingress) => {
-                let mut translator = Translator {
-                    ingress,
-                    lookup,
-                    services: BTreeMap::new(),
-                    problems: Vec::new(),
-                };
-                let rules = translator.rules();
-                let is_refused = translator.problems.iter().any(Problem::is_error);
-                translation.problems.append(&mut translator.problems);
+                let mut translated = translate_one(ingress, lookup);
+                let is_refused = translated.problems.iter().any(Problem::is_error);
+                translation.problems.append(&mut translated.problems);
                 if is_refused {
                     continue;
                 }
-                translation.services.append(&mut translator.services);
-                (*number, Arc::new(rules))
+                translation.services.append(&mut translated.services);
+                (*number, Arc::new(translated.rules))
             }
         };
         let taken = taken_hosts(meta, &rules, &mut owners);
@@ -184,7 +233,7 @@ fn taken_hosts<'a>(
 
 struct Translator<'a> {
     ingress: &'a Ingress,
-    lookup: &'a Lookup<'a>,
+    catalogue: &'a dyn Catalogue,
     services: ServiceEndpoints,
     problems: Vec<Problem>,
 }
@@ -373,7 +422,7 @@ impl Translator<'_> {
     fn target(&mut self, split: &IngressSplit) -> Target {
         let named = revision_of_headers(split);
         if let Some(id) = &named
-            && !self.lookup.revisions.contains_key(id)
+            && self.catalogue.revision(id).is_none()
         {
             return missing(format!("there is no Revision {id}"));
         }
@@ -383,7 +432,7 @@ impl Translator<'_> {
                 split.service_name.as_str(),
             )
         });
-        match self.lookup.revisions.get(&id) {
+        match self.catalogue.revision(&id) {
             Some(spec) => Target::Revision {
                 id,
                 spec: spec.clone(),
@@ -397,7 +446,7 @@ impl Translator<'_> {
             split.service_namespace.as_str(),
             split.service_name.as_str(),
         );
-        let Some(service) = self.lookup.services.get(&key) else {
+        let Some(service) = self.catalogue.service(key.0, key.1) else {
             return missing(format!(
                 "there is no Service or Revision {}/{}",
                 key.0, key.1
@@ -429,8 +478,7 @@ impl Translator<'_> {
             return missing(no_such_port(service, &split.service_port));
         };
         let id = RevisionId::of_service(key.0, key.1, port.port);
-        let slices = self.lookup.slices.get(&key).map_or(&[][..], Vec::as_slice);
-        let endpoints = endpoints(slices, |slice| port_in_slice(port, slice));
+        let endpoints = self.catalogue.endpoints(service, port);
         self.services.insert(id.clone(), (spec.clone(), endpoints));
         Target::Service { id, spec }
     }

@@ -1,6 +1,12 @@
+use std::cmp::Reverse;
+
 use proptest::prelude::*;
 
 use super::super::fixture::{external, headers, ingress, ingress_name, local, path, revision};
+use super::super::host::InvalidHost;
+use super::super::rules::Backend;
+use super::super::split::Splits;
+use super::claims::short_forms;
 use super::*;
 
 const EXTERNAL: Visibility = Visibility::ExternalIp;
@@ -389,6 +395,17 @@ fn header_that_comes_twice_does_not_match() {
 
 #[test]
 fn path_keeps_its_key_when_shares_and_other_rules_change() {
+    let shared = |share: u8| {
+        let backend = |name| Backend {
+            target: revision(name),
+            set_headers: Vec::new(),
+        };
+        let shares = vec![(share, backend("r")), (100 - share, backend("r-2"))];
+        vec![PathRule {
+            splits: Splits::try_new(shares).unwrap(),
+            ..path("", revision("r"))
+        }]
+    };
     let key = |rules| {
         let routes = snapshot(vec![ingress("a", rules)]);
         let key = routes
@@ -398,12 +415,12 @@ fn path_keeps_its_key_when_shares_and_other_rules_change() {
         assert!(routes.has_path(key));
         key
     };
-    let before = key(vec![external(&["h"], every_path())]);
+    let before = key(vec![external(&["h"], shared(1))]);
     let after = key(vec![
         external(&["new"], every_path()),
-        external(&["h"], vec![path("", revision("r-2"))]),
+        external(&["h"], shared(2)),
     ]);
-    let other = key(vec![external(&["h", "i"], every_path())]);
+    let other = key(vec![external(&["h", "i"], shared(1))]);
     assert_eq!(before, after);
     assert_ne!(before, other);
 }

@@ -1,0 +1,309 @@
+//! Makes [`Changes`] of a cluster real, in an order in which nothing is lost.
+//!
+//! What is new is set up first: Revisions with their endpoints, Services, names. Then the routes are published, then what
+//! nothing leads to any more is retired. Rules that lead to a name nobody has looked up yet wait for the look-up, and
+//! what was in effect before them stays until then; everything else goes on meanwhile.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parkway_activator::revision::{RevisionId, RevisionMap, RevisionSpec};
+use parkway_activator::stats::Stats;
+use parkway_activator::throttler::{Parking, Throttler};
+use tokio::time::Instant;
+use tracing::info;
+
+use super::super::names::{Name, Resolved, Resolver};
+use crate::frontend::worker::RoutePublisher;
+use crate::provider::kubernetes::{Changes, IngressChange, Key, RevisionChange, ServiceChange};
+use crate::proxy::observe::RequestCounts;
+use crate::routing::rules::{IngressName, IngressRules, Target};
+use crate::routing::table::{Age, Conflict, RouteTable};
+
+/// Everything the cluster reaches.
+#[derive(Debug)]
+pub(super) struct Applier {
+    pub(super) throttler: Throttler,
+    pub(super) stats: Stats,
+    pub(super) counts: RequestCounts,
+    pub(super) publisher: RoutePublisher,
+    pub(super) resolver: Resolver,
+    pub(super) table: RouteTable,
+    pub(super) applied: Applied,
+}
+
+/// What is set up.
+#[derive(Debug, Default)]
+pub(super) struct Applied {
+    generation: u64,
+    revisions: RevisionMap<Arc<RevisionSpec>>,
+    services: RevisionMap<()>,
+    names: BTreeMap<RevisionId, NamedTarget>,
+    /// The names that the rules in effect, or held, lead to.
+    names_of: HashMap<Key, Vec<RevisionId>>,
+    /// Rules that wait for look-ups.
+    held: BTreeMap<Key, IngressChange>,
+    /// What no route leads to any more, and since when: last requests may still run.
+    retiring: BTreeMap<RevisionId, Instant>,
+}
+
+/// A name that rules lead to.
+#[derive(Debug)]
+struct NamedTarget {
+    name: Name,
+    users: usize,
+    /// A look-up has ended, well or not.
+    is_answered: bool,
+}
+
+impl Applier {
+    /// Makes `changes` real. Returns the KIngresses whose state may have changed by it, as they are in effect now.
+    pub(super) fn apply(&mut self, changes: Changes) -> Vec<IngressChange> {
+        for (id, change) in &changes.revisions {
+            if let Some(revision) = change {
+                self.set_up_revision(id, revision);
+            }
+        }
+        for (id, change) in &changes.services {
+            if let Some(service) = change {
+                self.set_up_service(id, service);
+            }
+        }
+        let mut in_effect = Vec::new();
+        for key in &changes.gone {
+            self.applied.held.remove(key);
+            self.lead_to(key, &[]);
+            self.table.remove(&IngressName::from(key));
+        }
+        for change in changes.ingresses {
+            self.take(change, &mut in_effect);
+        }
+        self.publish();
+        for (id, change) in changes.revisions {
+            if change.is_none() {
+                info!(revision = %id, "is gone: retires when its last request has ended");
+                self.applied.revisions.remove(&id);
+                // What is parked for it has nothing to wait for.
+                self.throttler.remove(&id);
+                self.applied.retiring.insert(id, Instant::now());
+            }
+        }
+        for (id, change) in changes.services {
+            if change.is_none() {
+                self.applied.services.remove(&id);
+                self.applied.retiring.insert(id, Instant::now());
+            }
+        }
+        in_effect
+    }
+
+    /// The hosts that more than one KIngress claims.
+    pub(super) fn conflicts(&self) -> Vec<Conflict> {
+        self.table.conflicts()
+    }
+
+    /// Takes in what a name stands for now. Returns the KIngresses that waited for it, now in effect.
+    pub(super) fn resolved(&mut self, resolved: Resolved) -> Vec<IngressChange> {
+        let Resolved {
+            id,
+            name,
+            endpoints,
+        } = resolved;
+        let Some(target) = self.applied.names.get_mut(&id) else {
+            return Vec::new();
+        };
+        if target.name != name {
+            return Vec::new();
+        }
+        target.is_answered = true;
+        if let Some(endpoints) = endpoints {
+            self.throttler.set_endpoints(&id, endpoints);
+        }
+        let names = &self.applied.names;
+        let names_of = &self.applied.names_of;
+        let is_free = |key: &Key| {
+            let mut led_to = names_of.get(key).into_iter().flatten();
+            led_to.all(|id| names.get(id).is_none_or(|target| target.is_answered))
+        };
+        let free: Vec<Key> = { self.applied.held.keys() }
+            .filter(|key| is_free(key))
+            .cloned()
+            .collect();
+        let mut in_effect = Vec::new();
+        for key in free {
+            if let Some(change) = self.applied.held.remove(&key) {
+                self.take(change, &mut in_effect);
+            }
+        }
+        if !in_effect.is_empty() {
+            self.publish();
+        }
+        in_effect
+    }
+
+    /// Removes what has retired and has no requests. Called again and again until there is nothing.
+    pub(super) fn finish_retiring(&mut self) {
+        let is_done = |id: &RevisionId, since: &Instant| {
+            since.elapsed() >= LEAVE
+                && self
+                    .throttler
+                    .revision_state(id)
+                    .is_none_or(|state| state.parked == 0 && state.in_flight == 0)
+        };
+        let done: Vec<_> = { self.applied.retiring.iter() }
+            .filter(|(id, since)| is_done(id, since))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in done {
+            self.applied.retiring.remove(&id);
+            self.throttler.remove(&id);
+            self.stats.remove(&id);
+        }
+        self.counts.retain(|id| self.applied.knows(id));
+    }
+
+    /// Whether there is something to look after with [`finish_retiring`](Self::finish_retiring).
+    pub(super) fn is_retiring(&self) -> bool {
+        !self.applied.retiring.is_empty()
+    }
+
+    fn set_up_revision(&mut self, id: &RevisionId, revision: &RevisionChange) {
+        self.applied.retiring.remove(id);
+        let known = self.applied.revisions.get(id);
+        if !known.is_some_and(|known| Arc::ptr_eq(known, &revision.spec)) {
+            self.throttler
+                .upsert(id, Arc::clone(&revision.spec), Parking::Allowed);
+            self.applied
+                .revisions
+                .insert(id.clone(), Arc::clone(&revision.spec));
+        }
+        self.throttler.set_endpoints(id, revision.ready.clone());
+    }
+
+    fn set_up_service(&mut self, id: &RevisionId, service: &ServiceChange) {
+        self.applied.retiring.remove(id);
+        self.throttler
+            .upsert(id, Arc::clone(&service.spec), Parking::Never);
+        self.throttler.set_endpoints(id, service.endpoints.clone());
+        self.applied.services.insert(id.clone(), ());
+    }
+
+    /// Puts rules into effect, or holds them until their names have been looked up.
+    fn take(&mut self, mut change: IngressChange, in_effect: &mut Vec<IngressChange>) {
+        let held = self.applied.held.remove(&change.key);
+        // Still to come: what was held for an earlier look at the same object.
+        if change.rules.is_none()
+            && let Some(held) = held
+        {
+            change.rules = held.rules;
+        }
+        if let Some(rules) = &change.rules {
+            let external = externals(rules);
+            self.lead_to(&change.key, &external);
+            let is_unanswered = |(id, ..): &(RevisionId, Name, Arc<RevisionSpec>)| {
+                let target = self.applied.names.get(id);
+                target.is_some_and(|target| !target.is_answered)
+            };
+            if external.iter().any(is_unanswered) {
+                self.applied.held.insert(change.key.clone(), change);
+                return;
+            }
+            self.table
+                .set(Age::Created(change.created), Arc::clone(rules));
+        }
+        in_effect.push(change);
+    }
+
+    /// Counts the names that a KIngress leads to, and asks for those that are new.
+    fn lead_to(&mut self, key: &Key, external: &[(RevisionId, Name, Arc<RevisionSpec>)]) {
+        let before = self.applied.names_of.remove(key).unwrap_or_default();
+        if before.is_empty() && external.is_empty() {
+            return;
+        }
+        let mut is_changed = false;
+        for (id, name, spec) in external {
+            let known = self.applied.names.get_mut(id);
+            if let Some(target) = known.filter(|target| target.name == *name) {
+                target.users += 1;
+                continue;
+            }
+            is_changed = true;
+            self.applied.retiring.remove(id);
+            self.throttler.upsert(id, Arc::clone(spec), Parking::Never);
+            let literal = name.literal();
+            if let Some(endpoint) = literal {
+                self.throttler.set_endpoints(id, vec![endpoint]);
+            }
+            let users = self.applied.names.get(id).map_or(0, |target| target.users);
+            let target = NamedTarget {
+                name: name.clone(),
+                users: users + 1,
+                is_answered: literal.is_some(),
+            };
+            self.applied.names.insert(id.clone(), target);
+        }
+        for id in before {
+            if let Some(target) = self.applied.names.get_mut(&id) {
+                target.users = target.users.saturating_sub(1);
+                if target.users == 0 {
+                    is_changed = true;
+                    self.applied.names.remove(&id);
+                    self.applied.retiring.insert(id, Instant::now());
+                }
+            }
+        }
+        if !external.is_empty() {
+            let ids = external.iter().map(|(id, ..)| id.clone()).collect();
+            self.applied.names_of.insert(key.clone(), ids);
+        }
+        if is_changed {
+            let to_resolve = self.applied.names.iter();
+            let to_resolve = to_resolve.filter(|(_, target)| target.name.literal().is_none());
+            let to_resolve = to_resolve.map(|(id, target)| (id.clone(), target.name.clone()));
+            self.resolver.ask(to_resolve.collect());
+        }
+    }
+
+    fn publish(&mut self) {
+        self.applied.generation += 1;
+        let snapshot = self.table.snapshot(self.applied.generation);
+        self.publisher.publish(snapshot);
+    }
+}
+
+impl Applied {
+    fn knows(&self, id: &RevisionId) -> bool {
+        self.revisions.contains_key(id)
+            || self.retiring.contains_key(id)
+            || self.services.contains_key(id)
+            || self.names.contains_key(id)
+    }
+}
+
+/// How long what has no route any more stays at least: a worker that has found its way there by the routes before may
+/// not have asked for a place yet, or its place may not show yet.
+const LEAVE: Duration = Duration::from_secs(1);
+
+/// The ExternalName targets of rules, each once.
+fn externals(rules: &IngressRules) -> Vec<(RevisionId, Name, Arc<RevisionSpec>)> {
+    let paths = rules.rules.iter().flat_map(|rule| &rule.paths);
+    let mut external: Vec<(RevisionId, Name, Arc<RevisionSpec>)> = Vec::new();
+    for (_, backend) in paths.flat_map(|path| path.splits.iter()) {
+        if let Target::External {
+            id,
+            host,
+            port,
+            spec,
+        } = &backend.target
+            && !external.iter().any(|(known, ..)| known == id)
+        {
+            let name = Name {
+                host: host.clone(),
+                port: *port,
+            };
+            external.push((id.clone(), name, Arc::clone(spec)));
+        }
+    }
+    external
+}

@@ -1,0 +1,337 @@
+//! `parkway serve`: what it consists of, in the order in which it starts, and what stops it.
+
+mod applier;
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use parkway_activator::prober;
+use parkway_activator::stats::Stats;
+use parkway_activator::throttler::Throttler;
+use parkway_autoscaler_client::remote::RemoteSink;
+use parkway_autoscaler_client::reporter;
+use parkway_autoscaler_client::sink::StatSink;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::names;
+use super::parts::{
+    Workers, joined, limits, policy, queue_limits, raise_file_limit, start_workers,
+};
+use super::signals::Signals;
+use crate::admin::{self, Admin, Autoscaler, Problems};
+use crate::cli::{Role, Serve};
+use crate::frontend::listener;
+use crate::frontend::worker::{Entrance, RoutePublisher, WorkerParts};
+use crate::provider::kubernetes::client::client;
+use crate::provider::kubernetes::{self, Key, KubernetesProvider};
+use crate::proxy::observe::RequestCounts;
+use crate::ready::Ready;
+use crate::routing::rules::Visibility;
+use crate::routing::table::{DEFAULT_CLUSTER_DOMAIN, RouteSnapshot, RouteTable};
+use crate::telemetry;
+use applier::{Applied, Applier};
+
+/// How often what retires is looked at.
+const RETIRE_TICK: Duration = Duration::from_millis(200);
+
+/// Serves a cluster until it is told to stop.
+///
+/// # Errors
+///
+/// When it cannot start: an address is taken, there is no cluster.
+pub fn serve(settings: &Serve) -> anyhow::Result<ExitCode> {
+    telemetry::init(settings.data_path.log_format, &settings.data_path.log)?;
+    raise_file_limit();
+    // Before anything makes a TLS connection: kube and we use the same one.
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
+        warn!("a TLS provider was installed before");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let code = runtime.block_on(run(settings));
+    // Workers that are still busy have been given up by now: their threads are not waited for.
+    runtime.shutdown_background();
+    code
+}
+
+async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::new();
+    let entrances = Entrances::bind(settings).await?;
+    let client = client(settings.kubeconfig.as_deref(), settings.context.as_deref()).await?;
+    let cluster_domain = cluster_domain(settings);
+
+    let ready = Ready::default();
+    let starting = ready.wait_for("the cluster's configuration");
+    let drain = CancellationToken::new();
+    let workers = entrances.workers;
+    let throttler = Throttler::new(queue_limits(&settings.data_path), workers);
+    let stats = Stats::new(workers);
+    let counts = RequestCounts::new(workers);
+    let (publisher, routes) = RoutePublisher::new(RouteSnapshot::default());
+
+    let mut tasks = JoinSet::new();
+    let (sink, connection) = RemoteSink::new(vec![autoscaler(settings, &cluster_domain)]);
+    tasks.spawn(connection);
+    let stat_sink: Arc<dyn StatSink> = Arc::new(sink.clone());
+    tasks.spawn(reporter::run(
+        stats.clone(),
+        stat_sink,
+        settings.pod_name.clone(),
+    ));
+    tasks.spawn(prober::restore_suspects(
+        throttler.clone(),
+        super::local::ConnectProbe,
+    ));
+    let (resolver, resolving) = names::Resolver::new();
+    tasks.spawn(resolving);
+
+    let mut provider = KubernetesProvider::new(&client, &provider_settings(settings));
+    let problems = Problems::default();
+    let mut applier = Applier {
+        throttler: throttler.clone(),
+        stats: stats.clone(),
+        counts: counts.clone(),
+        publisher,
+        resolver,
+        table: RouteTable::new(&cluster_domain),
+        applied: Applied::default(),
+    };
+
+    let connections = Arc::new(AtomicUsize::new(0));
+    let parts = WorkerParts {
+        workers,
+        limits: Arc::new(limits(&settings.data_path, settings.drain())),
+        policy: Arc::new(policy(&settings.data_path)),
+        routes: routes.clone(),
+        throttler: throttler.clone(),
+        stats: stats.clone(),
+        counts: counts.clone(),
+        connections: Arc::clone(&connections),
+        drain: drain.clone(),
+    };
+    let (per_worker, metrics, admin_listener) = entrances.into_parts();
+    let admin = Admin {
+        ready: ready.clone(),
+        routes,
+        throttler: throttler.clone(),
+        stats,
+        counts,
+        processes: None,
+        watches: Some(provider.health()),
+        autoscaler: Autoscaler::Remote(sink),
+        problems: problems.clone(),
+        connections,
+        workers,
+        peeks: Vec::new(),
+    };
+    // From here on it can be seen what is waited for.
+    tasks.spawn(admin::serve_metrics(metrics, admin.clone()));
+
+    let first = tokio::select! {
+        changes = provider.changed() => changes,
+        () = signals.stop() => return Ok(ExitCode::SUCCESS),
+    };
+    info!(
+        ingresses = first.ingresses.len(),
+        revisions = first.revisions.len(),
+        "the cluster has told what there is"
+    );
+    drop(applier.apply(first));
+    let Workers {
+        threads,
+        peeks,
+        ended,
+    } = start_workers(per_worker, &parts)?;
+    tasks.spawn(admin::serve(admin_listener, Admin { peeks, ..admin }));
+    drop(starting);
+    info!(workers, roles = ?settings.roles, class = %settings.ingress_class, "serving");
+
+    let code = steady(&mut provider, &mut applier, &mut signals, ended, &mut tasks).await;
+    let draining = ready.wait_for("nothing: the process is ending");
+    stop(settings, &drain, &throttler, threads, &mut signals).await;
+    drop(draining);
+    tasks.shutdown().await;
+    Ok(code)
+}
+
+/// Runs until a signal, or until something that should never end does.
+async fn steady(
+    provider: &mut KubernetesProvider,
+    applier: &mut Applier,
+    signals: &mut Signals,
+    mut ended: mpsc::Receiver<usize>,
+    tasks: &mut JoinSet<()>,
+) -> ExitCode {
+    let mut tick = tokio::time::interval(RETIRE_TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = signals.stop() => return ExitCode::SUCCESS,
+            changes = provider.changed() => drop(applier.apply(changes)),
+            resolved = applier.resolver.next() => drop(applier.resolved(resolved)),
+            _ = tick.tick(), if applier.is_retiring() => applier.finish_retiring(),
+            Some(worker) = ended.recv() => {
+                error!(worker, "a worker has ended before its time");
+                return ExitCode::FAILURE;
+            }
+            Some(ended) = tasks.join_next() => {
+                error!(?ended, "a task that should never end has ended");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+}
+
+/// Ends in order: the cluster learns that we leave, no new connections, parked and running requests.
+async fn stop(
+    settings: &Serve,
+    drain: &CancellationToken,
+    throttler: &Throttler,
+    threads: Vec<JoinHandle<()>>,
+    signals: &mut Signals,
+) {
+    info!(
+        seconds = settings.drain_delay_seconds,
+        "not ready any more; serving until the cluster has noticed, or a second signal"
+    );
+    tokio::select! {
+        () = tokio::time::sleep(settings.drain_delay()) => {}
+        () = signals.stop() => {}
+    }
+    info!(
+        parked = throttler.parked(),
+        "stopping: parked and running requests may end; once more to stop at once"
+    );
+    throttler.drain();
+    drain.cancel();
+    tokio::select! {
+        () = joined(threads) => info!("all requests have ended"),
+        () = signals.stop() => warn!("stopping at once"),
+        // The workers keep the deadline themselves; this is for a worker that cannot.
+        () = tokio::time::sleep(settings.drain() + Duration::from_secs(1)) => warn!("drain deadline passed"),
+    }
+}
+
+fn provider_settings(settings: &Serve) -> kubernetes::Settings {
+    let is_ingress = settings.has(Role::Ingress);
+    kubernetes::Settings {
+        ingress_class: is_ingress.then(|| settings.ingress_class.clone()),
+        system_namespace: settings.system_namespace.clone(),
+        gateway: Key::new(settings.namespace(), settings.gateway_service.as_str()),
+        wants_public: !is_ingress,
+    }
+}
+
+fn autoscaler(settings: &Serve, cluster_domain: &str) -> String {
+    let default = || {
+        let namespace = &settings.system_namespace;
+        format!("ws://autoscaler.{namespace}.svc.{cluster_domain}:8080")
+    };
+    settings.autoscaler.clone().unwrap_or_else(default)
+}
+
+/// The domain that was named, else the first `svc.` entry of the resolver's search list.
+///
+/// Source: knative/pkg `network/domain.go`.
+fn cluster_domain(settings: &Serve) -> String {
+    let named = settings.cluster_domain.clone();
+    let found = || {
+        let resolver = std::fs::read_to_string("/etc/resolv.conf").ok()?;
+        search_domain(&resolver)
+    };
+    named
+        .or_else(found)
+        .unwrap_or_else(|| DEFAULT_CLUSTER_DOMAIN.to_owned())
+}
+
+fn search_domain(resolver: &str) -> Option<String> {
+    let searched = resolver
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("search"))
+        .flat_map(str::split_whitespace);
+    let mut domains = searched.filter_map(|domain| domain.strip_prefix("svc."));
+    domains
+        .next()
+        .map(|domain| domain.trim_end_matches('.').to_owned())
+}
+
+/// Bound listeners, so that a taken address is noticed before anything is started.
+struct Entrances {
+    workers: usize,
+    gateway: Vec<(Vec<std::net::TcpListener>, Visibility)>,
+    metrics: TcpListener,
+    admin: TcpListener,
+}
+
+impl Entrances {
+    async fn bind(settings: &Serve) -> anyhow::Result<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let workers = settings.data_path.workers.map_or(cores, usize::from);
+        let taken = |flag: &str, address: SocketAddr| {
+            format!("{flag} {address}: cannot listen there; choose another address with {flag}")
+        };
+        let bind =
+            |flag, address| listener::bind(address, workers).with_context(|| taken(flag, address));
+        let mut gateway = Vec::new();
+        if settings.has(Role::Ingress) {
+            gateway.push((bind("--listen", settings.listen)?, Visibility::ExternalIp));
+            let local = bind("--listen-local", settings.listen_local)?;
+            gateway.push((local, Visibility::ClusterLocal));
+        }
+        Ok(Self {
+            workers,
+            gateway,
+            metrics: TcpListener::bind(settings.metrics_listen)
+                .await
+                .with_context(|| taken("--metrics-listen", settings.metrics_listen))?,
+            admin: TcpListener::bind(settings.admin)
+                .await
+                .with_context(|| taken("--admin", settings.admin))?,
+        })
+    }
+
+    /// What each worker listens on, the listener for everybody, and the admin's.
+    fn into_parts(self) -> (Vec<Vec<Entrance>>, TcpListener, TcpListener) {
+        let mut per_worker: Vec<Vec<Entrance>> = (0..self.workers).map(|_| Vec::new()).collect();
+        for (listeners, visibility) in self.gateway {
+            for (entrances, listener) in per_worker.iter_mut().zip(listeners) {
+                entrances.push(Entrance {
+                    listener,
+                    visibility,
+                });
+            }
+        }
+        (per_worker, self.metrics, self.admin)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clusters_domain_is_what_the_resolver_searches() {
+        let of = |text: &str| search_domain(text);
+        let pod =
+            "search shop.svc.corp.example svc.corp.example corp.example\nnameserver 10.96.0.10\n";
+        assert_eq!(of(pod).as_deref(), Some("corp.example"));
+        assert_eq!(
+            of("search svc.cluster.local.\n").as_deref(),
+            Some("cluster.local")
+        );
+        assert_eq!(of("nameserver 10.96.0.10\nsearch example.com\n"), None);
+    }
+}

@@ -1,0 +1,466 @@
+//! `parkway run`: what it consists of, in the order in which it starts, and what stops it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use parkway_activator::prober;
+use parkway_activator::stats::Stats;
+use parkway_activator::throttler::Throttler;
+use parkway_autoscaler_client::embedded::Embedded;
+use parkway_autoscaler_client::remote::RemoteSink;
+use parkway_autoscaler_client::reporter;
+use parkway_autoscaler_client::sink::StatSink;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::applier::{Applied, Applier, Scaling};
+use super::events::{ProcessEvents, RolloutEvent, ScaleProcesses};
+use super::parts::{
+    Workers, joined, limits, policy, queue_limits, raise_file_limit, start_workers,
+};
+use super::signals::Signals;
+use super::{names, summary, validate};
+use crate::admin::{self, Admin, Autoscaler, Problems};
+use crate::cli::{AutoscalerChoice, Run};
+use crate::frontend::listener;
+use crate::frontend::worker::{Entrance, RoutePublisher, WorkerParts};
+use crate::provider::file::{FileProvider, Watch};
+use crate::provider::{self, Problem, ServiceUrl, World};
+use crate::proxy::observe::RequestCounts;
+use crate::ready::Ready;
+use crate::routing::rules::Visibility;
+use crate::routing::table::RouteSnapshot;
+use crate::standalone::{Options, Processes};
+use crate::telemetry;
+
+/// How long a process that a killed Parkway left may take to end before it is killed.
+const LEFTOVER_GRACE: Duration = Duration::from_secs(2);
+/// How often what retires is looked at.
+const RETIRE_TICK: Duration = Duration::from_millis(200);
+/// Status of an invocation with unusable manifests.
+const UNUSABLE: u8 = 2;
+
+/// Runs Parkway until it is told to stop.
+///
+/// # Errors
+///
+/// When it cannot start: an address is taken, a path cannot be read. Manifests with mistakes are printed, and the
+/// status is 2.
+pub fn run(settings: &Run) -> anyhow::Result<ExitCode> {
+    telemetry::init(settings.data_path.log_format, &settings.data_path.log)?;
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let code = runtime.block_on(serve(settings));
+    // Workers that are still busy have been given up by now: their threads are not waited for.
+    runtime.shutdown_background();
+    code
+}
+
+async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::new();
+    let mut provider = file_provider(&settings.paths, &settings.domain);
+    // Watched before it is read, so that no change falls between.
+    let watch = provider
+        .watch()
+        .context("cannot watch the manifests for changes")?;
+    let world = match provider.load() {
+        Ok(world) => world,
+        Err(problems) => {
+            summary::print_problems(&problems);
+            summary::print_nothing_started();
+            return Ok(ExitCode::from(UNUSABLE));
+        }
+    };
+    let entrances = Entrances::bind(settings).await?;
+    let addresses = entrances.addresses()?;
+    let state_dir = state_dir(settings);
+    end_leftovers(&state_dir).await;
+
+    let ready = Ready::default();
+    let starting = ready.wait_for("routes and listeners");
+    let drain = CancellationToken::new();
+    let workers = entrances.workers;
+    let throttler = Throttler::new(queue_limits(&settings.data_path), workers);
+    let stats = Stats::new(workers);
+    let counts = RequestCounts::new(workers);
+    let (publisher, routes) = RoutePublisher::new(RouteSnapshot::default());
+    let (events, rollout) = ProcessEvents::new(throttler.clone());
+    let (processes, running_processes) = Processes::new(process_options(&state_dir), events)
+        .with_context(|| format!("cannot use {} to record processes", state_dir.display()))?;
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(running_processes);
+    let (scaling, sink, autoscaler) = autoscaler(settings, &processes, &throttler, &mut tasks);
+    tasks.spawn(reporter::run(
+        stats.clone(),
+        Arc::clone(&sink),
+        POD_NAME.to_owned(),
+    ));
+    tasks.spawn(prober::restore_suspects(throttler.clone(), ConnectProbe));
+
+    let (resolver, resolving) = names::Resolver::new();
+    tasks.spawn(resolving);
+    let problems = Problems::default();
+    let mut applier = Applier {
+        throttler: throttler.clone(),
+        stats: stats.clone(),
+        counts: counts.clone(),
+        processes: processes.clone(),
+        scaling,
+        publisher,
+        resolver,
+        applied: Applied::default(),
+    };
+    apply(&mut applier, &world, &problems).await;
+
+    let connections = Arc::new(AtomicUsize::new(0));
+    let (per_worker, admin_listener) = entrances.into_parts();
+    let parts = WorkerParts {
+        workers,
+        limits: Arc::new(limits(&settings.data_path, settings.drain())),
+        policy: Arc::new(policy(&settings.data_path)),
+        routes: routes.clone(),
+        throttler: throttler.clone(),
+        stats: stats.clone(),
+        counts: counts.clone(),
+        connections: Arc::clone(&connections),
+        drain: drain.clone(),
+    };
+    let Workers {
+        threads,
+        peeks,
+        ended,
+    } = start_workers(per_worker, &parts)?;
+    info!(workers, external = %addresses.external, local = %addresses.local, admin = %addresses.admin, "serving");
+    let admin = Admin {
+        ready: ready.clone(),
+        routes,
+        throttler: throttler.clone(),
+        stats,
+        counts,
+        processes: Some(processes.clone()),
+        watches: None,
+        autoscaler,
+        problems: problems.clone(),
+        connections,
+        workers,
+        peeks,
+    };
+    tasks.spawn(admin::serve(admin_listener, admin));
+    drop(starting);
+    summary::print(settings, &world, &addresses);
+    let urls = world.urls.clone();
+    drop(world);
+
+    let news = News {
+        signals: &mut signals,
+        watch,
+        rollout,
+        ended,
+        urls,
+    };
+    let code = steady(&mut provider, &mut applier, &problems, news, &mut tasks).await;
+    let draining = ready.wait_for("nothing: the process is ending");
+    stop(
+        settings,
+        &drain,
+        &throttler,
+        threads,
+        &processes,
+        &mut signals,
+    )
+    .await;
+    drop(draining);
+    tasks.shutdown().await;
+    Ok(code)
+}
+
+/// What this replica is called in stats; informational.
+const POD_NAME: &str = "parkway";
+
+/// What may happen to a running Parkway.
+struct News<'a> {
+    signals: &'a mut Signals,
+    watch: Watch,
+    rollout: mpsc::Receiver<RolloutEvent>,
+    ended: mpsc::Receiver<usize>,
+    /// What was told about last.
+    urls: Vec<Arc<ServiceUrl>>,
+}
+
+/// Runs until a signal, or until something that should never end does.
+async fn steady(
+    provider: &mut FileProvider,
+    applier: &mut Applier,
+    problems: &Problems,
+    news: News<'_>,
+    tasks: &mut JoinSet<()>,
+) -> ExitCode {
+    let News {
+        signals,
+        mut watch,
+        mut rollout,
+        mut ended,
+        mut urls,
+    } = news;
+    let mut tick = tokio::time::interval(RETIRE_TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = signals.stop() => return ExitCode::SUCCESS,
+            () = watch.changed() => match provider.load() {
+                Ok(world) => {
+                    info!(generation = world.generation, "configuration changed");
+                    apply(applier, &world, problems).await;
+                    summary::log_urls(&world, &urls);
+                    urls = world.urls;
+                }
+                Err(mistakes) => {
+                    for mistake in &mistakes {
+                        error!("{mistake}");
+                    }
+                    warn!("the configuration before this change stays in effect");
+                    problems.rejected(mistakes);
+                }
+            },
+            Some(event) = rollout.recv() => {
+                let world = match event {
+                    RolloutEvent::Ready(id) => provider.revision_ready(&id),
+                    RolloutEvent::Failed(id, reason) => provider.revision_failed(&id, reason),
+                };
+                if let Some(world) = world {
+                    apply(applier, &world, problems).await;
+                }
+            }
+            resolved = applier.resolver.next() => applier.resolved(resolved),
+            _ = tick.tick(), if applier.is_retiring() => applier.finish_retiring(),
+            Some(worker) = ended.recv() => {
+                error!(worker, "a worker has ended before its time");
+                return ExitCode::FAILURE;
+            }
+            Some(ended) = tasks.join_next() => {
+                error!(?ended, "a task that should never end has ended");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+}
+
+async fn apply(applier: &mut Applier, world: &World, problems: &Problems) {
+    let conflicts = applier.apply(world).await;
+    for warning in &world.warnings {
+        warn!("{warning}");
+    }
+    for conflict in &conflicts {
+        warn!("{conflict}");
+    }
+    problems.accepted(world.generation, &world.warnings, &conflicts);
+}
+
+/// Ends in order: no new connections, parked and running requests, processes.
+async fn stop(
+    settings: &Run,
+    drain: &CancellationToken,
+    throttler: &Throttler,
+    threads: Vec<JoinHandle<()>>,
+    processes: &Processes,
+    signals: &mut Signals,
+) {
+    info!(
+        parked = throttler.parked(),
+        "stopping: parked and running requests may end; once more to stop at once"
+    );
+    throttler.drain();
+    drain.cancel();
+    tokio::select! {
+        () = joined(threads) => info!("all requests have ended"),
+        () = signals.stop() => warn!("stopping at once"),
+        // The workers keep the deadline themselves; this is for a worker that cannot.
+        () = tokio::time::sleep(settings.drain() + Duration::from_secs(1)) => warn!("drain deadline passed"),
+    }
+    processes.shutdown(PROCESS_GRACE).await;
+}
+
+/// How long processes may take to end with Parkway before they are killed.
+const PROCESS_GRACE: Duration = Duration::from_secs(5);
+
+/// Bound listeners, so that a taken address is noticed before anything is started.
+struct Entrances {
+    workers: usize,
+    external: Vec<std::net::TcpListener>,
+    local: Vec<std::net::TcpListener>,
+    admin: TcpListener,
+}
+
+/// Where a started Parkway listens: with port 0 in the settings, what the system chose.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Addresses {
+    pub(super) external: SocketAddr,
+    pub(super) local: SocketAddr,
+    pub(super) admin: SocketAddr,
+}
+
+impl Entrances {
+    async fn bind(settings: &Run) -> anyhow::Result<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let workers = settings.data_path.workers.map_or(cores, usize::from);
+        let taken = |flag: &str, address| {
+            format!("{flag} {address}: cannot listen there; choose another address with {flag}")
+        };
+        let bind =
+            |flag, address| listener::bind(address, workers).with_context(|| taken(flag, address));
+        Ok(Self {
+            workers,
+            external: bind("--listen", settings.listen)?,
+            local: bind("--listen-local", settings.listen_local)?,
+            admin: TcpListener::bind(settings.admin)
+                .await
+                .with_context(|| taken("--admin", settings.admin))?,
+        })
+    }
+
+    /// What each worker listens on, and the admin.
+    fn into_parts(self) -> (Vec<Vec<Entrance>>, TcpListener) {
+        let entrance = |visibility| {
+            move |listener| Entrance {
+                listener,
+                visibility,
+            }
+        };
+        let external = self
+            .external
+            .into_iter()
+            .map(entrance(Visibility::ExternalIp));
+        let local = self
+            .local
+            .into_iter()
+            .map(entrance(Visibility::ClusterLocal));
+        let per_worker = external
+            .zip(local)
+            .map(|(external, local)| vec![external, local]);
+        (per_worker.collect(), self.admin)
+    }
+
+    fn addresses(&self) -> std::io::Result<Addresses> {
+        let of = |listeners: &[std::net::TcpListener]| match listeners.first() {
+            Some(first) => first.local_addr(),
+            None => Err(std::io::ErrorKind::AddrNotAvailable.into()),
+        };
+        Ok(Addresses {
+            external: of(&self.external)?,
+            local: of(&self.local)?,
+            admin: self.admin.local_addr()?,
+        })
+    }
+}
+
+fn autoscaler(
+    settings: &Run,
+    processes: &Processes,
+    throttler: &Throttler,
+    tasks: &mut JoinSet<()>,
+) -> (Scaling, Arc<dyn StatSink>, Autoscaler) {
+    match &settings.autoscaler {
+        AutoscalerChoice::Embedded => {
+            let scaler = ScaleProcesses {
+                processes: processes.clone(),
+                throttler: throttler.clone(),
+            };
+            let embedded = Embedded::new(Arc::new(scaler));
+            let running = embedded.clone();
+            tasks.spawn(async move { running.run().await });
+            (
+                Scaling::Embedded(embedded.clone()),
+                Arc::new(embedded.clone()),
+                Autoscaler::Embedded(embedded),
+            )
+        }
+        AutoscalerChoice::Remote(address) => {
+            let (sink, connection) = RemoteSink::new(vec![address.clone()]);
+            tasks.spawn(connection);
+            (
+                Scaling::Elsewhere,
+                Arc::new(sink.clone()),
+                Autoscaler::Remote(sink),
+            )
+        }
+    }
+}
+
+async fn end_leftovers(state_dir: &Path) {
+    match Processes::end_leftovers(state_dir, LEFTOVER_GRACE).await {
+        Ok(ended) => {
+            for leftover in ended {
+                info!(?leftover, "ended a process that a killed Parkway left");
+            }
+        }
+        Err(error) => {
+            warn!(%error, state_dir = %state_dir.display(), "cannot look for processes that a killed Parkway left");
+        }
+    }
+}
+
+fn process_options(state_dir: &Path) -> Options {
+    let mut options = Options::new(state_dir);
+    let binary = std::env::current_exe().ok();
+    options.binary_dir = binary.and_then(|binary| binary.parent().map(Path::to_owned));
+    options
+}
+
+/// A folder that two Parkways of different users or at different addresses do not share.
+fn state_dir(settings: &Run) -> PathBuf {
+    let default = || {
+        let user = rustix::process::getuid().as_raw();
+        let name = format!(
+            "parkway-{user}-{}",
+            settings.listen.to_string().replace([':', '[', ']'], "-")
+        );
+        std::env::temp_dir().join(name)
+    };
+    settings.state_dir.clone().unwrap_or_else(default)
+}
+
+/// An endpoint is back when it accepts a connection.
+pub(super) struct ConnectProbe;
+
+impl prober::Probe for ConnectProbe {
+    async fn probe(
+        &self,
+        _revision: &parkway_activator::revision::RevisionId,
+        endpoint: parkway_activator::endpoint::Endpoint,
+    ) -> bool {
+        let connecting = tokio::net::TcpStream::connect(endpoint.address());
+        matches!(
+            tokio::time::timeout(PROBE_TIMEOUT, connecting).await,
+            Ok(Ok(_))
+        )
+    }
+}
+
+/// As long as Knative's activator waits for a probe (`PROBE_TIMEOUT`, knative/serving `cmd/activator/main.go`).
+const PROBE_TIMEOUT: Duration = Duration::from_millis(300);
+
+/// A provider of the manifests at `paths`.
+pub(crate) fn file_provider(paths: &[PathBuf], domain: &str) -> FileProvider {
+    FileProvider::new(
+        paths.to_vec(),
+        provider::Options::standalone(domain),
+        Arc::new(validate::AutoscalerRules),
+    )
+}
+
+/// Prints what is wrong and nothing else.
+pub(crate) fn print_problems(problems: &[Problem]) {
+    summary::print_problems(problems);
+}

@@ -1,0 +1,103 @@
+//! What both modes of running are made of: workers, and what settings mean to them.
+
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use parkway_activator::throttler::QueueLimits;
+use tokio::sync::mpsc;
+use tracing::{error, warn};
+
+use crate::cli::DataPath;
+use crate::config::Limits;
+use crate::frontend::exchange::ClientShares;
+use crate::frontend::worker::{self, Entrance, Peek, Policy, WorkerParts};
+
+/// The threads that serve requests.
+pub(super) struct Workers {
+    pub(super) threads: Vec<JoinHandle<()>>,
+    pub(super) peeks: Vec<mpsc::Sender<Peek>>,
+    /// Tells which has ended.
+    pub(super) ended: mpsc::Receiver<usize>,
+}
+
+/// Starts the workers. What each next request would draw can be asked through the returned channels.
+pub(super) fn start_workers(
+    entrances: Vec<Vec<Entrance>>,
+    parts: &WorkerParts,
+) -> anyhow::Result<Workers> {
+    let mut threads = Vec::new();
+    let mut peeks = Vec::new();
+    let (end, ended) = mpsc::channel(parts.workers.max(1));
+    for (index, entrances) in entrances.into_iter().enumerate() {
+        let (peek, peeked) = mpsc::channel(worker::PEEKS);
+        threads.push(
+            worker::start(index, parts.clone(), entrances, peeked, end.clone())
+                .context("cannot start a worker")?,
+        );
+        peeks.push(peek);
+    }
+    Ok(Workers {
+        threads,
+        peeks,
+        ended,
+    })
+}
+
+/// Waits for threads to end.
+pub(super) async fn joined(threads: Vec<JoinHandle<()>>) {
+    let all = tokio::task::spawn_blocking(move || {
+        for thread in threads {
+            if thread.join().is_err() {
+                error!("a worker has panicked");
+            }
+        }
+    });
+    if let Err(error) = all.await {
+        error!(%error, "cannot wait for the workers");
+    }
+}
+
+pub(super) fn queue_limits(settings: &DataPath) -> QueueLimits {
+    const MIB: usize = 1024 * 1024;
+    QueueLimits {
+        depth: settings.queue_depth,
+        bytes: settings.queue_mib.saturating_mul(MIB),
+        total_bytes: settings.queue_total_mib.saturating_mul(MIB),
+        client_share: settings.client_share(),
+        ..QueueLimits::default()
+    }
+}
+
+pub(super) fn limits(settings: &DataPath, drain: Duration) -> Limits {
+    Limits {
+        connections: settings.connections,
+        first_byte: Duration::from_secs(settings.first_byte_seconds),
+        header_read: Duration::from_secs(settings.header_read_seconds),
+        idle: Duration::from_secs(settings.idle_seconds),
+        drain,
+        ..Limits::default()
+    }
+}
+
+pub(super) fn policy(settings: &DataPath) -> Policy {
+    let shares = || ClientShares {
+        header: settings.client_header.clone(),
+        ..ClientShares::default()
+    };
+    Policy {
+        trusted_hops: settings.trusted_hops,
+        client_shares: settings.client_share.map(|_| shares()),
+        access_log: settings.access_log,
+    }
+}
+
+/// Connections are files: take as many as the system lets this user have.
+pub(super) fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        warn!(%error, "cannot raise the limit of open files");
+    }
+}

@@ -1,0 +1,329 @@
+//! What is kept of the cluster's objects: plain values, as small as they can be.
+//!
+//! Here the wire's form ends. What a value keeps is what routes, endpoints and status need of it; two equal values mean
+//! that nothing has changed for us, whatever else about the object has.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use parkway_activator::revision::{
+    ContainerConcurrency, Protocol, RevisionId, RevisionSpec, Timeouts,
+};
+
+use super::super::kingress::{IngressSpec, ServicePort};
+use super::super::object::{CoreService, CoreServicePort, Ingress, Meta, TargetPort};
+use super::super::problem::Origin;
+use super::super::slices::{REVISION_LABEL, SERVICE_NAME_LABEL, SERVICE_TYPE_LABEL};
+use super::objects;
+use super::watch::Key;
+
+/// The annotation that says whose a KIngress is.
+///
+/// Source: knative/networking `pkg/apis/networking/register.go`, `IngressClassAnnotationKey`.
+pub const CLASS_ANNOTATION: &str = "networking.knative.dev/ingress.class";
+const SERVICE_LABEL: &str = "serving.knative.dev/service";
+const CONFIGURATION_LABEL: &str = "serving.knative.dev/configuration";
+/// `timeoutSeconds` of a Revision that has none: `config-defaults`, and every Revision that passed the webhook has one.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A KIngress of our class.
+#[derive(Debug, PartialEq)]
+pub struct KeptIngress {
+    /// Its name.
+    pub key: Key,
+    /// Tells it from another of the same name.
+    pub uid: Arc<str>,
+    /// Counts the changes of its spec.
+    pub generation: i64,
+    /// The state of the object that was seen.
+    pub resource_version: Box<str>,
+    /// `creationTimestamp`, in seconds since 1970.
+    pub created: i64,
+    /// In the form that is translated.
+    pub ingress: Ingress,
+    /// What is said of it in the API.
+    pub status: serde_json::Value,
+}
+
+/// A Revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptRevision {
+    /// Its name.
+    pub id: RevisionId,
+    /// What it promises.
+    pub spec: RevisionSpec,
+    /// A Pod that its queue-proxy calls ready may be used before Kubernetes says so.
+    pub trusts_early: bool,
+    /// Why its Pods cannot start.
+    pub failure: Option<Box<str>>,
+}
+
+/// A Service: an ordinary one, or the private one of a Revision, of which the address is all that matters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeptService {
+    /// One that a split may name.
+    Ordinary(Key, Arc<CoreService>),
+    /// Where a mesh wants requests for a Revision to go.
+    PrivateOf(Key, RevisionId, Option<IpAddr>),
+}
+
+/// An EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptSlice {
+    /// Its own name.
+    pub key: Key,
+    /// The Service it belongs to.
+    pub service: Arc<str>,
+    /// The Revision whose Pods it names.
+    pub revision: Option<RevisionId>,
+    /// Whether it names what the Revision's public Service leads to.
+    pub is_public: bool,
+    /// Its ports by name; none when a slice means all.
+    pub ports: Box<[(Box<str>, u16)]>,
+    /// Its endpoints.
+    pub endpoints: Box<[KeptEndpoint]>,
+}
+
+/// An endpoint of a slice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptEndpoint {
+    /// Where it is.
+    pub address: IpAddr,
+    /// How it is.
+    pub phase: Phase,
+    /// The Pod behind it, where it may be one of our replicas.
+    pub pod: Option<Box<str>>,
+}
+
+/// How an endpoint is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Kubernetes calls it ready.
+    Ready,
+    /// It has an address and is not ready.
+    NotReady,
+    /// It is about to end, and gets nothing new.
+    Terminating,
+}
+
+impl KeptIngress {
+    /// What is kept of a KIngress; nothing when it is not of this class.
+    ///
+    /// Only the class decides, and only when it is exactly ours (knative/networking
+    /// `test/conformance/ingress/ingressclass.go`).
+    pub fn of(object: objects::KIngress, class: &str) -> Option<Self> {
+        let meta = &object.metadata;
+        if annotation(meta, CLASS_ANNOTATION) != Some(class) {
+            return None;
+        }
+        let key = Key::of(&object);
+        let mut spec: IngressSpec = object.spec;
+        // The webhook has done so, where it is installed. What it did is part of the hash.
+        spec.fill_defaults();
+        let created = meta.creation_timestamp.as_ref();
+        Some(Self {
+            uid: meta.uid.as_deref().unwrap_or_default().into(),
+            generation: meta.generation.unwrap_or_default(),
+            resource_version: meta.resource_version.as_deref().unwrap_or_default().into(),
+            ingress: Ingress {
+                meta: Meta {
+                    name: key.name.to_string(),
+                    namespace: key.namespace.to_string(),
+                    labels: std::collections::BTreeMap::new(),
+                    annotations: std::collections::BTreeMap::new(),
+                    created: None,
+                    origin: Origin::elsewhere("Ingress", &key.namespace, &key.name),
+                },
+                spec,
+            },
+            created: created.map_or(i64::MAX, |time| time.0.as_second()),
+            status: object.status,
+            key,
+        })
+    }
+}
+
+impl KeptRevision {
+    /// What is kept of a Revision.
+    pub fn of(object: &objects::Revision) -> Self {
+        let meta = &object.metadata;
+        let fields = &object.spec;
+        let key = Key::of(object);
+        let seconds = |seconds: Option<i64>| {
+            let seconds = seconds.and_then(|seconds| u64::try_from(seconds).ok());
+            seconds
+                .filter(|seconds| *seconds > 0)
+                .map(Duration::from_secs)
+        };
+        let concurrency = fields.container_concurrency.unwrap_or_default();
+        let concurrency = u32::try_from(concurrency).unwrap_or_default();
+        let has_exec = |probe: &objects::Probe| probe.exec.is_some();
+        let mut containers = fields.containers.iter();
+        let is_slow_to_trust = containers.any(|container| {
+            container.startup_probe.is_some()
+                || container.readiness_probe.as_ref().is_some_and(has_exec)
+        });
+        Self {
+            spec: RevisionSpec {
+                concurrency: ContainerConcurrency::from(concurrency),
+                protocol: protocol_of(&fields.containers),
+                timeouts: Timeouts {
+                    total: seconds(fields.timeout_seconds).unwrap_or(DEFAULT_TIMEOUT),
+                    response_start: seconds(fields.response_start_timeout_seconds),
+                    idle: seconds(fields.idle_timeout_seconds),
+                },
+                service: label(meta, SERVICE_LABEL).unwrap_or_default().into(),
+                configuration: label(meta, CONFIGURATION_LABEL).unwrap_or_default().into(),
+            },
+            id: RevisionId::new(key.namespace, key.name),
+            trusts_early: !is_slow_to_trust,
+            failure: failure_of(&object.status.conditions),
+        }
+    }
+}
+
+/// By the name of the serving port.
+///
+/// Source: `GetProtocol`, knative/serving `pkg/apis/serving/v1/revision_helpers.go`.
+fn protocol_of(containers: &[objects::Container]) -> Protocol {
+    let mut ports = containers.iter().flat_map(|container| &container.ports);
+    if ports.any(|port| port.name == "h2c") {
+        Protocol::H2c
+    } else {
+        Protocol::Http1
+    }
+}
+
+/// Why Pods of the Revision cannot start: what its conditions say of images, containers and resources.
+///
+/// Source: knative/serving `pkg/reconciler/revision/reconcile_resources.go`.
+fn failure_of(conditions: &[objects::Condition]) -> Option<Box<str>> {
+    let is_about_pods = |kind: &str| matches!(kind, "ResourcesAvailable" | "ContainerHealthy");
+    let failed = conditions
+        .iter()
+        .find(|condition| is_about_pods(&condition.kind) && condition.status == "False")?;
+    let reason = [failed.reason.as_str(), failed.message.as_str()];
+    let said: Vec<&str> = reason.into_iter().filter(|text| !text.is_empty()).collect();
+    Some(said.join(": ").into())
+}
+
+impl KeptService {
+    /// What is kept of a Service.
+    pub fn of(object: objects::Service) -> Option<Self> {
+        let key = Key::of(&object);
+        let meta = &object.metadata;
+        match (label(meta, SERVICE_TYPE_LABEL), label(meta, REVISION_LABEL)) {
+            (Some("Private"), Some(revision)) => {
+                let id = RevisionId::new(Arc::clone(&key.namespace), revision);
+                Some(Self::PrivateOf(
+                    key,
+                    id,
+                    object.spec.cluster_ip.parse().ok(),
+                ))
+            }
+            // Where the ingress would find an activator or Pods; we find the Revision by its name.
+            (Some("Public"), Some(_)) => None,
+            _ => {
+                let is_external = object.spec.kind == "ExternalName";
+                let service = CoreService {
+                    meta: Meta {
+                        name: key.name.to_string(),
+                        namespace: key.namespace.to_string(),
+                        labels: std::collections::BTreeMap::new(),
+                        annotations: std::collections::BTreeMap::new(),
+                        created: None,
+                        origin: Origin::elsewhere("Service", &key.namespace, &key.name),
+                    },
+                    external_name: Some(object.spec.external_name).filter(|_| is_external),
+                    ports: object.spec.ports.into_iter().map(port_of).collect(),
+                };
+                Some(Self::Ordinary(key, Arc::new(service)))
+            }
+        }
+    }
+
+    /// Its name.
+    pub fn key(&self) -> &Key {
+        match self {
+            Self::Ordinary(key, _) | Self::PrivateOf(key, _, _) => key,
+        }
+    }
+}
+
+fn port_of(port: objects::ServicePortFields) -> CoreServicePort {
+    let target = port.target_port.and_then(|target| match target {
+        ServicePort::Number(number) => u16::try_from(number).ok().map(TargetPort::Number),
+        ServicePort::Name(name) => Some(TargetPort::Name(name)),
+    });
+    CoreServicePort {
+        name: port.name,
+        port: port.port,
+        target,
+        app_protocol: port.app_protocol,
+    }
+}
+
+impl KeptSlice {
+    /// What is kept of an EndpointSlice: nothing when it belongs to no Service, or names its endpoints by DNS.
+    ///
+    /// `is_gateway` says of which Services the Pods' names matter.
+    pub fn of(object: &objects::EndpointSlice, is_gateway: impl Fn(&Key) -> bool) -> Option<Self> {
+        if object.address_type == "FQDN" {
+            return None;
+        }
+        let key = Key::of(object);
+        let meta = &object.metadata;
+        let service: Arc<str> = label(meta, SERVICE_NAME_LABEL)?.into();
+        let revision = label(meta, REVISION_LABEL)
+            .filter(|_| label(meta, SERVICE_TYPE_LABEL).is_some())
+            .map(|revision| RevisionId::new(Arc::clone(&key.namespace), revision));
+        let names_pods = is_gateway(&Key {
+            namespace: Arc::clone(&key.namespace),
+            name: Arc::clone(&service),
+        });
+        let endpoints = object.endpoints.iter().filter_map(|endpoint| {
+            let conditions = endpoint.conditions;
+            let pod = endpoint.target_ref.as_ref().filter(|_| names_pods);
+            Some(KeptEndpoint {
+                address: endpoint.address()?,
+                phase: if conditions.terminating.unwrap_or(false) {
+                    Phase::Terminating
+                } else if conditions.ready.unwrap_or(true) {
+                    Phase::Ready
+                } else {
+                    Phase::NotReady
+                },
+                pod: pod.map(|pod| pod.name.as_str().into()),
+            })
+        });
+        let ports = object
+            .ports
+            .iter()
+            .filter_map(|port| Some((port.name.as_str().into(), port.port?)));
+        Some(Self {
+            is_public: label(meta, SERVICE_TYPE_LABEL) == Some("Public"),
+            endpoints: endpoints.collect(),
+            ports: ports.collect(),
+            service,
+            revision,
+            key,
+        })
+    }
+
+    /// The number of the port that has one of these names; or of the only one there is.
+    pub fn port(&self, names: &[&str]) -> Option<u16> {
+        let mut ports = self.ports.iter();
+        let named = ports.find(|(name, _)| names.contains(&name.as_ref()));
+        named.map(|(_, port)| *port)
+    }
+}
+
+fn label<'m>(meta: &'m ObjectMeta, key: &str) -> Option<&'m str> {
+    Some(meta.labels.as_ref()?.get(key)?.as_str())
+}
+
+fn annotation<'m>(meta: &'m ObjectMeta, key: &str) -> Option<&'m str> {
+    Some(meta.annotations.as_ref()?.get(key)?.as_str())
+}

@@ -1,0 +1,175 @@
+//! A cluster as a provider: what its API server says, as rules, Revisions and endpoints.
+//!
+//! ```text
+//!  API server ──watch, one per kind──▶ watch ──News──▶ Cluster ──Changes──▶ app
+//!                                      objects, kept    (pure: what follows from what)
+//! ```
+//!
+//! All of `kube` and its objects ends here; what leaves is our own vocabulary, the same that files are translated to.
+
+pub mod client;
+pub mod cluster;
+pub mod kept;
+pub mod objects;
+pub mod watch;
+
+use kube::{Api, Client};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+pub use cluster::{Changes, IngressChange, Outcome, Replica, RevisionChange, ServiceChange};
+pub use watch::{Key, WatchHealth};
+
+use cluster::{Cluster, News};
+use kept::{KeptIngress, KeptRevision, KeptService, KeptSlice};
+use watch::Watch;
+
+/// How much news may wait. When full, the watches wait too, and the API server after them.
+const NEWS: usize = 1_024;
+
+/// What a provider for a cluster is told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The class of the KIngresses that are ours; none: this Parkway is no ingress.
+    pub ingress_class: Option<String>,
+    /// The namespace of Knative Serving.
+    pub system_namespace: String,
+    /// The Service whose ready endpoints are the replicas.
+    pub gateway: Key,
+    /// Whether the public endpoints of Revisions matter: where no gateway tells how many replicas there are.
+    pub wants_public: bool,
+}
+
+/// Configuration from a cluster.
+#[derive(Debug)]
+pub struct KubernetesProvider {
+    cluster: Cluster,
+    news: mpsc::Receiver<News>,
+    health: WatchHealth,
+    /// Ends with the provider.
+    _watches: JoinSet<()>,
+}
+
+impl KubernetesProvider {
+    /// Begins to watch, on the present runtime.
+    pub fn new(client: &Client, settings: &Settings) -> Self {
+        let (news, heard) = mpsc::channel(NEWS);
+        let health = WatchHealth::default();
+        let mut cluster = Cluster::new(settings.gateway.clone());
+        if settings.ingress_class.is_none() {
+            cluster.without_ingresses();
+        }
+        Self {
+            cluster,
+            news: heard,
+            _watches: watches(client, settings, &news, &health),
+            health,
+        }
+    }
+
+    /// Waits until something has changed; tells everything that has. The first time that is all there is.
+    ///
+    /// # Cancel safety
+    ///
+    /// What was heard before it is dropped is told by the next call.
+    pub async fn changed(&mut self) -> Changes {
+        loop {
+            match self.news.recv().await {
+                Some(news) => self.cluster.learn(news),
+                None => std::future::pending().await, // the watches never end before us
+            }
+            // Whatever else is there belongs to the same moment.
+            while let Ok(news) = self.news.try_recv() {
+                self.cluster.learn(news);
+            }
+            if let Some(changes) = self.cluster.changes() {
+                return changes;
+            }
+        }
+    }
+
+    /// How the watches are.
+    pub fn health(&self) -> WatchHealth {
+        self.health.clone()
+    }
+}
+
+fn watches(
+    client: &Client,
+    settings: &Settings,
+    news: &mpsc::Sender<News>,
+    health: &WatchHealth,
+) -> JoinSet<()> {
+    let mut watches = JoinSet::new();
+    if let Some(class) = settings.ingress_class.clone() {
+        watches.spawn(
+            Watch {
+                kind: "Ingress",
+                api: Api::<objects::KIngress>::all(client.clone()),
+                labels: String::new(),
+                keep: Box::new(move |object| KeptIngress::of(object, &class)),
+                wrap: News::Ingress,
+                news: news.clone(),
+                health: health.clone(),
+            }
+            .run(),
+        );
+    }
+    watches.spawn(
+        Watch {
+            kind: "Revision",
+            api: Api::<objects::Revision>::all(client.clone()),
+            labels: String::new(),
+            keep: Box::new(|object| Some(KeptRevision::of(&object))),
+            wrap: News::Revision,
+            news: news.clone(),
+            health: health.clone(),
+        }
+        .run(),
+    );
+    watches.spawn(
+        Watch {
+            kind: "Service",
+            api: Api::<objects::Service>::all(client.clone()),
+            // A Revision's public Service leads to an activator or to Pods: we go to the Revision itself.
+            labels: format!("{SERVICE_TYPE_LABEL}!=Public"),
+            keep: Box::new(KeptService::of),
+            wrap: News::Service,
+            news: news.clone(),
+            health: health.clone(),
+        }
+        .run(),
+    );
+    let gateway = settings.gateway.clone();
+    let slices = match settings.wants_public {
+        true => String::new(),
+        false => format!("{SERVICE_TYPE_LABEL}!=Public"),
+    };
+    watches.spawn(
+        Watch {
+            kind: "EndpointSlice",
+            api: Api::<objects::EndpointSlice>::all(client.clone()),
+            labels: slices,
+            keep: Box::new(move |object| KeptSlice::of(&object, |service| *service == gateway)),
+            wrap: News::Slice,
+            news: news.clone(),
+            health: health.clone(),
+        }
+        .run(),
+    );
+    watches.spawn(
+        Watch {
+            kind: "ConfigMap",
+            api: Api::<objects::ConfigMap>::namespaced(client.clone(), &settings.system_namespace),
+            labels: String::new(),
+            keep: Box::new(Some),
+            wrap: News::Config,
+            news: news.clone(),
+            health: health.clone(),
+        }
+        .run(),
+    );
+    watches
+}
+
+use super::slices::SERVICE_TYPE_LABEL;
