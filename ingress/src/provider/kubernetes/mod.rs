@@ -10,7 +10,9 @@
 pub mod client;
 pub mod cluster;
 pub mod kept;
+pub mod lease;
 pub mod objects;
+mod random;
 pub mod watch;
 
 use kube::{Api, Client};
