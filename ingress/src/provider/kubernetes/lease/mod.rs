@@ -87,6 +87,20 @@ impl Leadership {
         Self(watch::channel(term).1)
     }
 
+    /// For tests: the sender says whether we lead.
+    #[cfg(test)]
+    pub(super) fn by_hand() -> (impl Fn(bool), Self) {
+        let (sender, receiver) = watch::channel(Term::default());
+        let lead = move |leads: bool| {
+            let until = leads.then(|| Instant::now() + Duration::from_secs(86_400 * 365));
+            sender.send_replace(Term {
+                until,
+                holder: None,
+            });
+        };
+        (lead, Self(receiver))
+    }
+
     /// Whether we lead at this moment.
     pub fn is_leader(&self) -> bool {
         self.0.borrow().leads(Instant::now())
