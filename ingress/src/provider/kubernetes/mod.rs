@@ -7,10 +7,14 @@
 //!
 //! All of `kube` and its objects ends here; what leaves is our own vocabulary, the same that files are translated to.
 
+pub mod applied;
 pub mod client;
 pub mod cluster;
 pub mod kept;
+pub mod lease;
 pub mod objects;
+pub mod peers;
+mod random;
 pub mod watch;
 
 use kube::{Api, Client};
