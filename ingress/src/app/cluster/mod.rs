@@ -29,18 +29,20 @@ use super::parts::{
 use super::signals::Signals;
 use crate::admin::{self, Admin, Autoscaler, Problems};
 use crate::cli::{Role, Serve};
+use crate::frontend::health::{HealthPublisher, HealthState, TERMINATING};
 use crate::frontend::listener;
-use crate::frontend::worker::{Entrance, RoutePublisher, WorkerParts};
+use crate::frontend::worker::{Entrance, EntranceKind, Policy, RoutePublisher, WorkerParts};
 use crate::provider::kubernetes::client::client;
 use crate::provider::kubernetes::{self, Key, KubernetesProvider};
 use crate::proxy::observe::RequestCounts;
 use crate::ready::Ready;
+use crate::routing::headers::HostMode;
 use crate::routing::rules::Visibility;
 use crate::routing::table::{DEFAULT_CLUSTER_DOMAIN, RouteSnapshot, RouteTable};
 use crate::telemetry;
 use applier::{Applied, Applier};
 
-/// How often what retires is looked at.
+/// How often what retires, and what cannot start, is looked at.
 const RETIRE_TICK: Duration = Duration::from_millis(200);
 
 /// Serves a cluster until it is told to stop.
@@ -81,6 +83,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     let stats = Stats::new(workers);
     let counts = RequestCounts::new(workers);
     let (publisher, routes) = RoutePublisher::new(RouteSnapshot::default());
+    let (health_publisher, health) = HealthPublisher::new(HealthState::Healthy);
 
     let mut tasks = JoinSet::new();
     let (sink, connection) = RemoteSink::new(vec![autoscaler(settings, &cluster_domain)]);
@@ -114,8 +117,13 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     let parts = WorkerParts {
         workers,
         limits: Arc::new(limits(&settings.data_path, settings.drain())),
-        policy: Arc::new(policy(&settings.data_path)),
+        policy: Arc::new(Policy {
+            host_mode: HostMode::QueueProxy,
+            cluster_domain: cluster_domain.as_str().into(),
+            ..policy(&settings.data_path)
+        }),
         routes: routes.clone(),
+        health,
         throttler: throttler.clone(),
         stats: stats.clone(),
         counts: counts.clone(),
@@ -159,71 +167,115 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     drop(starting);
     info!(workers, roles = ?settings.roles, class = %settings.ingress_class, "serving");
 
-    let code = steady(&mut provider, &mut applier, &mut signals, ended, &mut tasks).await;
-    let draining = ready.wait_for("nothing: the process is ending");
-    stop(settings, &drain, &throttler, threads, &mut signals).await;
-    drop(draining);
-    tasks.shutdown().await;
+    let mut running = Running {
+        provider,
+        applier,
+        ended,
+        tasks,
+    };
+    let code = running.to_the_end(settings, &drain, threads, &mut signals, || {
+        health_publisher.publish(HealthState::Unhealthy(TERMINATING.into()));
+        ready.wait_for("nothing: the process is ending")
+    });
+    let code = code.await;
+    running.tasks.shutdown().await;
     Ok(code)
 }
 
-/// Runs until a signal, or until something that should never end does.
-async fn steady(
-    provider: &mut KubernetesProvider,
-    applier: &mut Applier,
-    signals: &mut Signals,
-    mut ended: mpsc::Receiver<usize>,
-    tasks: &mut JoinSet<()>,
-) -> ExitCode {
-    let mut tick = tokio::time::interval(RETIRE_TICK);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = signals.stop() => return ExitCode::SUCCESS,
-            changes = provider.changed() => drop(applier.apply(changes)),
-            resolved = applier.resolver.next() => drop(applier.resolved(resolved)),
-            _ = tick.tick(), if applier.is_retiring() => applier.finish_retiring(),
-            Some(worker) = ended.recv() => {
-                error!(worker, "a worker has ended before its time");
-                return ExitCode::FAILURE;
+/// Everything that goes on while requests are served, to the last one.
+struct Running {
+    provider: KubernetesProvider,
+    applier: Applier,
+    ended: mpsc::Receiver<usize>,
+    tasks: JoinSet<()>,
+}
+
+impl Running {
+    /// Serves until a signal, then ends in order: the cluster learns that we leave, no new connections, parked and running
+    /// requests. What the cluster tells takes effect all the while: parked requests wait for it.
+    async fn to_the_end<P>(
+        &mut self,
+        settings: &Serve,
+        drain: &CancellationToken,
+        threads: Vec<JoinHandle<()>>,
+        signals: &mut Signals,
+        leave: impl FnOnce() -> P,
+    ) -> ExitCode {
+        if self.until(signals.stop(), false).await.is_err() {
+            return ExitCode::FAILURE;
+        }
+        let _leaving = leave();
+        info!(
+            seconds = settings.drain_delay_seconds,
+            "not ready any more; serving until the cluster has noticed, or a second signal"
+        );
+        let noticed = async {
+            tokio::select! {
+                () = tokio::time::sleep(settings.drain_delay()) => {}
+                () = signals.stop() => {}
             }
-            Some(ended) = tasks.join_next() => {
-                error!(?ended, "a task that should never end has ended");
-                return ExitCode::FAILURE;
+        };
+        if self.until(noticed, false).await.is_err() {
+            return ExitCode::FAILURE;
+        }
+        let throttler = self.applier.throttler.clone();
+        info!(
+            parked = throttler.parked(),
+            "stopping: parked and running requests may end; once more to stop at once"
+        );
+        throttler.drain();
+        drain.cancel();
+        let over = async {
+            tokio::select! {
+                () = joined(threads) => info!("all requests have ended"),
+                () = signals.stop() => warn!("stopping at once"),
+                // The workers keep the deadline themselves; this is for a worker that cannot.
+                () = tokio::time::sleep(settings.drain() + Duration::from_secs(1)) => warn!("drain deadline passed"),
+            }
+        };
+        match self.until(over, true).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(Broken) => ExitCode::FAILURE,
+        }
+    }
+
+    /// Takes in what happens until `end`.
+    ///
+    /// # Errors
+    ///
+    /// When something ends that never should; workers may, while draining.
+    async fn until(
+        &mut self,
+        end: impl Future<Output = ()>,
+        is_draining: bool,
+    ) -> Result<(), Broken> {
+        let mut end = std::pin::pin!(end);
+        let mut tick = tokio::time::interval(RETIRE_TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = &mut end => return Ok(()),
+                changes = self.provider.changed() => drop(self.applier.apply(changes)),
+                resolved = self.applier.resolver.next() => drop(self.applier.resolved(resolved)),
+                _ = tick.tick(), if self.applier.is_retiring() || self.applier.is_failing() => {
+                    self.applier.finish_retiring();
+                    self.applier.fail_starts();
+                }
+                Some(worker) = self.ended.recv(), if !is_draining => {
+                    error!(worker, "a worker has ended before its time");
+                    return Err(Broken);
+                }
+                Some(ended) = self.tasks.join_next() => {
+                    error!(?ended, "a task that should never end has ended");
+                    return Err(Broken);
+                }
             }
         }
     }
 }
 
-/// Ends in order: the cluster learns that we leave, no new connections, parked and running requests.
-async fn stop(
-    settings: &Serve,
-    drain: &CancellationToken,
-    throttler: &Throttler,
-    threads: Vec<JoinHandle<()>>,
-    signals: &mut Signals,
-) {
-    info!(
-        seconds = settings.drain_delay_seconds,
-        "not ready any more; serving until the cluster has noticed, or a second signal"
-    );
-    tokio::select! {
-        () = tokio::time::sleep(settings.drain_delay()) => {}
-        () = signals.stop() => {}
-    }
-    info!(
-        parked = throttler.parked(),
-        "stopping: parked and running requests may end; once more to stop at once"
-    );
-    throttler.drain();
-    drain.cancel();
-    tokio::select! {
-        () = joined(threads) => info!("all requests have ended"),
-        () = signals.stop() => warn!("stopping at once"),
-        // The workers keep the deadline themselves; this is for a worker that cannot.
-        () = tokio::time::sleep(settings.drain() + Duration::from_secs(1)) => warn!("drain deadline passed"),
-    }
-}
+/// Something has ended that never should.
+struct Broken;
 
 fn provider_settings(settings: &Serve) -> kubernetes::Settings {
     let is_ingress = settings.has(Role::Ingress);
@@ -271,7 +323,7 @@ fn search_domain(resolver: &str) -> Option<String> {
 /// Bound listeners, so that a taken address is noticed before anything is started.
 struct Entrances {
     workers: usize,
-    gateway: Vec<(Vec<std::net::TcpListener>, Visibility)>,
+    requests: Vec<(Vec<std::net::TcpListener>, EntranceKind)>,
     metrics: TcpListener,
     admin: TcpListener,
 }
@@ -285,15 +337,22 @@ impl Entrances {
         };
         let bind =
             |flag, address| listener::bind(address, workers).with_context(|| taken(flag, address));
-        let mut gateway = Vec::new();
+        let mut requests = Vec::new();
         if settings.has(Role::Ingress) {
-            gateway.push((bind("--listen", settings.listen)?, Visibility::ExternalIp));
+            let external = bind("--listen", settings.listen)?;
+            requests.push((external, EntranceKind::Gateway(Visibility::ExternalIp)));
             let local = bind("--listen-local", settings.listen_local)?;
-            gateway.push((local, Visibility::ClusterLocal));
+            requests.push((local, EntranceKind::Gateway(Visibility::ClusterLocal)));
+        }
+        if settings.has(Role::Activator) {
+            let http1 = bind("--listen-activator", settings.listen_activator)?;
+            requests.push((http1, EntranceKind::Activator));
+            let h2c = bind("--listen-activator-h2c", settings.listen_activator_h2c)?;
+            requests.push((h2c, EntranceKind::Activator));
         }
         Ok(Self {
             workers,
-            gateway,
+            requests,
             metrics: TcpListener::bind(settings.metrics_listen)
                 .await
                 .with_context(|| taken("--metrics-listen", settings.metrics_listen))?,
@@ -306,12 +365,9 @@ impl Entrances {
     /// What each worker listens on, the listener for everybody, and the admin's.
     fn into_parts(self) -> (Vec<Vec<Entrance>>, TcpListener, TcpListener) {
         let mut per_worker: Vec<Vec<Entrance>> = (0..self.workers).map(|_| Vec::new()).collect();
-        for (listeners, visibility) in self.gateway {
+        for (listeners, kind) in self.requests {
             for (entrances, listener) in per_worker.iter_mut().zip(listeners) {
-                entrances.push(Entrance {
-                    listener,
-                    visibility,
-                });
+                entrances.push(Entrance { listener, kind });
             }
         }
         (per_worker, self.metrics, self.admin)

@@ -17,6 +17,9 @@ pub mod peers;
 mod random;
 pub mod watch;
 
+#[cfg(test)]
+mod tests;
+
 use kube::{Api, Client};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
