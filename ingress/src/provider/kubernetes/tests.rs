@@ -10,7 +10,6 @@ use serde_json::Value;
 
 use super::cluster::{Changes, Cluster, News, Outcome};
 use super::kept::{KeptIngress, KeptRevision, KeptService, KeptSlice};
-use super::objects;
 use super::watch::{Change, Key};
 use crate::routing::rules::Target;
 
