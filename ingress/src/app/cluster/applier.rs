@@ -64,8 +64,9 @@ struct NamedTarget {
 }
 
 impl Applier {
-    /// Makes `changes` real. Returns the KIngresses whose state may have changed by it, as they are in effect now.
-    pub(super) fn apply(&mut self, changes: Changes) -> Vec<IngressChange> {
+    /// Makes `changes` real, and that the KIngresses `gone` are gone. Returns the others that are as they are told now,
+    /// with their rules in effect if they can be.
+    pub(super) fn apply(&mut self, changes: Changes, gone: &[Key]) -> Vec<IngressChange> {
         for (id, change) in &changes.revisions {
             if let Some(revision) = change {
                 self.set_up_revision(id, revision);
@@ -77,7 +78,7 @@ impl Applier {
             }
         }
         let mut in_effect = Vec::new();
-        for key in &changes.gone {
+        for key in gone {
             self.applied.held.remove(key);
             self.lead_to(key, &[]);
             self.table.remove(&IngressName::from(key));

@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -33,7 +32,7 @@ use crate::frontend::health::{HealthPublisher, HealthState, TERMINATING};
 use crate::frontend::listener;
 use crate::frontend::worker::{Entrance, EntranceKind, Policy, RoutePublisher, WorkerParts};
 use crate::provider::kubernetes::client::client;
-use crate::provider::kubernetes::{self, Key, KubernetesProvider};
+use crate::provider::kubernetes::{self, Changes, IngressChange, Key, KubernetesProvider};
 use crate::proxy::observe::RequestCounts;
 use crate::ready::Ready;
 use crate::routing::headers::HostMode;
@@ -103,7 +102,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
 
     let mut provider = KubernetesProvider::new(&client, &provider_settings(settings));
     let problems = Problems::default();
-    let mut applier = Applier {
+    let applier = Applier {
         throttler: throttler.clone(),
         stats: stats.clone(),
         counts: counts.clone(),
@@ -139,7 +138,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         counts,
         processes: None,
         watches: Some(provider.health()),
-        autoscaler: Autoscaler::Remote(sink),
+        autoscaler: Autoscaler::Remote(sink.clone()),
         problems: problems.clone(),
         connections,
         workers,
@@ -157,23 +156,30 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         revisions = first.revisions.len(),
         "the cluster has told what there is"
     );
-    drop(applier.apply(first));
+    let mut running = Running {
+        provider,
+        applier,
+        sink,
+        tasks,
+    };
+    running.take(first);
     let Workers {
         threads,
         peeks,
         ended,
     } = start_workers(per_worker, &parts)?;
-    tasks.spawn(admin::serve(admin_listener, Admin { peeks, ..admin }));
+    running
+        .tasks
+        .spawn(admin::serve(admin_listener, Admin { peeks, ..admin }));
     drop(starting);
     info!(workers, roles = ?settings.roles, class = %settings.ingress_class, "serving");
 
-    let mut running = Running {
-        provider,
-        applier,
+    let workers = Workers {
+        threads,
+        peeks: Vec::new(),
         ended,
-        tasks,
     };
-    let code = running.to_the_end(settings, &drain, threads, &mut signals, || {
+    let code = running.to_the_end(settings, &drain, workers, &mut signals, || {
         health_publisher.publish(HealthState::Unhealthy(TERMINATING.into()));
         ready.wait_for("nothing: the process is ending")
     });
@@ -186,7 +192,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
 struct Running {
     provider: KubernetesProvider,
     applier: Applier,
-    ended: mpsc::Receiver<usize>,
+    sink: RemoteSink,
     tasks: JoinSet<()>,
 }
 
@@ -197,11 +203,15 @@ impl Running {
         &mut self,
         settings: &Serve,
         drain: &CancellationToken,
-        threads: Vec<JoinHandle<()>>,
+        workers: Workers,
         signals: &mut Signals,
         leave: impl FnOnce() -> P,
     ) -> ExitCode {
-        if self.until(signals.stop(), false).await.is_err() {
+        let Workers {
+            threads, mut ended, ..
+        } = workers;
+        let mut ended = Some(&mut ended);
+        if self.until(signals.stop(), &mut ended).await.is_err() {
             return ExitCode::FAILURE;
         }
         let _leaving = leave();
@@ -215,7 +225,7 @@ impl Running {
                 () = signals.stop() => {}
             }
         };
-        if self.until(noticed, false).await.is_err() {
+        if self.until(noticed, &mut ended).await.is_err() {
             return ExitCode::FAILURE;
         }
         let throttler = self.applier.throttler.clone();
@@ -233,21 +243,36 @@ impl Running {
                 () = tokio::time::sleep(settings.drain() + Duration::from_secs(1)) => warn!("drain deadline passed"),
             }
         };
-        match self.until(over, true).await {
+        match self.until(over, &mut None).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(Broken) => ExitCode::FAILURE,
         }
+    }
+
+    /// Makes changes real, and tells whom they concern.
+    fn take(&mut self, mut changes: Changes) {
+        if let Some(owners) = changes.bucket_owners.take() {
+            self.sink.set_owners(owners);
+        }
+        let gone = std::mem::take(&mut changes.gone);
+        let in_effect = self.applier.apply(changes, &gone);
+        self.tell(&in_effect, &gone);
+    }
+
+    /// Says of KIngresses that their present state is in effect here.
+    fn tell(&self, in_effect: &[IngressChange], gone: &[Key]) {
+        let _ = (in_effect, gone);
     }
 
     /// Takes in what happens until `end`.
     ///
     /// # Errors
     ///
-    /// When something ends that never should; workers may, while draining.
+    /// When something ends that never should; workers (`ended` tells) may, while draining.
     async fn until(
         &mut self,
         end: impl Future<Output = ()>,
-        is_draining: bool,
+        ended: &mut Option<&mut mpsc::Receiver<usize>>,
     ) -> Result<(), Broken> {
         let mut end = std::pin::pin!(end);
         let mut tick = tokio::time::interval(RETIRE_TICK);
@@ -255,13 +280,16 @@ impl Running {
         loop {
             tokio::select! {
                 () = &mut end => return Ok(()),
-                changes = self.provider.changed() => drop(self.applier.apply(changes)),
-                resolved = self.applier.resolver.next() => drop(self.applier.resolved(resolved)),
+                changes = self.provider.changed() => self.take(changes),
+                resolved = self.applier.resolver.next() => {
+                    let in_effect = self.applier.resolved(resolved);
+                    self.tell(&in_effect, &[]);
+                }
                 _ = tick.tick(), if self.applier.is_retiring() || self.applier.is_failing() => {
                     self.applier.finish_retiring();
                     self.applier.fail_starts();
                 }
-                Some(worker) = self.ended.recv(), if !is_draining => {
+                Some(worker) = next(ended) => {
                     error!(worker, "a worker has ended before its time");
                     return Err(Broken);
                 }
@@ -271,6 +299,14 @@ impl Running {
                 }
             }
         }
+    }
+}
+
+/// The next worker that has ended, where that is watched for.
+async fn next(ended: &mut Option<&mut mpsc::Receiver<usize>>) -> Option<usize> {
+    match ended {
+        Some(ended) => ended.recv().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -52,6 +52,8 @@ pub struct Changes {
     pub services: Vec<(RevisionId, Option<ServiceChange>)>,
     /// The replicas of the gateway that are ready, in the order of their addresses.
     pub replicas: Option<Vec<Replica>>,
+    /// Who owns the autoscaler's buckets: `host:port` by the bucket's name, all of them.
+    pub bucket_owners: Option<BTreeMap<String, String>>,
     /// ConfigMaps of the system namespace by name, all of them.
     pub config: Option<Arc<BTreeMap<String, BTreeMap<String, String>>>>,
 }
@@ -140,6 +142,8 @@ pub struct Replica {
 pub struct Cluster {
     /// The Service whose ready endpoints are the replicas.
     gateway: Key,
+    /// Where Knative Serving is.
+    system_namespace: Arc<str>,
     has_all: [bool; KINDS],
     ingresses: HashMap<Key, Entry>,
     /// Who names a Service or Revision.
@@ -197,14 +201,17 @@ struct Marks {
     revisions: HashSet<RevisionId>,
     ports: BTreeSet<RevisionId>,
     replicas: bool,
+    bucket_owners: bool,
     config: bool,
 }
 
 impl Cluster {
-    /// Nothing is known yet. `gateway` is the Service whose endpoints are the replicas.
-    pub fn new(gateway: Key) -> Self {
+    /// Nothing is known yet. `gateway` is the Service whose endpoints are the replicas, `system_namespace` where
+    /// Knative Serving is.
+    pub fn new(gateway: Key, system_namespace: &str) -> Self {
         Self {
             gateway,
+            system_namespace: system_namespace.into(),
             has_all: [false; KINDS],
             ingresses: HashMap::new(),
             users: HashMap::new(),
@@ -260,6 +267,9 @@ impl Cluster {
         }
         if std::mem::take(&mut self.marks.replicas) {
             changes.replicas = Some(self.replicas());
+        }
+        if std::mem::take(&mut self.marks.bucket_owners) {
+            changes.bucket_owners = Some(self.bucket_owners());
         }
         if std::mem::take(&mut self.marks.config) {
             changes.config = Some(Arc::new(self.config.clone()));
@@ -487,6 +497,7 @@ impl Cluster {
         }
         let service = slice.service_key();
         self.marks.replicas |= service == self.gateway;
+        self.marks.bucket_owners |= self.is_bucket(&service);
         if let Some(ports) = self.ports_of_service.get(&service) {
             self.marks.ports.extend(ports.iter().cloned());
         }
@@ -689,6 +700,27 @@ impl Cluster {
         }
     }
 
+    /// Source: `PodIPBucketSet` and `AutoscalerBucketName`, knative/serving `pkg/autoscaler/bucket/bucket.go`: a bucket's
+    /// owner makes a Service of the bucket's name and is its only endpoint.
+    fn is_bucket(&self, service: &Key) -> bool {
+        service.namespace == self.system_namespace && service.name.starts_with(BUCKET_PREFIX)
+    }
+
+    fn bucket_owners(&self) -> BTreeMap<String, String> {
+        let buckets = self.slices_of_service.iter();
+        let buckets = buckets.filter(|(service, _)| self.is_bucket(service));
+        let owner = |(service, slices): (&Key, &BTreeSet<Key>)| {
+            let mut slices = slices.iter().filter_map(|key| self.slices.get(key));
+            slices.find_map(|slice| {
+                let mut endpoints = slice.endpoints.iter();
+                let owner = endpoints.find(|endpoint| endpoint.phase == Phase::Ready)?;
+                let address = SocketAddr::new(owner.address, slice.port(&["http"])?);
+                Some((service.name.to_string(), address.to_string()))
+            })
+        };
+        buckets.filter_map(owner).collect()
+    }
+
     /// The ready replicas of the gateway, each once, in the order of their addresses.
     fn replicas(&self) -> Vec<Replica> {
         let slices = self.slices_of_service.get(&self.gateway);
@@ -708,6 +740,8 @@ impl Cluster {
         replicas
     }
 }
+
+const BUCKET_PREFIX: &str = "autoscaler-bucket-";
 
 /// Number of the port by which a private Service serves requests, whatever its protocol.
 ///

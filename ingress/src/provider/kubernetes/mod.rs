@@ -62,7 +62,7 @@ impl KubernetesProvider {
     pub fn new(client: &Client, settings: &Settings) -> Self {
         let (news, heard) = mpsc::channel(NEWS);
         let health = WatchHealth::default();
-        let mut cluster = Cluster::new(settings.gateway.clone());
+        let mut cluster = Cluster::new(settings.gateway.clone(), &settings.system_namespace);
         if settings.ingress_class.is_none() {
             cluster.without_ingresses();
         }
