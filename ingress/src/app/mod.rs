@@ -1,6 +1,7 @@
 //! The composition root: what `parkway run` consists of, in the order in which it starts, and what stops it.
 
 mod applier;
+pub mod endpoints;
 mod events;
 mod names;
 mod summary;
