@@ -13,13 +13,13 @@ use super::ingresses::Settled;
 use super::manifests;
 use super::object::{Name, Object, PROVIDER, PROVIDER_LABEL, differences};
 use super::progress::{Failure, Progress};
-use super::workload::{Patience, rollout};
+use super::workload::{Patience, REVISION, rollout};
 use crate::cli::Target;
 
 /// How often a write is tried again when somebody else was quicker.
 const ATTEMPTS: usize = 5;
-/// What the Deployment controller writes into a Deployment.
-const REVISION: &str = "deployment.kubernetes.io/revision";
+/// How the names of Parkway's Leases begin.
+const LEASE_PREFIX: &str = "parkway.";
 /// The kinds of everything that is Parkway's, in the order in which it goes.
 const KINDS: [(&str, &str); 10] = [
     ("autoscaling/v2", "HorizontalPodAutoscaler"),
@@ -321,6 +321,26 @@ async fn remove(
     for object in &unwanted {
         let name = object.id();
         if former.object(&name).is_none() && cluster.delete(&name, Mode::Change).await? {
+            gone += 1;
+        }
+    }
+    if plan.ours.is_none() {
+        gone += remove_leases(cluster, target).await?;
+    }
+    Ok(gone)
+}
+
+/// Removes the Leases by which Parkways have chosen who leads: they belong to no manifest.
+async fn remove_leases(cluster: &Cluster, target: &Target) -> Result<usize, ApiError> {
+    let namespace = Some(target.system_namespace.as_str());
+    let leases = cluster
+        .list("coordination.k8s.io/v1", "Lease", namespace, &[])
+        .await?;
+    let mut gone = 0;
+    for lease in leases {
+        if lease.name().starts_with(LEASE_PREFIX)
+            && cluster.delete(&lease.id(), Mode::Change).await?
+        {
             gone += 1;
         }
     }

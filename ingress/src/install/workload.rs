@@ -6,6 +6,9 @@ use super::api::{ApiError, Cluster};
 use super::object::{Name, Object};
 use super::progress::{Failure, State};
 
+/// Which of its ReplicaSets is a Deployment's newest.
+pub(super) const REVISION: &str = "deployment.kubernetes.io/revision";
+
 /// Whether a Pod that cannot start is given up at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
@@ -38,10 +41,11 @@ pub async fn rollout(cluster: &Cluster, name: &Name, patience: Patience) -> Resu
     if is_observed && updated >= wanted && all <= updated && available >= updated {
         return Ok(State::Done(format!("{available} of {wanted} Pods ready")));
     }
-    let mut how = match is_observed {
-        true => format!("{} of {wanted} new Pods ready", available.min(updated)),
-        false => "not begun yet".to_owned(),
-    };
+    if !is_observed {
+        // What there is of Pods and troubles is of before.
+        return Ok(State::Waiting("not begun yet".to_owned()));
+    }
+    let mut how = format!("{} of {wanted} new Pods ready", available.min(updated));
     if all > updated {
         how.push_str(&format!(", {} old ones still there", all - updated));
     }
@@ -67,16 +71,7 @@ async fn trouble(cluster: &Cluster, deployment: &Object) -> Result<Option<Troubl
     if let Some(trouble) = of_deployment(deployment) {
         return Ok(Some(trouble));
     }
-    let namespace = deployment.namespace();
-    let labels = deployment.0.pointer("/spec/template/metadata/labels");
-    let labels = labels.and_then(Value::as_object).into_iter().flatten();
-    let labels: Vec<_> = labels
-        .filter_map(|(name, value)| Some(format!("{name}={}", value.as_str()?)))
-        .collect();
-    let selector = labels.join(",");
-    let pods = cluster
-        .list("v1", "Pod", namespace, &[("labelSelector", &selector)])
-        .await?;
+    let pods = new_pods(cluster, deployment).await?;
     for pod in &pods {
         if let Some(trouble) = of_pod(pod) {
             return Ok(Some(trouble));
@@ -89,6 +84,38 @@ async fn trouble(cluster: &Cluster, deployment: &Object) -> Result<Option<Troubl
         }
     }
     Ok(None)
+}
+
+/// The Pods of the Deployment's newest ReplicaSet: those before it may be in trouble that is over.
+///
+/// Source: kubernetes `pkg/controller/deployment/util/deployment_util.go`.
+async fn new_pods(cluster: &Cluster, deployment: &Object) -> Result<Vec<Object>, ApiError> {
+    let namespace = deployment.namespace();
+    let labels = deployment.0.pointer("/spec/template/metadata/labels");
+    let labels = labels.and_then(Value::as_object).into_iter().flatten();
+    let labels: Vec<_> = labels
+        .filter_map(|(name, value)| Some(format!("{name}={}", value.as_str()?)))
+        .collect();
+    let selector = labels.join(",");
+    let sets = cluster
+        .list(
+            "apps/v1",
+            "ReplicaSet",
+            namespace,
+            &[("labelSelector", &selector)],
+        )
+        .await?;
+    let revision = deployment.annotation(REVISION);
+    let newest = sets
+        .iter()
+        .find(|set| revision.is_some() && set.annotation(REVISION) == revision);
+    let Some(hash) = newest.and_then(|set| set.label("pod-template-hash")) else {
+        return Ok(Vec::new());
+    };
+    let selector = format!("{selector},pod-template-hash={hash}");
+    cluster
+        .list("v1", "Pod", namespace, &[("labelSelector", &selector)])
+        .await
 }
 
 /// Pods that may not even be made: by a quota, or by Pod security admission.
