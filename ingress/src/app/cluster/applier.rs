@@ -5,15 +5,18 @@
 //! what was in effect before them stays until then; everything else goes on meanwhile.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parkway_activator::backends::{Pods, Replicas};
 use parkway_activator::revision::{RevisionId, RevisionMap, RevisionSpec};
 use parkway_activator::stats::Stats;
 use parkway_activator::throttler::{Parking, Throttler};
 use tokio::time::Instant;
 use tracing::info;
 
+use super::super::endpoints::ClusterEndpoints;
 use super::super::names::{Name, Resolved, Resolver};
 use crate::frontend::worker::RoutePublisher;
 use crate::provider::kubernetes::{Changes, IngressChange, Key, RevisionChange, ServiceChange};
@@ -26,6 +29,9 @@ use crate::routing::table::{Age, Conflict, RouteTable};
 #[derive(Debug)]
 pub(super) struct Applier {
     pub(super) throttler: Throttler,
+    pub(super) endpoints: ClusterEndpoints,
+    /// Our address, where the public endpoints of a Revision say who serves it: without a gateway of ours.
+    pub(super) sharing_by_public: Option<IpAddr>,
     pub(super) stats: Stats,
     pub(super) counts: RequestCounts,
     pub(super) publisher: RoutePublisher,
@@ -101,6 +107,7 @@ impl Applier {
             if change.is_none() {
                 info!(revision = %id, "is gone: retires when its last request has ended");
                 // What is parked for it has nothing to wait for.
+                self.endpoints.remove(&id);
                 self.throttler.remove(&id);
                 self.applied.retiring.insert(id, Instant::now());
             }
@@ -216,7 +223,21 @@ impl Applier {
             self.applied.revisions.insert(id.clone(), spec);
             self.applied.is_changed = true;
         }
-        self.throttler.set_endpoints(id, revision.ready.clone());
+        let pods = Pods {
+            ready: revision.ready.clone(),
+            not_ready: revision.not_ready.clone(),
+            trusts_early: revision.trusts_early,
+            service: revision.service,
+        };
+        self.endpoints
+            .set(id, &revision.spec, &revision.private_service, pods);
+        if let Some(us) = self.sharing_by_public {
+            let place = Replicas {
+                index: revision.public.iter().position(|address| *address == us),
+                count: revision.public.len(),
+            };
+            self.endpoints.set_revision_replicas(id, place);
+        }
         match &revision.failure {
             None => drop(self.applied.failing.remove(id)),
             Some(reason) => {

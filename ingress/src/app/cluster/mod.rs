@@ -2,13 +2,15 @@
 
 mod applier;
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use parkway_activator::backends::{MeshMode, Replicas};
 use parkway_activator::prober;
 use parkway_activator::stats::Stats;
 use parkway_activator::throttler::Throttler;
@@ -21,6 +23,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::endpoints::{ClusterEndpoints, ProbeLimits};
 use super::names;
 use super::parts::{
     Workers, joined, limits, policy, queue_limits, raise_file_limit, start_workers,
@@ -32,8 +35,9 @@ use crate::frontend::health::{HealthPublisher, HealthState, TERMINATING};
 use crate::frontend::listener;
 use crate::frontend::worker::{Entrance, EntranceKind, Policy, RoutePublisher, WorkerParts};
 use crate::provider::kubernetes::client::client;
-use crate::provider::kubernetes::{self, Changes, IngressChange, Key, KubernetesProvider};
+use crate::provider::kubernetes::{self, Changes, IngressChange, Key, KubernetesProvider, Replica};
 use crate::proxy::observe::RequestCounts;
+use crate::proxy::probe;
 use crate::ready::Ready;
 use crate::routing::headers::HostMode;
 use crate::routing::rules::Visibility;
@@ -93,9 +97,12 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         stat_sink,
         settings.pod_name.clone(),
     ));
+    let (endpoints, asking) =
+        ClusterEndpoints::new(throttler.clone(), probe::Tcp, ProbeLimits::default());
+    tasks.spawn(asking);
     tasks.spawn(prober::restore_suspects(
         throttler.clone(),
-        super::local::ConnectProbe,
+        endpoints.suspect_probe(probe::Tcp),
     ));
     let (resolver, resolving) = names::Resolver::new();
     tasks.spawn(resolving);
@@ -104,6 +111,8 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     let problems = Problems::default();
     let applier = Applier {
         throttler: throttler.clone(),
+        endpoints,
+        sharing_by_public: settings.pod_ip.filter(|_| !settings.has(Role::Ingress)),
         stats: stats.clone(),
         counts: counts.clone(),
         publisher,
@@ -160,6 +169,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         provider,
         applier,
         sink,
+        pod_ip: settings.pod_ip,
         tasks,
     };
     running.take(first);
@@ -193,6 +203,8 @@ struct Running {
     provider: KubernetesProvider,
     applier: Applier,
     sink: RemoteSink,
+    /// Our address.
+    pod_ip: Option<IpAddr>,
     tasks: JoinSet<()>,
 }
 
@@ -251,6 +263,19 @@ impl Running {
 
     /// Makes changes real, and tells whom they concern.
     fn take(&mut self, mut changes: Changes) {
+        if let Some(replicas) = changes.replicas.take() {
+            let ours = |replica: &Replica| Some(replica.address) == self.pod_ip;
+            let place = Replicas {
+                index: replicas.iter().position(ours),
+                count: replicas.len(),
+            };
+            info!(replicas = place.count, index = ?place.index, "the gateway's replicas");
+            self.applier.endpoints.set_replicas(place);
+        }
+        if let Some(config) = &changes.config {
+            let (mode, passthrough) = mesh(config);
+            self.applier.endpoints.set_mesh(mode, passthrough);
+        }
         if let Some(owners) = changes.bucket_owners.take() {
             self.sink.set_owners(owners);
         }
@@ -312,6 +337,23 @@ async fn next(ended: &mut Option<&mut mpsc::Receiver<usize>>) -> Option<usize> {
 
 /// Something has ended that never should.
 struct Broken;
+
+/// What config-network says about meshes: how Pods can be reached, and whether they are addressed through the mesh.
+///
+/// Source: knative/networking `pkg/config/config.go`. What cannot be understood counts as the default.
+fn mesh(config: &BTreeMap<String, BTreeMap<String, String>>) -> (MeshMode, bool) {
+    let value = |key: &str| {
+        let value = config.get("config-network")?.get(key)?;
+        Some(value.to_ascii_lowercase())
+    };
+    let mode = match value("mesh-compatibility-mode").as_deref() {
+        Some("enabled") => MeshMode::Enabled,
+        Some("disabled") => MeshMode::Disabled,
+        _ => MeshMode::Auto,
+    };
+    let passthrough = value("enable-mesh-pod-addressability");
+    (mode, passthrough.as_deref() == Some("true"))
+}
 
 fn provider_settings(settings: &Serve) -> kubernetes::Settings {
     let is_ingress = settings.has(Role::Ingress);

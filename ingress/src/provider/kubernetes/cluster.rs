@@ -50,7 +50,7 @@ pub struct Changes {
     pub revisions: Vec<(RevisionId, Option<RevisionChange>)>,
     /// Endpoints of ordinary Services that rules name; none: no rule does any more.
     pub services: Vec<(RevisionId, Option<ServiceChange>)>,
-    /// The replicas of the gateway that are ready, in the order of their addresses.
+    /// The replicas of the gateway that are ready, in the order of their addresses as text.
     pub replicas: Option<Vec<Replica>>,
     /// Who owns the autoscaler's buckets: `host:port` by the bucket's name, all of them.
     pub bucket_owners: Option<BTreeMap<String, String>>,
@@ -113,7 +113,9 @@ pub struct RevisionChange {
     pub trusts_early: bool,
     /// The private Service, for a mesh.
     pub service: Option<Endpoint>,
-    /// Ready addresses behind the public Service: activators, while they are in the path.
+    /// Its name.
+    pub private_service: Arc<str>,
+    /// Ready addresses behind the public Service, in their order as text: activators, while they are in the path.
     pub public: Vec<IpAddr>,
     /// Why its Pods cannot start.
     pub failure: Option<Box<str>>,
@@ -182,6 +184,7 @@ struct Known {
     revision: Option<KeptRevision>,
     spec: Arc<RevisionSpec>,
     cluster_ip: Option<IpAddr>,
+    private_service: Option<Arc<str>>,
     told: Option<RevisionChange>,
 }
 
@@ -419,8 +422,10 @@ impl Cluster {
             }
             KeptService::PrivateOf(key, id, cluster_ip) => {
                 let known = self.revisions.entry(id.clone()).or_default();
-                if known.cluster_ip != cluster_ip {
+                let name = Some(&key.name);
+                if known.cluster_ip != cluster_ip || known.private_service.as_ref() != name {
                     known.cluster_ip = cluster_ip;
+                    known.private_service = name.cloned();
                     self.marks.revisions.insert(id.clone());
                 }
                 self.private.insert(key, id);
@@ -436,6 +441,7 @@ impl Cluster {
             && let Some(known) = self.revisions.get_mut(&id)
         {
             known.cluster_ip = None;
+            known.private_service = None;
             self.marks.revisions.insert(id);
         }
     }
@@ -537,7 +543,7 @@ impl Cluster {
             return;
         }
         known.told.clone_from(&now);
-        if known.revision.is_none() && known.cluster_ip.is_none() {
+        if known.revision.is_none() && known.private_service.is_none() {
             self.revisions.remove(&id);
         }
         changes.revisions.push((id, now));
@@ -573,7 +579,7 @@ impl Cluster {
         not_ready.dedup();
         // In two slices at once, while it moves from one to the other.
         not_ready.retain(|endpoint| ready.binary_search(endpoint).is_err());
-        public.sort_unstable();
+        public.sort_by_cached_key(IpAddr::to_string);
         public.dedup();
         let address = |ip| Endpoint::new(SocketAddr::new(ip, PRIVATE_SERVICE_PORT));
         Some(RevisionChange {
@@ -582,6 +588,10 @@ impl Cluster {
             not_ready,
             trusts_early: revision.trusts_early,
             service: known.cluster_ip.map(address),
+            private_service: match &known.private_service {
+                Some(name) => Arc::clone(name),
+                None => format!("{}-private", id.name()).into(),
+            },
             public,
             failure: revision.failure.clone(),
         })
@@ -721,7 +731,7 @@ impl Cluster {
         buckets.filter_map(owner).collect()
     }
 
-    /// The ready replicas of the gateway, each once, in the order of their addresses.
+    /// The ready replicas of the gateway, each once, in the order of their addresses as text, which is Knative's.
     fn replicas(&self) -> Vec<Replica> {
         let slices = self.slices_of_service.get(&self.gateway);
         let slices = slices.into_iter().flatten();
@@ -735,7 +745,7 @@ impl Cluster {
                 pod: endpoint.pod.clone().unwrap_or_default(),
             })
             .collect();
-        replicas.sort();
+        replicas.sort_by_cached_key(|replica| replica.address.to_string());
         replicas.dedup_by(|one, other| one.address == other.address);
         replicas
     }
