@@ -23,7 +23,7 @@ use crate::provider::kubernetes::{Changes, IngressChange, Key, RevisionChange, S
 use crate::proxy::observe::RequestCounts;
 use crate::routing::revisions::Revisions;
 use crate::routing::rules::{IngressName, IngressRules, Target};
-use crate::routing::table::{Age, Conflict, RouteTable};
+use crate::routing::table::{Age, RouteTable};
 
 /// Everything the cluster reaches.
 #[derive(Debug)]
@@ -121,9 +121,24 @@ impl Applier {
         in_effect
     }
 
-    /// The hosts that more than one KIngress claims.
-    pub(super) fn conflicts(&self) -> Vec<Conflict> {
-        self.table.conflicts()
+    /// The KIngresses that do not have all their hosts, because older ones have them, and what to say of it.
+    pub(super) fn conflicts(&self) -> BTreeMap<Key, String> {
+        let mut conflicts: BTreeMap<Key, String> = BTreeMap::new();
+        for conflict in self.table.conflicts() {
+            let name = &conflict.ingress;
+            let key = Key::new(Arc::clone(&name.namespace), Arc::clone(&name.name));
+            let said = conflicts.entry(key).or_default();
+            if !said.is_empty() {
+                said.push_str("; ");
+            }
+            said.push_str(&conflict.to_string());
+        }
+        conflicts
+    }
+
+    /// Whether rules of this KIngress wait for look-ups.
+    pub(super) fn holds(&self, key: &Key) -> bool {
+        self.applied.held.contains_key(key)
     }
 
     /// Takes in what a name stands for now. Returns the KIngresses that waited for it, now in effect.

@@ -1,6 +1,7 @@
 //! `parkway serve`: what it consists of, in the order in which it starts, and what stops it.
 
 mod applier;
+mod leading;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -44,6 +45,7 @@ use crate::routing::rules::Visibility;
 use crate::routing::table::{DEFAULT_CLUSTER_DOMAIN, RouteSnapshot, RouteTable};
 use crate::telemetry;
 use applier::{Applied, Applier};
+use leading::Leading;
 
 /// How often what retires, and what cannot start, is looked at.
 const RETIRE_TICK: Duration = Duration::from_millis(200);
@@ -138,7 +140,14 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         connections: Arc::clone(&connections),
         drain: drain.clone(),
     };
-    let (per_worker, metrics, admin_listener) = entrances.into_parts();
+    let Entrances {
+        requests,
+        peers,
+        metrics,
+        admin: admin_listener,
+        ..
+    } = entrances;
+    let per_worker = per_worker(workers, requests);
     let admin = Admin {
         ready: ready.clone(),
         routes,
@@ -165,11 +174,24 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         revisions = first.revisions.len(),
         "the cluster has told what there is"
     );
+    let leading = peers.map(|peers| {
+        let config = first.config.as_deref();
+        Leading::start(
+            settings,
+            &cluster_domain,
+            &client,
+            peers,
+            config,
+            &mut tasks,
+        )
+    });
     let mut running = Running {
         provider,
         applier,
         sink,
         pod_ip: settings.pod_ip,
+        leading,
+        conflicts: BTreeMap::new(),
         tasks,
     };
     running.take(first);
@@ -205,6 +227,10 @@ struct Running {
     sink: RemoteSink,
     /// Our address.
     pod_ip: Option<IpAddr>,
+    /// None where there are no KIngresses to speak of.
+    leading: Option<Leading>,
+    /// KIngresses that do not have all their hosts.
+    conflicts: BTreeMap<Key, String>,
     tasks: JoinSet<()>,
 }
 
@@ -227,6 +253,9 @@ impl Running {
             return ExitCode::FAILURE;
         }
         let _leaving = leave();
+        if let Some(leading) = &self.leading {
+            leading.stand_down();
+        }
         info!(
             seconds = settings.drain_delay_seconds,
             "not ready any more; serving until the cluster has noticed, or a second signal"
@@ -271,6 +300,9 @@ impl Running {
             };
             info!(replicas = place.count, index = ?place.index, "the gateway's replicas");
             self.applier.endpoints.set_replicas(place);
+            if let Some(leading) = &self.leading {
+                leading.set_replicas(replicas);
+            }
         }
         if let Some(config) = &changes.config {
             let (mode, passthrough) = mesh(config);
@@ -281,12 +313,26 @@ impl Running {
         }
         let gone = std::mem::take(&mut changes.gone);
         let in_effect = self.applier.apply(changes, &gone);
-        self.tell(&in_effect, &gone);
+        self.tell(in_effect, &gone);
     }
 
-    /// Says of KIngresses that their present state is in effect here.
-    fn tell(&self, in_effect: &[IngressChange], gone: &[Key]) {
-        let _ = (in_effect, gone);
+    /// Says of KIngresses that their present state is in effect here, and of others whether they have their hosts now.
+    fn tell(&mut self, mut in_effect: Vec<IngressChange>, gone: &[Key]) {
+        let Some(leading) = &self.leading else {
+            return;
+        };
+        let conflicts = self.applier.conflicts();
+        let before = std::mem::replace(&mut self.conflicts, conflicts);
+        let differs = |key: &&Key| before.get(key) != self.conflicts.get(key);
+        let others: Vec<Key> = { before.keys().chain(self.conflicts.keys()) }
+            .filter(differs)
+            .cloned()
+            .collect();
+        if !others.is_empty() {
+            let known = self.provider.known(&others).into_iter();
+            in_effect.extend(known.filter(|change| !self.applier.holds(&change.key)));
+        }
+        leading.tell(in_effect, gone, &self.conflicts);
     }
 
     /// Takes in what happens until `end`.
@@ -308,7 +354,7 @@ impl Running {
                 changes = self.provider.changed() => self.take(changes),
                 resolved = self.applier.resolver.next() => {
                     let in_effect = self.applier.resolved(resolved);
-                    self.tell(&in_effect, &[]);
+                    self.tell(in_effect, &[]);
                 }
                 _ = tick.tick(), if self.applier.is_retiring() || self.applier.is_failing() => {
                     self.applier.finish_retiring();
@@ -402,6 +448,8 @@ fn search_domain(resolver: &str) -> Option<String> {
 struct Entrances {
     workers: usize,
     requests: Vec<(Vec<std::net::TcpListener>, EntranceKind)>,
+    /// For other replicas; an ingress has others.
+    peers: Option<TcpListener>,
     metrics: TcpListener,
     admin: TcpListener,
 }
@@ -428,9 +476,18 @@ impl Entrances {
             let h2c = bind("--listen-activator-h2c", settings.listen_activator_h2c)?;
             requests.push((h2c, EntranceKind::Activator));
         }
+        let peers = match settings.has(Role::Ingress) {
+            true => Some(
+                TcpListener::bind(settings.listen_peers)
+                    .await
+                    .with_context(|| taken("--listen-peers", settings.listen_peers))?,
+            ),
+            false => None,
+        };
         Ok(Self {
             workers,
             requests,
+            peers,
             metrics: TcpListener::bind(settings.metrics_listen)
                 .await
                 .with_context(|| taken("--metrics-listen", settings.metrics_listen))?,
@@ -439,17 +496,20 @@ impl Entrances {
                 .with_context(|| taken("--admin", settings.admin))?,
         })
     }
+}
 
-    /// What each worker listens on, the listener for everybody, and the admin's.
-    fn into_parts(self) -> (Vec<Vec<Entrance>>, TcpListener, TcpListener) {
-        let mut per_worker: Vec<Vec<Entrance>> = (0..self.workers).map(|_| Vec::new()).collect();
-        for (listeners, kind) in self.requests {
-            for (entrances, listener) in per_worker.iter_mut().zip(listeners) {
-                entrances.push(Entrance { listener, kind });
-            }
+/// What each worker listens on.
+fn per_worker(
+    workers: usize,
+    requests: Vec<(Vec<std::net::TcpListener>, EntranceKind)>,
+) -> Vec<Vec<Entrance>> {
+    let mut per_worker: Vec<Vec<Entrance>> = (0..workers).map(|_| Vec::new()).collect();
+    for (listeners, kind) in requests {
+        for (entrances, listener) in per_worker.iter_mut().zip(listeners) {
+            entrances.push(Entrance { listener, kind });
         }
-        (per_worker, self.metrics, self.admin)
     }
+    per_worker
 }
 
 #[cfg(test)]

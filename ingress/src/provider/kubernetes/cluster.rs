@@ -175,7 +175,27 @@ struct Entry {
     rules: Option<Arc<IngressRules>>,
     /// The Service ports these name.
     ports: Vec<RevisionId>,
-    is_waiting: bool,
+    outcome: Outcome,
+}
+
+impl Entry {
+    fn is_waiting(&self) -> bool {
+        matches!(self.outcome, Outcome::Waiting { .. })
+    }
+
+    fn change(&self, rules: Option<Arc<IngressRules>>) -> IngressChange {
+        let kept = &self.kept;
+        IngressChange {
+            key: kept.key.clone(),
+            uid: Arc::clone(&kept.uid),
+            generation: kept.generation,
+            resource_version: kept.resource_version.clone(),
+            created: kept.created,
+            status: kept.status.clone(),
+            rules,
+            outcome: self.outcome.clone(),
+        }
+    }
 }
 
 /// What is known of a Revision, whichever object told it first.
@@ -245,6 +265,12 @@ impl Cluster {
             News::Slice(change) => self.learn_slice(change),
             News::Config(change) => self.learn_config(change),
         }
+    }
+
+    /// A KIngress as it was told last.
+    pub fn known(&self, key: &Key) -> Option<IngressChange> {
+        let entry = self.ingresses.get(key)?;
+        Some(entry.change(None))
     }
 
     /// Whether every kind has been listed.
@@ -331,7 +357,7 @@ impl Cluster {
                 refers_to,
                 rules: None,
                 ports: Vec::new(),
-                is_waiting: false,
+                outcome: Outcome::Programmed,
             },
         };
         self.marks.gone.retain(|gone| *gone != key);
@@ -511,7 +537,7 @@ impl Cluster {
             if self
                 .ingresses
                 .get(user)
-                .is_some_and(|entry| entry.is_waiting)
+                .is_some_and(|entry| entry.is_waiting())
             {
                 self.marks.ingresses.insert(user.clone());
             }
@@ -629,18 +655,8 @@ impl Cluster {
         let Some(entry) = self.ingresses.get_mut(key) else {
             return;
         };
-        entry.is_waiting = matches!(outcome, Outcome::Waiting { .. });
-        let kept = &entry.kept;
-        changes.ingresses.push(IngressChange {
-            key: key.clone(),
-            uid: Arc::clone(&kept.uid),
-            generation: kept.generation,
-            resource_version: kept.resource_version.clone(),
-            created: kept.created,
-            status: kept.status.clone(),
-            rules,
-            outcome,
-        });
+        entry.outcome = outcome;
+        changes.ingresses.push(entry.change(rules));
     }
 
     /// The Service ports of new rules, each counted for them.

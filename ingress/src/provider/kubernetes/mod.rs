@@ -15,6 +15,7 @@ pub mod lease;
 pub mod objects;
 pub mod peers;
 mod random;
+pub mod status;
 pub mod watch;
 
 #[cfg(test)]
@@ -93,6 +94,13 @@ impl KubernetesProvider {
                 return changes;
             }
         }
+    }
+
+    /// These KIngresses as they were told last.
+    pub fn known(&self, keys: &[Key]) -> Vec<IngressChange> {
+        keys.iter()
+            .filter_map(|key| self.cluster.known(key))
+            .collect()
     }
 
     /// How the watches are.
