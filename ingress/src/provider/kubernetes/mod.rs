@@ -15,6 +15,7 @@ pub mod lease;
 pub mod objects;
 pub mod peers;
 mod random;
+pub mod status;
 pub mod watch;
 
 use kube::{Api, Client};
