@@ -35,6 +35,8 @@ struct Object {
     generation: i64,
     outcome: Outcome,
     is_marked: bool,
+    /// How often somebody has undone what we had written about this generation.
+    undone: u32,
     open: Option<Box<Open>>,
 }
 
@@ -79,56 +81,57 @@ impl Board {
             self.forget(&seen.key);
         }
         let key = seen.key.clone();
+        let is_new = !self.objects.contains_key(&key);
         let object = self.objects.entry(key.clone()).or_insert_with(|| Object {
             uid: Arc::clone(&seen.uid),
             generation: seen.generation,
             outcome: seen.outcome.clone(),
             is_marked: false,
+            undone: 0,
             open: None,
         });
-        let is_same = object.generation == seen.generation && object.outcome == seen.outcome;
-        let open = object.open.take();
         // A watch lags behind our own writes: what it shows of before them is not news.
-        let is_stale = open.as_ref().is_some_and(|open| {
+        let is_stale = object.open.as_ref().is_some_and(|open| {
             open.is_from_write && is_older(&seen.resource_version, &open.resource_version)
         });
         if is_stale && seen.generation < object.generation {
-            object.open = open;
             return;
         }
+        let is_same = object.generation == seen.generation && object.outcome == seen.outcome;
+        let was_settled = !is_new && !self.unsettled.contains_key(&object.uid);
         object.generation = seen.generation;
         object.outcome = seen.outcome;
-        let since = open
-            .as_ref()
-            .filter(|_| is_same)
-            .map_or(now, |open| open.since);
-        let why = open
-            .as_ref()
-            .filter(|_| is_same)
-            .map(|open| open.why.clone());
-        let known = match open {
-            Some(open) if is_stale => (open.resource_version, open.status, true),
-            _ => (
-                seen.resource_version,
-                IngressStatus::read(seen.status),
-                false,
-            ),
+        let mut open = match object.open.take() {
+            Some(open) if is_same => open,
+            Some(open) => Box::new(Open {
+                resource_version: open.resource_version,
+                status: open.status,
+                is_from_write: open.is_from_write,
+                ..Open::new(now)
+            }),
+            None => Box::new(Open::new(now)),
         };
-        let (resource_version, status, is_from_write) = known;
-        if object.is_settled(&status, settings) && !is_from_write {
+        if !is_stale {
+            open.resource_version = seen.resource_version;
+            open.status = IngressStatus::read(seen.status);
+            open.is_from_write = false;
+        }
+        let is_settled = object.is_settled(&open.status, settings);
+        if is_settled && !open.is_from_write {
             self.unsettled.remove(&object.uid);
             return;
         }
-        object.open = Some(Box::new(Open {
-            resource_version,
-            status,
-            is_from_write,
-            since,
-            failures: 0,
-            not_before: None,
-            why: why.unwrap_or_default(),
-        }));
-        self.unsettled.insert(Arc::clone(&object.uid), key.clone());
+        if !is_same {
+            object.undone = 0;
+        } else if was_settled && !is_settled {
+            // Once may be chance; after that it is not fought over at full speed.
+            open.not_before = (object.undone > 0).then(|| now + pause_after(object.undone));
+            object.undone = object.undone.saturating_add(1);
+        }
+        object.open = Some(open);
+        if !is_settled {
+            self.unsettled.insert(Arc::clone(&object.uid), key.clone());
+        }
         self.mark(&key);
     }
 
@@ -326,8 +329,7 @@ impl Board {
             .is_some_and(|object| object.generation == job.generation);
         if let Some(open) = self.open_of(job).filter(|_| is_about_it) {
             open.failures = open.failures.saturating_add(1);
-            let pause = FIRST_PAUSE * 2_u32.pow(open.failures.min(16) - 1);
-            open.not_before = Some(now + pause.min(LONGEST_PAUSE));
+            open.not_before = Some(now + pause_after(open.failures));
             open.why = why.into();
         }
         self.mark(&job.key);
@@ -338,6 +340,26 @@ impl Board {
         let object = object.filter(|object| object.uid == job.uid)?;
         object.open.as_deref_mut()
     }
+}
+
+impl Open {
+    fn new(now: Instant) -> Self {
+        Self {
+            resource_version: Box::default(),
+            status: IngressStatus::default(),
+            is_from_write: false,
+            since: now,
+            failures: 0,
+            not_before: None,
+            why: Box::default(),
+        }
+    }
+}
+
+/// How long to leave a KIngress alone after its n-th failure, from 1.
+fn pause_after(failures: u32) -> Duration {
+    let pause = FIRST_PAUSE * 2_u32.pow(failures.clamp(1, 16) - 1);
+    pause.min(LONGEST_PAUSE)
 }
 
 impl Object {

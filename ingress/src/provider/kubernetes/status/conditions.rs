@@ -399,7 +399,7 @@ mod tests {
         for folder in [
             "conformance/ingress",
             "serving/main/ingress",
-            "serving/zero/ingress",
+            "serving/tag-header/ingress",
         ] {
             for entry in std::fs::read_dir(fixtures.join(folder)).unwrap() {
                 let text = std::fs::read(entry.unwrap().path()).unwrap();
