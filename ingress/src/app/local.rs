@@ -153,6 +153,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         counts,
         processes: Some(processes.clone()),
         watches: None,
+        leading: None,
         autoscaler,
         problems: problems.clone(),
         connections,

@@ -31,7 +31,7 @@ const NAMED: usize = 3;
 #[derive(Debug)]
 pub struct Settled {
     class: String,
-    /// Routes and DomainMappings that say their class themselves: kind, namespace and name.
+    /// Routes and `DomainMapping`s that say their class themselves: kind, namespace and name.
     own_class: BTreeSet<(String, String, String)>,
     /// Those of another class are to change.
     is_default: bool,

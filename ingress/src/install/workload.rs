@@ -6,7 +6,7 @@ use super::api::{ApiError, Cluster};
 use super::object::{Name, Object};
 use super::progress::{Failure, State};
 
-/// Which of its ReplicaSets is a Deployment's newest.
+/// Which of its `ReplicaSet`s is a Deployment's newest.
 pub(super) const REVISION: &str = "deployment.kubernetes.io/revision";
 
 /// Whether a Pod that cannot start is given up at once.
@@ -86,7 +86,7 @@ async fn trouble(cluster: &Cluster, deployment: &Object) -> Result<Option<Troubl
     Ok(None)
 }
 
-/// The Pods of the Deployment's newest ReplicaSet: those before it may be in trouble that is over.
+/// The Pods of the Deployment's newest `ReplicaSet`: those before it may be in trouble that is over.
 ///
 /// Source: kubernetes `pkg/controller/deployment/util/deployment_util.go`.
 async fn new_pods(cluster: &Cluster, deployment: &Object) -> Result<Vec<Object>, ApiError> {

@@ -156,6 +156,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         counts,
         processes: None,
         watches: Some(provider.health()),
+        leading: None,
         autoscaler: Autoscaler::Remote(sink.clone()),
         problems: problems.clone(),
         connections,
@@ -200,9 +201,14 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         peeks,
         ended,
     } = start_workers(per_worker, &parts)?;
-    running
-        .tasks
-        .spawn(admin::serve(admin_listener, Admin { peeks, ..admin }));
+    running.tasks.spawn(admin::serve(
+        admin_listener,
+        Admin {
+            peeks,
+            leading: running.leading.as_ref().map(Leading::shown),
+            ..admin
+        },
+    ));
     drop(starting);
     info!(workers, roles = ?settings.roles, class = %settings.ingress_class, "serving");
 
@@ -211,7 +217,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         peeks: Vec::new(),
         ended,
     };
-    let code = running.to_the_end(settings, &drain, workers, &mut signals, || {
+    let code = running.until_the_end(settings, &drain, workers, &mut signals, || {
         health_publisher.publish(HealthState::Unhealthy(TERMINATING.into()));
         ready.wait_for("nothing: the process is ending")
     });
@@ -237,7 +243,7 @@ struct Running {
 impl Running {
     /// Serves until a signal, then ends in order: the cluster learns that we leave, no new connections, parked and running
     /// requests. What the cluster tells takes effect all the while: parked requests wait for it.
-    async fn to_the_end<P>(
+    async fn until_the_end<P>(
         &mut self,
         settings: &Serve,
         drain: &CancellationToken,

@@ -61,6 +61,24 @@ pub struct Settings {
     pub clock: fn() -> Timestamp,
 }
 
+impl Settings {
+    /// Of the Lease that Knative would name like this, for the Pod of this name.
+    pub fn new(
+        namespace: impl Into<String>,
+        pod: &str,
+        (component, queue): (&str, &str),
+        config: ElectionConfig,
+    ) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: config.lease_name(component, queue),
+            identity: identity(pod),
+            config,
+            clock: Timestamp::now,
+        }
+    }
+}
+
 /// Tells this process from all others: the Pod's name and chance, as knative/pkg `UniqueID` makes it.
 pub fn identity(pod: &str) -> String {
     format!("{pod}_{}", random::uuid())
@@ -222,7 +240,7 @@ impl Candidate {
                 Ok(true) => self.lead_until(asked + self.settings.config.renew_deadline),
                 Ok(false) => self.follow("another holds the lease"),
                 Err(error) => {
-                    warn!(lease = %self.settings.name, %error, "cannot look at the lease")
+                    warn!(lease = %self.settings.name, %error, "cannot look at the lease");
                 }
             }
             self.rest(asked, has_failed).await;
@@ -362,10 +380,10 @@ impl Candidate {
         match timeout(RELEASE_TIMEOUT, self.try_release()).await {
             Ok(Ok(())) => info!(lease = %self.settings.name, "the lease is given up"),
             Ok(Err(error)) => {
-                warn!(lease = %self.settings.name, %error, "the lease is left to expire")
+                warn!(lease = %self.settings.name, %error, "the lease is left to expire");
             }
             Err(_elapsed) => {
-                warn!(lease = %self.settings.name, "the lease is left to expire: no answer")
+                warn!(lease = %self.settings.name, "the lease is left to expire: no answer");
             }
         }
     }
