@@ -21,6 +21,7 @@ use super::validate::autoscaler_config;
 use crate::frontend::worker::RoutePublisher;
 use crate::provider::{RevisionEntry, World};
 use crate::proxy::observe::RequestCounts;
+use crate::routing::revisions::Revisions;
 use crate::routing::rules::{IngressName, IngressRules, Target};
 use crate::routing::table::{Age, Conflict, DEFAULT_CLUSTER_DOMAIN, RouteTable};
 use crate::standalone::Processes;
@@ -100,7 +101,8 @@ impl Applier {
             self.applied.ingresses.clone_from(&world.ingresses);
         }
         let snapshot = self.applied.routes.snapshot(world.generation);
-        self.publisher.publish(snapshot);
+        // There are no activator ports, so nobody names Revisions.
+        self.publisher.publish(snapshot, Revisions::default());
     }
 
     /// Sets up what names stand for, and gives those that are new the time of a look-up: before it, a route to them leads

@@ -3,6 +3,7 @@
 //! Every flag has an environment variable; everything is checked here, so that nothing later can find a setting wrong.
 
 mod data_path;
+mod install;
 mod serve;
 
 use std::net::SocketAddr;
@@ -12,7 +13,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use data_path::DataPath;
-pub use serve::{DEFAULT_INGRESS_CLASS, Role, Serve};
+pub use install::{Install, Target, Uninstall};
+pub use serve::{DEFAULT_INGRESS_CLASS, PeerAuth, Role, Serve};
 
 /// Parks requests for workloads at zero, wakes them, and routes everything else.
 #[derive(Debug, Parser)]
@@ -37,6 +39,13 @@ pub enum Command {
     /// Watches the API server for what Knative Serving makes of its Services, parks requests for Revisions at zero,
     /// reports to Knative's autoscaler, and routes everything. Runs in a Pod, or outside with a kubeconfig.
     Serve(Box<Serve>),
+    /// Installs Parkway into a cluster that has Knative Serving, or prints what that takes.
+    ///
+    /// Applies the manifests, waits until its Pods are ready, makes its ingress class that of the cluster, and waits
+    /// until everything is served. What was there before is kept in the cluster. Begun again, it goes on where it was.
+    Install(Box<Install>),
+    /// Removes Parkway from a cluster; what was there before is there again.
+    Uninstall(Box<Uninstall>),
     /// Checks manifests and says what is wrong, without running anything.
     ///
     /// Ends with status 0 when nothing is wrong and 2 when something is.
@@ -232,9 +241,10 @@ mod tests {
     }
 
     #[test]
-    fn every_flag_of_run_and_serve_has_an_environment_variable() {
+    fn every_flag_of_what_runs_or_installs_has_an_environment_variable() {
         let command = Cli::command();
-        let commands = ["run", "serve"].map(|name| command.find_subcommand(name).unwrap());
+        let commands = ["run", "serve", "install", "uninstall"]
+            .map(|name| command.find_subcommand(name).unwrap());
         let without: Vec<_> = commands
             .iter()
             .flat_map(|command| command.get_arguments())

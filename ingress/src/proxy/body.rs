@@ -296,6 +296,20 @@ impl Replay {
         Some(std::mem::replace(&mut source.body, RequestBody::Empty))
     }
 
+    /// Ends all attempts there are, before the next one begins: whoever still sends the body gets
+    /// [`BodyError::Superseded`].
+    pub fn supersede(&self) {
+        let reader = {
+            let mut source = self.0.borrow_mut();
+            source.attempt += 1;
+            source.reader.take()
+        };
+        // Outside the borrow: it may run code of others.
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
     /// Whether nothing was read from the client yet.
     pub fn is_untouched(&self) -> bool {
         !self.0.borrow().is_touched
@@ -516,6 +530,37 @@ pub enum ResponseBody {
     Http1(Http1Answer),
     /// From an HTTP/2 endpoint.
     Http2(h2::RecvStream),
+    /// From an endpoint, and begun to be read.
+    Ahead(Box<Ahead>),
+}
+
+/// What of a response's body was read before anybody asked for it, and the rest.
+#[derive(Debug)]
+pub struct Ahead {
+    read: VecDeque<Result<Frame<Bytes>, BodyError>>,
+    rest: ResponseBody,
+}
+
+impl Ahead {
+    /// `read`, then `rest`.
+    pub fn new(read: Vec<Result<Frame<Bytes>, BodyError>>, rest: ResponseBody) -> Self {
+        Self {
+            read: read.into(),
+            rest,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let data = |frame: &Result<Frame<Bytes>, BodyError>| {
+            let frame = frame.as_ref().ok()?;
+            Some(frame.data_ref()?.len() as u64)
+        };
+        let read: u64 = self.read.iter().filter_map(data).sum();
+        match self.rest.size_hint().exact() {
+            Some(rest) => SizeHint::with_exact(read + rest),
+            None => SizeHint::default(),
+        }
+    }
 }
 
 impl Body for ResponseBody {
@@ -531,12 +576,17 @@ impl Body for ResponseBody {
             Self::Local(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Local),
             Self::Http1(body) => body.poll_frame(cx).map_err(BodyError::Answer),
             Self::Http2(body) => poll_h2_frame(body, cx),
+            Self::Ahead(ahead) => match ahead.read.pop_front() {
+                Some(frame) => Poll::Ready(Some(frame)),
+                None => Pin::new(&mut ahead.rest).poll_frame(cx),
+            },
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
+            Self::Ahead(ahead) => ahead.read.is_empty() && ahead.rest.is_end_stream(),
             Self::Local(body) => body.is_end_stream(),
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(body) => body.is_end_stream(),
@@ -548,6 +598,7 @@ impl Body for ResponseBody {
             Self::Empty => SizeHint::with_exact(0),
             Self::Local(body) => body.size_hint(),
             Self::Http1(body) => body.size_hint(),
+            Self::Ahead(ahead) => ahead.size_hint(),
             Self::Http2(body) if body.is_end_stream() => SizeHint::with_exact(0),
             Self::Http2(_) => SizeHint::default(),
         }

@@ -231,6 +231,11 @@ impl Observation {
         self.destination = Some(Rc::clone(destination));
     }
 
+    /// Whose endpoints the request is for, if that is known.
+    pub fn revision(&self) -> Option<&RevisionId> {
+        self.destination.as_ref().map(|destination| &destination.id)
+    }
+
     /// The request had to wait for an endpoint, and does so from now on.
     pub fn has_parked(&mut self) {
         self.was_parked = true;

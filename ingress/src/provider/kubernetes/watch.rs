@@ -188,7 +188,7 @@ where
     }
 
     fn failed(&self, error: &watcher::Error) {
-        let message = error.to_string();
+        let message = with_causes(error);
         let is_new = self.health.change(self.kind, |state| {
             state.errors += 1;
             state.failing.replace(message.clone()).is_none()
@@ -214,4 +214,19 @@ where
             info!(kind = self.kind, "the watch works again");
         }
     }
+}
+
+/// An error with what it was caused by: the client's own words seldom say what is wrong.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !message.contains(&said) {
+            message.push_str(": ");
+            message.push_str(&said);
+        }
+        cause = error.source();
+    }
+    message
 }
