@@ -35,11 +35,8 @@ struct Object {
     generation: i64,
     outcome: Outcome,
     is_marked: bool,
-<<<<<<< HEAD
     /// How often somebody has undone what we had written about this generation.
     undone: u32,
-=======
->>>>>>> cluster
     open: Option<Box<Open>>,
 }
 
@@ -84,16 +81,12 @@ impl Board {
             self.forget(&seen.key);
         }
         let key = seen.key.clone();
-<<<<<<< HEAD
         let is_new = !self.objects.contains_key(&key);
-=======
->>>>>>> cluster
         let object = self.objects.entry(key.clone()).or_insert_with(|| Object {
             uid: Arc::clone(&seen.uid),
             generation: seen.generation,
             outcome: seen.outcome.clone(),
             is_marked: false,
-<<<<<<< HEAD
             undone: 0,
             open: None,
         });
@@ -139,53 +132,6 @@ impl Board {
         if !is_settled {
             self.unsettled.insert(Arc::clone(&object.uid), key.clone());
         }
-=======
-            open: None,
-        });
-        let is_same = object.generation == seen.generation && object.outcome == seen.outcome;
-        let open = object.open.take();
-        // A watch lags behind our own writes: what it shows of before them is not news.
-        let is_stale = open.as_ref().is_some_and(|open| {
-            open.is_from_write && is_older(&seen.resource_version, &open.resource_version)
-        });
-        if is_stale && seen.generation < object.generation {
-            object.open = open;
-            return;
-        }
-        object.generation = seen.generation;
-        object.outcome = seen.outcome;
-        let since = open
-            .as_ref()
-            .filter(|_| is_same)
-            .map_or(now, |open| open.since);
-        let why = open
-            .as_ref()
-            .filter(|_| is_same)
-            .map(|open| open.why.clone());
-        let known = match open {
-            Some(open) if is_stale => (open.resource_version, open.status, true),
-            _ => (
-                seen.resource_version,
-                IngressStatus::read(seen.status),
-                false,
-            ),
-        };
-        let (resource_version, status, is_from_write) = known;
-        if object.is_settled(&status, settings) && !is_from_write {
-            self.unsettled.remove(&object.uid);
-            return;
-        }
-        object.open = Some(Box::new(Open {
-            resource_version,
-            status,
-            is_from_write,
-            since,
-            failures: 0,
-            not_before: None,
-            why: why.unwrap_or_default(),
-        }));
-        self.unsettled.insert(Arc::clone(&object.uid), key.clone());
->>>>>>> cluster
         self.mark(&key);
     }
 
@@ -383,12 +329,7 @@ impl Board {
             .is_some_and(|object| object.generation == job.generation);
         if let Some(open) = self.open_of(job).filter(|_| is_about_it) {
             open.failures = open.failures.saturating_add(1);
-<<<<<<< HEAD
             open.not_before = Some(now + pause_after(open.failures));
-=======
-            let pause = FIRST_PAUSE * 2_u32.pow(open.failures.min(16) - 1);
-            open.not_before = Some(now + pause.min(LONGEST_PAUSE));
->>>>>>> cluster
             open.why = why.into();
         }
         self.mark(&job.key);
@@ -401,7 +342,6 @@ impl Board {
     }
 }
 
-<<<<<<< HEAD
 impl Open {
     fn new(now: Instant) -> Self {
         Self {
@@ -422,8 +362,6 @@ fn pause_after(failures: u32) -> Duration {
     pause.min(LONGEST_PAUSE)
 }
 
-=======
->>>>>>> cluster
 impl Object {
     /// Whether the API already says what it has to say, whoever confirms what.
     fn is_settled(&self, status: &IngressStatus, settings: &Settings) -> bool {

@@ -399,11 +399,7 @@ mod tests {
         for folder in [
             "conformance/ingress",
             "serving/main/ingress",
-<<<<<<< HEAD
             "serving/tag-header/ingress",
-=======
-            "serving/zero/ingress",
->>>>>>> cluster
         ] {
             for entry in std::fs::read_dir(fixtures.join(folder)).unwrap() {
                 let text = std::fs::read(entry.unwrap().path()).unwrap();
