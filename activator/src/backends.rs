@@ -308,7 +308,7 @@ impl Backends {
     }
 
     /// Pods are used one by one, rather than through the ClusterIP.
-    fn uses_pods(&self) -> bool {
+    pub fn uses_pods(&self) -> bool {
         self.mesh.passthrough
             || match self.mesh.mode {
                 MeshMode::Auto => self.is_direct,

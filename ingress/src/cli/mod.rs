@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use data_path::DataPath;
 pub use install::{Install, Target, Uninstall};
-pub use serve::{DEFAULT_INGRESS_CLASS, Role, Serve};
+pub use serve::{DEFAULT_INGRESS_CLASS, PeerAuth, Role, Serve};
 
 /// Parks requests for workloads at zero, wakes them, and routes everything else.
 #[derive(Debug, Parser)]

@@ -8,22 +8,18 @@
 //! then for each [`Watch::changed`] again `load`; so no change falls between reading and watching.
 
 mod known;
+mod watch;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::fs::{self, FileType, Metadata};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use parking_lot::Mutex;
 use parkway_activator::revision::RevisionId;
-use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
 
 use self::known::Files;
+pub use self::watch::{LONGEST_CHANGE, QUIET, QUIET_AT_REST, Watch};
 use super::problem::{Origin, Problem};
 use super::rollout::Rollout;
 use super::world::{Options, Validate, World};
@@ -36,14 +32,6 @@ pub const MAX_FILE_BYTES: u64 = 16 << 20;
 pub const MAX_TOTAL_BYTES: u64 = 64 << 20;
 /// The deepest folder, counted from the one that was named: links may lead in circles.
 pub const MAX_FOLDER_DEPTH: usize = 16;
-/// How long nothing may happen before a change counts as complete while a file is being written, or is gone: editors
-/// write in several steps.
-pub const QUIET: Duration = Duration::from_millis(50);
-/// The same once every file that was touched has been closed, or moved to where it belongs.
-pub const QUIET_AT_REST: Duration = Duration::from_millis(4);
-/// How long a change may take until it is read anyway.
-pub const LONGEST_CHANGE: Duration = Duration::from_millis(500);
-
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
 
 /// Configuration from files and folders.
@@ -234,167 +222,6 @@ fn is_hidden(path: &Path) -> bool {
 fn has_known_extension(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str());
     extension.is_some_and(|extension| EXTENSIONS.contains(&extension))
-}
-
-/// Notices changes of the files.
-#[derive(Debug)]
-pub struct Watch {
-    roots: Vec<PathBuf>,
-    watcher: RecommendedWatcher,
-    folders: BTreeSet<PathBuf>,
-    /// Holds one message: that something has changed says all, and a second would say the same.
-    events: mpsc::Receiver<()>,
-    /// Files that were touched since the last change was reported, and not closed.
-    unfinished: Arc<Mutex<HashSet<PathBuf>>>,
-    /// When the change began that is not yet reported.
-    since: Option<Instant>,
-}
-
-impl Watch {
-    fn new(paths: &[PathBuf]) -> notify::Result<Self> {
-        let roots: Vec<PathBuf> = paths
-            .iter()
-            .map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()))
-            .collect();
-        let (sender, events) = mpsc::channel(1);
-        let watched = roots.clone();
-        let unfinished: Arc<Mutex<HashSet<PathBuf>>> = Arc::default();
-        let touched = Arc::clone(&unfinished);
-        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-            // An error of the watcher may have cost us events: look again.
-            let is_change = match event {
-                Ok(event) => {
-                    is_change(&event, &watched) && {
-                        note(&event, &mut touched.lock());
-                        true
-                    }
-                }
-                Err(_) => true,
-            };
-            if is_change {
-                let _full = sender.try_send(()); // then a change is already reported
-            }
-        })?;
-        let mut watch = Self {
-            roots,
-            watcher,
-            folders: BTreeSet::new(),
-            events,
-            unfinished,
-            since: None,
-        };
-        watch.follow()?;
-        Ok(watch)
-    }
-
-    /// Waits for a change that has come to rest for [`QUIET_AT_REST`] or [`QUIET`], or has gone on for
-    /// [`LONGEST_CHANGE`].
-    ///
-    /// # Cancel safety
-    ///
-    /// A change that was noticed before the future is dropped is reported by the next call.
-    pub async fn changed(&mut self) {
-        let since = match self.since {
-            Some(since) => since,
-            None => {
-                if self.events.recv().await.is_none() {
-                    std::future::pending::<()>().await; // the watcher is gone: it never is, we own it
-                }
-                *self.since.insert(Instant::now())
-            }
-        };
-        let latest = since + LONGEST_CHANGE;
-        loop {
-            let is_at_rest = self.unfinished.lock().is_empty();
-            let quiet = if is_at_rest { QUIET_AT_REST } else { QUIET };
-            let quiet_at = (Instant::now() + quiet).min(latest);
-            if timeout_at(quiet_at, self.events.recv()).await.is_err() {
-                break;
-            }
-        }
-        self.since = None;
-        self.unfinished.lock().clear();
-        if let Err(error) = self.follow() {
-            tracing::warn!(%error, "some folders are not watched: changes in them are not noticed");
-        }
-    }
-
-    /// Watches the folders there are now.
-    fn follow(&mut self) -> notify::Result<()> {
-        let folders = folders(&self.roots);
-        for gone in self.folders.difference(&folders) {
-            drop(self.watcher.unwatch(gone)); // it is gone, and may be unknown already
-        }
-        let mut outcome = Ok(());
-        self.folders.retain(|folder| folders.contains(folder));
-        for folder in folders {
-            // A folder that was replaced by another of its name has lost its watch: ask for all of them anew.
-            match self.watcher.watch(&folder, RecursiveMode::NonRecursive) {
-                Ok(()) => drop(self.folders.insert(folder)),
-                Err(error) => outcome = Err(error),
-            }
-        }
-        outcome
-    }
-}
-
-/// The folders whose entries matter: those named, those within them, and the ones that hold what was named.
-fn folders(roots: &[PathBuf]) -> BTreeSet<PathBuf> {
-    let mut walk = Walk::default();
-    let mut folders = BTreeSet::new();
-    for root in roots {
-        if root.is_dir() {
-            walk.folder(root, 0);
-        }
-        let real = fs::canonicalize(root).ok();
-        for path in real.iter().chain([root]) {
-            folders.extend(
-                path.parent()
-                    .filter(|parent| parent.is_dir())
-                    .map(Path::to_owned),
-            );
-        }
-    }
-    folders.extend(walk.folders);
-    folders
-}
-
-/// Notes which files are being written or have gone, and which of them are complete. A file that was moved within what is
-/// watched has not gone: it is told of once more, with both its names.
-fn note(event: &Event, unfinished: &mut HashSet<PathBuf>) {
-    let is_complete = matches!(
-        event.kind,
-        EventKind::Access(AccessKind::Close(AccessMode::Write))
-            | EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both))
-    );
-    for path in &event.paths {
-        if is_complete {
-            unfinished.remove(path);
-        } else if unfinished.len() < MAX_FILES {
-            unfinished.insert(path.clone());
-        }
-    }
-}
-
-/// Whether an event is about what was named; reading is not a change.
-fn is_change(event: &Event, roots: &[PathBuf]) -> bool {
-    let is_reading = matches!(event.kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write));
-    if is_reading {
-        return false;
-    }
-    // The links of a mounted ConfigMap change through `..data` beside them.
-    let is_link = |path: &Path| {
-        path.file_name()
-            .is_some_and(|name| name.as_encoded_bytes().starts_with(b".."))
-    };
-    let real: Vec<PathBuf> = roots
-        .iter()
-        .filter_map(|root| fs::canonicalize(root).ok())
-        .collect();
-    let is_ours = |path: &PathBuf| {
-        is_link(path) || roots.iter().chain(&real).any(|root| path.starts_with(root))
-    };
-    event.need_rescan() || event.paths.is_empty() || event.paths.iter().any(is_ours)
 }
 
 #[cfg(test)]

@@ -241,6 +241,19 @@ impl ApiDouble {
         self.shared.versions().0
     }
 
+    /// Waits until something has changed after the change of this number; returns the number of the last change.
+    pub async fn changed_since(&self, version: u64) -> u64 {
+        let (mut changed, ..) = self.shared.signals();
+        loop {
+            let now = self.version();
+            if now > version {
+                return now;
+            }
+            // The sender is ours, so it is there.
+            drop(changed.changed().await);
+        }
+    }
+
     // Who may ask, and what was asked.
 
     /// From now on requests need one of the tokens that were admitted; others get 401.

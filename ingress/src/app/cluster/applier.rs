@@ -5,27 +5,33 @@
 //! what was in effect before them stays until then; everything else goes on meanwhile.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parkway_activator::backends::{Pods, Replicas};
 use parkway_activator::revision::{RevisionId, RevisionMap, RevisionSpec};
 use parkway_activator::stats::Stats;
 use parkway_activator::throttler::{Parking, Throttler};
 use tokio::time::Instant;
 use tracing::info;
 
+use super::super::endpoints::ClusterEndpoints;
 use super::super::names::{Name, Resolved, Resolver};
 use crate::frontend::worker::RoutePublisher;
 use crate::provider::kubernetes::{Changes, IngressChange, Key, RevisionChange, ServiceChange};
 use crate::proxy::observe::RequestCounts;
 use crate::routing::revisions::Revisions;
 use crate::routing::rules::{IngressName, IngressRules, Target};
-use crate::routing::table::{Age, Conflict, RouteTable};
+use crate::routing::table::{Age, RouteTable};
 
 /// Everything the cluster reaches.
 #[derive(Debug)]
 pub(super) struct Applier {
     pub(super) throttler: Throttler,
+    pub(super) endpoints: ClusterEndpoints,
+    /// Our address, where the public endpoints of a Revision say who serves it: without a gateway of ours.
+    pub(super) sharing_by_public: Option<IpAddr>,
     pub(super) stats: Stats,
     pub(super) counts: RequestCounts,
     pub(super) publisher: RoutePublisher,
@@ -64,8 +70,9 @@ struct NamedTarget {
 }
 
 impl Applier {
-    /// Makes `changes` real. Returns the KIngresses whose state may have changed by it, as they are in effect now.
-    pub(super) fn apply(&mut self, changes: Changes) -> Vec<IngressChange> {
+    /// Makes `changes` real, and that the KIngresses `gone` are gone. Returns the others that are as they are told now,
+    /// with their rules in effect if they can be.
+    pub(super) fn apply(&mut self, changes: Changes, gone: &[Key]) -> Vec<IngressChange> {
         for (id, change) in &changes.revisions {
             if let Some(revision) = change {
                 self.set_up_revision(id, revision);
@@ -77,7 +84,7 @@ impl Applier {
             }
         }
         let mut in_effect = Vec::new();
-        for key in &changes.gone {
+        for key in gone {
             self.applied.held.remove(key);
             self.lead_to(key, &[]);
             self.table.remove(&IngressName::from(key));
@@ -100,6 +107,7 @@ impl Applier {
             if change.is_none() {
                 info!(revision = %id, "is gone: retires when its last request has ended");
                 // What is parked for it has nothing to wait for.
+                self.endpoints.remove(&id);
                 self.throttler.remove(&id);
                 self.applied.retiring.insert(id, Instant::now());
             }
@@ -113,9 +121,24 @@ impl Applier {
         in_effect
     }
 
-    /// The hosts that more than one KIngress claims.
-    pub(super) fn conflicts(&self) -> Vec<Conflict> {
-        self.table.conflicts()
+    /// The KIngresses that do not have all their hosts, because older ones have them, and what to say of it.
+    pub(super) fn conflicts(&self) -> BTreeMap<Key, String> {
+        let mut conflicts: BTreeMap<Key, String> = BTreeMap::new();
+        for conflict in self.table.conflicts() {
+            let name = &conflict.ingress;
+            let key = Key::new(Arc::clone(&name.namespace), Arc::clone(&name.name));
+            let said = conflicts.entry(key).or_default();
+            if !said.is_empty() {
+                said.push_str("; ");
+            }
+            said.push_str(&conflict.to_string());
+        }
+        conflicts
+    }
+
+    /// Whether rules of this KIngress wait for look-ups.
+    pub(super) fn holds(&self, key: &Key) -> bool {
+        self.applied.held.contains_key(key)
     }
 
     /// Takes in what a name stands for now. Returns the KIngresses that waited for it, now in effect.
@@ -215,7 +238,21 @@ impl Applier {
             self.applied.revisions.insert(id.clone(), spec);
             self.applied.is_changed = true;
         }
-        self.throttler.set_endpoints(id, revision.ready.clone());
+        let pods = Pods {
+            ready: revision.ready.clone(),
+            not_ready: revision.not_ready.clone(),
+            trusts_early: revision.trusts_early,
+            service: revision.service,
+        };
+        self.endpoints
+            .set(id, &revision.spec, &revision.private_service, pods);
+        if let Some(us) = self.sharing_by_public {
+            let place = Replicas {
+                index: revision.public.iter().position(|address| *address == us),
+                count: revision.public.len(),
+            };
+            self.endpoints.set_revision_replicas(id, place);
+        }
         match &revision.failure {
             None => drop(self.applied.failing.remove(id)),
             Some(reason) => {

@@ -1,15 +1,17 @@
 //! `parkway serve`: what it consists of, in the order in which it starts, and what stops it.
 
 mod applier;
+mod leading;
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use parkway_activator::backends::{MeshMode, Replicas};
 use parkway_activator::prober;
 use parkway_activator::stats::Stats;
 use parkway_activator::throttler::Throttler;
@@ -22,6 +24,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::endpoints::{ClusterEndpoints, ProbeLimits};
 use super::names;
 use super::parts::{
     Workers, joined, limits, policy, queue_limits, raise_file_limit, start_workers,
@@ -33,14 +36,16 @@ use crate::frontend::health::{HealthPublisher, HealthState, TERMINATING};
 use crate::frontend::listener;
 use crate::frontend::worker::{Entrance, EntranceKind, Policy, RoutePublisher, WorkerParts};
 use crate::provider::kubernetes::client::client;
-use crate::provider::kubernetes::{self, Key, KubernetesProvider};
+use crate::provider::kubernetes::{self, Changes, IngressChange, Key, KubernetesProvider, Replica};
 use crate::proxy::observe::RequestCounts;
+use crate::proxy::probe;
 use crate::ready::Ready;
 use crate::routing::headers::HostMode;
 use crate::routing::rules::Visibility;
 use crate::routing::table::{DEFAULT_CLUSTER_DOMAIN, RouteSnapshot, RouteTable};
 use crate::telemetry;
 use applier::{Applied, Applier};
+use leading::Leading;
 
 /// How often what retires, and what cannot start, is looked at.
 const RETIRE_TICK: Duration = Duration::from_millis(200);
@@ -94,17 +99,22 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         stat_sink,
         settings.pod_name.clone(),
     ));
+    let (endpoints, asking) =
+        ClusterEndpoints::new(throttler.clone(), probe::Tcp, ProbeLimits::default());
+    tasks.spawn(asking);
     tasks.spawn(prober::restore_suspects(
         throttler.clone(),
-        super::local::ConnectProbe,
+        endpoints.suspect_probe(probe::Tcp),
     ));
     let (resolver, resolving) = names::Resolver::new();
     tasks.spawn(resolving);
 
     let mut provider = KubernetesProvider::new(&client, &provider_settings(settings));
     let problems = Problems::default();
-    let mut applier = Applier {
+    let applier = Applier {
         throttler: throttler.clone(),
+        endpoints,
+        sharing_by_public: settings.pod_ip.filter(|_| !settings.has(Role::Ingress)),
         stats: stats.clone(),
         counts: counts.clone(),
         publisher,
@@ -130,7 +140,14 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         connections: Arc::clone(&connections),
         drain: drain.clone(),
     };
-    let (per_worker, metrics, admin_listener) = entrances.into_parts();
+    let Entrances {
+        requests,
+        peers,
+        metrics,
+        admin: admin_listener,
+        ..
+    } = entrances;
+    let per_worker = per_worker(workers, requests);
     let admin = Admin {
         ready: ready.clone(),
         routes,
@@ -139,7 +156,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         counts,
         processes: None,
         watches: Some(provider.health()),
-        autoscaler: Autoscaler::Remote(sink),
+        autoscaler: Autoscaler::Remote(sink.clone()),
         problems: problems.clone(),
         connections,
         workers,
@@ -157,23 +174,44 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         revisions = first.revisions.len(),
         "the cluster has told what there is"
     );
-    drop(applier.apply(first));
+    let leading = peers.map(|peers| {
+        let config = first.config.as_deref();
+        Leading::start(
+            settings,
+            &cluster_domain,
+            &client,
+            peers,
+            config,
+            &mut tasks,
+        )
+    });
+    let mut running = Running {
+        provider,
+        applier,
+        sink,
+        pod_ip: settings.pod_ip,
+        leading,
+        conflicts: BTreeMap::new(),
+        tasks,
+    };
+    running.take(first);
     let Workers {
         threads,
         peeks,
         ended,
     } = start_workers(per_worker, &parts)?;
-    tasks.spawn(admin::serve(admin_listener, Admin { peeks, ..admin }));
+    running
+        .tasks
+        .spawn(admin::serve(admin_listener, Admin { peeks, ..admin }));
     drop(starting);
     info!(workers, roles = ?settings.roles, class = %settings.ingress_class, "serving");
 
-    let mut running = Running {
-        provider,
-        applier,
+    let workers = Workers {
+        threads,
+        peeks: Vec::new(),
         ended,
-        tasks,
     };
-    let code = running.to_the_end(settings, &drain, threads, &mut signals, || {
+    let code = running.to_the_end(settings, &drain, workers, &mut signals, || {
         health_publisher.publish(HealthState::Unhealthy(TERMINATING.into()));
         ready.wait_for("nothing: the process is ending")
     });
@@ -186,7 +224,13 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
 struct Running {
     provider: KubernetesProvider,
     applier: Applier,
-    ended: mpsc::Receiver<usize>,
+    sink: RemoteSink,
+    /// Our address.
+    pod_ip: Option<IpAddr>,
+    /// None where there are no KIngresses to speak of.
+    leading: Option<Leading>,
+    /// KIngresses that do not have all their hosts.
+    conflicts: BTreeMap<Key, String>,
     tasks: JoinSet<()>,
 }
 
@@ -197,14 +241,21 @@ impl Running {
         &mut self,
         settings: &Serve,
         drain: &CancellationToken,
-        threads: Vec<JoinHandle<()>>,
+        workers: Workers,
         signals: &mut Signals,
         leave: impl FnOnce() -> P,
     ) -> ExitCode {
-        if self.until(signals.stop(), false).await.is_err() {
+        let Workers {
+            threads, mut ended, ..
+        } = workers;
+        let mut ended = Some(&mut ended);
+        if self.until(signals.stop(), &mut ended).await.is_err() {
             return ExitCode::FAILURE;
         }
         let _leaving = leave();
+        if let Some(leading) = &self.leading {
+            leading.stand_down();
+        }
         info!(
             seconds = settings.drain_delay_seconds,
             "not ready any more; serving until the cluster has noticed, or a second signal"
@@ -215,7 +266,7 @@ impl Running {
                 () = signals.stop() => {}
             }
         };
-        if self.until(noticed, false).await.is_err() {
+        if self.until(noticed, &mut ended).await.is_err() {
             return ExitCode::FAILURE;
         }
         let throttler = self.applier.throttler.clone();
@@ -233,21 +284,66 @@ impl Running {
                 () = tokio::time::sleep(settings.drain() + Duration::from_secs(1)) => warn!("drain deadline passed"),
             }
         };
-        match self.until(over, true).await {
+        match self.until(over, &mut None).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(Broken) => ExitCode::FAILURE,
         }
+    }
+
+    /// Makes changes real, and tells whom they concern.
+    fn take(&mut self, mut changes: Changes) {
+        if let Some(replicas) = changes.replicas.take() {
+            let ours = |replica: &Replica| Some(replica.address) == self.pod_ip;
+            let place = Replicas {
+                index: replicas.iter().position(ours),
+                count: replicas.len(),
+            };
+            info!(replicas = place.count, index = ?place.index, "the gateway's replicas");
+            self.applier.endpoints.set_replicas(place);
+            if let Some(leading) = &self.leading {
+                leading.set_replicas(replicas);
+            }
+        }
+        if let Some(config) = &changes.config {
+            let (mode, passthrough) = mesh(config);
+            self.applier.endpoints.set_mesh(mode, passthrough);
+        }
+        if let Some(owners) = changes.bucket_owners.take() {
+            self.sink.set_owners(owners);
+        }
+        let gone = std::mem::take(&mut changes.gone);
+        let in_effect = self.applier.apply(changes, &gone);
+        self.tell(in_effect, &gone);
+    }
+
+    /// Says of KIngresses that their present state is in effect here, and of others whether they have their hosts now.
+    fn tell(&mut self, mut in_effect: Vec<IngressChange>, gone: &[Key]) {
+        let Some(leading) = &self.leading else {
+            return;
+        };
+        let conflicts = self.applier.conflicts();
+        let before = std::mem::replace(&mut self.conflicts, conflicts);
+        let differs = |key: &&Key| before.get(key) != self.conflicts.get(key);
+        let others: Vec<Key> = { before.keys().chain(self.conflicts.keys()) }
+            .filter(differs)
+            .cloned()
+            .collect();
+        if !others.is_empty() {
+            let known = self.provider.known(&others).into_iter();
+            in_effect.extend(known.filter(|change| !self.applier.holds(&change.key)));
+        }
+        leading.tell(in_effect, gone, &self.conflicts);
     }
 
     /// Takes in what happens until `end`.
     ///
     /// # Errors
     ///
-    /// When something ends that never should; workers may, while draining.
+    /// When something ends that never should; workers (`ended` tells) may, while draining.
     async fn until(
         &mut self,
         end: impl Future<Output = ()>,
-        is_draining: bool,
+        ended: &mut Option<&mut mpsc::Receiver<usize>>,
     ) -> Result<(), Broken> {
         let mut end = std::pin::pin!(end);
         let mut tick = tokio::time::interval(RETIRE_TICK);
@@ -255,13 +351,16 @@ impl Running {
         loop {
             tokio::select! {
                 () = &mut end => return Ok(()),
-                changes = self.provider.changed() => drop(self.applier.apply(changes)),
-                resolved = self.applier.resolver.next() => drop(self.applier.resolved(resolved)),
+                changes = self.provider.changed() => self.take(changes),
+                resolved = self.applier.resolver.next() => {
+                    let in_effect = self.applier.resolved(resolved);
+                    self.tell(in_effect, &[]);
+                }
                 _ = tick.tick(), if self.applier.is_retiring() || self.applier.is_failing() => {
                     self.applier.finish_retiring();
                     self.applier.fail_starts();
                 }
-                Some(worker) = self.ended.recv(), if !is_draining => {
+                Some(worker) = next(ended) => {
                     error!(worker, "a worker has ended before its time");
                     return Err(Broken);
                 }
@@ -274,8 +373,33 @@ impl Running {
     }
 }
 
+/// The next worker that has ended, where that is watched for.
+async fn next(ended: &mut Option<&mut mpsc::Receiver<usize>>) -> Option<usize> {
+    match ended {
+        Some(ended) => ended.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Something has ended that never should.
 struct Broken;
+
+/// What config-network says about meshes: how Pods can be reached, and whether they are addressed through the mesh.
+///
+/// Source: knative/networking `pkg/config/config.go`. What cannot be understood counts as the default.
+fn mesh(config: &BTreeMap<String, BTreeMap<String, String>>) -> (MeshMode, bool) {
+    let value = |key: &str| {
+        let value = config.get("config-network")?.get(key)?;
+        Some(value.to_ascii_lowercase())
+    };
+    let mode = match value("mesh-compatibility-mode").as_deref() {
+        Some("enabled") => MeshMode::Enabled,
+        Some("disabled") => MeshMode::Disabled,
+        _ => MeshMode::Auto,
+    };
+    let passthrough = value("enable-mesh-pod-addressability");
+    (mode, passthrough.as_deref() == Some("true"))
+}
 
 fn provider_settings(settings: &Serve) -> kubernetes::Settings {
     let is_ingress = settings.has(Role::Ingress);
@@ -324,6 +448,8 @@ fn search_domain(resolver: &str) -> Option<String> {
 struct Entrances {
     workers: usize,
     requests: Vec<(Vec<std::net::TcpListener>, EntranceKind)>,
+    /// For other replicas; an ingress has others.
+    peers: Option<TcpListener>,
     metrics: TcpListener,
     admin: TcpListener,
 }
@@ -350,9 +476,18 @@ impl Entrances {
             let h2c = bind("--listen-activator-h2c", settings.listen_activator_h2c)?;
             requests.push((h2c, EntranceKind::Activator));
         }
+        let peers = match settings.has(Role::Ingress) {
+            true => Some(
+                TcpListener::bind(settings.listen_peers)
+                    .await
+                    .with_context(|| taken("--listen-peers", settings.listen_peers))?,
+            ),
+            false => None,
+        };
         Ok(Self {
             workers,
             requests,
+            peers,
             metrics: TcpListener::bind(settings.metrics_listen)
                 .await
                 .with_context(|| taken("--metrics-listen", settings.metrics_listen))?,
@@ -361,17 +496,20 @@ impl Entrances {
                 .with_context(|| taken("--admin", settings.admin))?,
         })
     }
+}
 
-    /// What each worker listens on, the listener for everybody, and the admin's.
-    fn into_parts(self) -> (Vec<Vec<Entrance>>, TcpListener, TcpListener) {
-        let mut per_worker: Vec<Vec<Entrance>> = (0..self.workers).map(|_| Vec::new()).collect();
-        for (listeners, kind) in self.requests {
-            for (entrances, listener) in per_worker.iter_mut().zip(listeners) {
-                entrances.push(Entrance { listener, kind });
-            }
+/// What each worker listens on.
+fn per_worker(
+    workers: usize,
+    requests: Vec<(Vec<std::net::TcpListener>, EntranceKind)>,
+) -> Vec<Vec<Entrance>> {
+    let mut per_worker: Vec<Vec<Entrance>> = (0..workers).map(|_| Vec::new()).collect();
+    for (listeners, kind) in requests {
+        for (entrances, listener) in per_worker.iter_mut().zip(listeners) {
+            entrances.push(Entrance { listener, kind });
         }
-        (per_worker, self.metrics, self.admin)
     }
+    per_worker
 }
 
 #[cfg(test)]

@@ -4,11 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::Duration;
 
+use notify::event::{
+    AccessKind, AccessMode, CreateKind, DataChange, Flag, MetadataKind, ModifyKind, RenameMode,
+};
+use notify::{Event, EventKind};
 use tempfile::TempDir;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::super::object::Object;
 use super::super::world::Unchecked;
+use super::watch::Noticed;
 use super::*;
 
 /// Longer than any change may take to be noticed.
@@ -231,13 +236,9 @@ async fn a_mounted_config_map_is_noticed() {
 
 #[test]
 fn reading_is_not_a_change_and_neither_are_other_files() {
-    use notify::event::{AccessKind, AccessMode, Flag, ModifyKind};
-    let roots = [
-        PathBuf::from("/etc/app/a.yaml"),
-        PathBuf::from("/srv/manifests"),
-    ];
+    let noticed = Noticed::of(&["/etc/app/a.yaml", "/srv/manifests"]);
     let matters =
-        |kind: EventKind, path: &str| is_change(&Event::new(kind).add_path(path.into()), &roots);
+        |kind: EventKind, path: &str| noticed.concerns_us(&Event::new(kind).add_path(path.into()));
     let read = EventKind::Access(AccessKind::Close(AccessMode::Read));
     let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
     let modified = EventKind::Modify(ModifyKind::Any);
@@ -250,7 +251,50 @@ fn reading_is_not_a_change_and_neither_are_other_files() {
     assert!(!matters(modified, "/etc/app/other.yaml"));
     assert!(!matters(modified, "/srv/manifests.old"));
     let overflow = Event::new(EventKind::Other).set_flag(Flag::Rescan);
-    assert!(is_change(&overflow, &roots), "events were lost");
+    assert!(noticed.concerns_us(&overflow), "events were lost");
+}
+
+#[test]
+fn what_other_files_beside_the_manifests_say_is_nobody_s_business_but_what_they_are_is() {
+    let noticed = Noticed::of(&["/srv/manifests", "/srv/service.conf"]);
+    let matters =
+        |kind: EventKind, path: &str| noticed.concerns_us(&Event::new(kind).add_path(path.into()));
+    let grown = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+    let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
+    for event in [grown, written] {
+        assert!(!matters(event, "/srv/manifests/app.log"));
+        assert!(matters(event, "/srv/manifests/shop.yaml"));
+        assert!(matters(event, "/srv/service.conf"), "named as it is");
+    }
+    let created = EventKind::Create(CreateKind::File);
+    assert!(
+        matters(created, "/srv/manifests/more"),
+        "it may be a link to a folder"
+    );
+}
+
+#[test]
+fn new_permissions_do_not_open_a_file_again() {
+    let mut noticed = Noticed::default();
+    let permitted = EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any));
+    noticed.note(&Event::new(permitted).add_path("/d/shop.yaml".into()));
+    assert!(noticed.unfinished.is_empty());
+}
+
+#[tokio::test]
+async fn folders_behind_new_links_are_watched() {
+    use std::os::unix::fs::symlink;
+    let elsewhere = folder(&[("a.yaml", &service("a"))]);
+    let folder = folder(&[]);
+    let mut provider = provider(&[folder.path().to_owned()]);
+    let mut watch = provider.watch().unwrap();
+
+    symlink(elsewhere.path(), folder.path().join("more")).unwrap();
+    noticed(&mut watch).await;
+    fs::write(elsewhere.path().join("a.yaml"), service("b")).unwrap();
+    noticed(&mut watch).await;
+
+    assert_eq!(services(&provider.load().unwrap()), ["b"]);
 }
 
 #[tokio::test]
@@ -259,7 +303,7 @@ async fn a_change_that_was_noticed_survives_a_dropped_wait() {
     let mut watch = provider(&[folder.path().join("a.yaml")]).watch().unwrap();
     fs::write(folder.path().join("a.yaml"), service("b")).unwrap();
     let deadline = Instant::now() + SOON;
-    while watch.since.is_none() {
+    while !watch.has_noticed() {
         assert!(Instant::now() < deadline, "the change is noticed");
         drop(timeout(Duration::from_millis(1), watch.changed()).await);
     }
@@ -408,29 +452,23 @@ fn a_changed_endpoint_leaves_the_rest_of_the_world_as_it_was() {
 
 #[test]
 fn a_file_that_was_moved_over_another_is_complete() {
-    let (draft, file) = (PathBuf::from("/d/draft"), PathBuf::from("/d/shop.yaml"));
+    let (draft, file) = (
+        PathBuf::from("/d/draft.yaml"),
+        PathBuf::from("/d/shop.yaml"),
+    );
     let event = |kind: EventKind, paths: &[&PathBuf]| {
         let paths = paths.iter().map(|path| (*path).clone());
         paths.fold(Event::new(kind), Event::add_path)
     };
     let moved = |mode| EventKind::Modify(ModifyKind::Name(mode));
-    let mut unfinished = HashSet::new();
+    let mut noticed = Noticed::default();
 
-    note(
-        &event(
-            EventKind::Create(notify::event::CreateKind::File),
-            &[&draft],
-        ),
-        &mut unfinished,
-    );
-    assert_eq!(unfinished.len(), 1);
-    note(&event(moved(RenameMode::From), &[&draft]), &mut unfinished);
-    note(&event(moved(RenameMode::To), &[&file]), &mut unfinished);
-    assert_eq!(unfinished.len(), 1, "it may have gone for good");
-    note(
-        &event(moved(RenameMode::Both), &[&draft, &file]),
-        &mut unfinished,
-    );
+    noticed.note(&event(EventKind::Create(CreateKind::File), &[&draft]));
+    assert_eq!(noticed.unfinished.len(), 1);
+    noticed.note(&event(moved(RenameMode::From), &[&draft]));
+    noticed.note(&event(moved(RenameMode::To), &[&file]));
+    assert_eq!(noticed.unfinished.len(), 1, "it may have gone for good");
+    noticed.note(&event(moved(RenameMode::Both), &[&draft, &file]));
 
-    assert!(unfinished.is_empty());
+    assert!(noticed.unfinished.is_empty());
 }

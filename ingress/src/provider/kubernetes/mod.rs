@@ -15,6 +15,7 @@ pub mod lease;
 pub mod objects;
 pub mod peers;
 mod random;
+pub mod status;
 pub mod watch;
 
 #[cfg(test)]
@@ -62,7 +63,7 @@ impl KubernetesProvider {
     pub fn new(client: &Client, settings: &Settings) -> Self {
         let (news, heard) = mpsc::channel(NEWS);
         let health = WatchHealth::default();
-        let mut cluster = Cluster::new(settings.gateway.clone());
+        let mut cluster = Cluster::new(settings.gateway.clone(), &settings.system_namespace);
         if settings.ingress_class.is_none() {
             cluster.without_ingresses();
         }
@@ -93,6 +94,13 @@ impl KubernetesProvider {
                 return changes;
             }
         }
+    }
+
+    /// These KIngresses as they were told last.
+    pub fn known(&self, keys: &[Key]) -> Vec<IngressChange> {
+        keys.iter()
+            .filter_map(|key| self.cluster.known(key))
+            .collect()
     }
 
     /// How the watches are.

@@ -10,7 +10,6 @@ use serde_json::Value;
 
 use super::cluster::{Changes, Cluster, News, Outcome};
 use super::kept::{KeptIngress, KeptRevision, KeptService, KeptSlice};
-use super::objects;
 use super::watch::{Change, Key};
 use crate::routing::rules::Target;
 
@@ -57,7 +56,7 @@ fn slice(name: &str, change: impl Fn(&mut Value)) -> KeptSlice {
 
 /// The recorded cluster, every kind listed.
 fn recorded_cluster() -> (Cluster, Changes) {
-    let mut cluster = Cluster::new(Key::new("knative-serving", "parkway"));
+    let mut cluster = Cluster::new(Key::new("knative-serving", "parkway"), "knative-serving");
     cluster.learn(News::Ingress(Change::All(all("ingress", |object| {
         KeptIngress::of(object, CLASS)
     }))));
@@ -360,4 +359,39 @@ fn the_ready_pods_of_the_gateway_are_the_replicas() {
     );
     cluster.learn(News::Slice(Change::Set(slice([true, false, true]))));
     assert_eq!(cluster.changes().unwrap().replicas, None);
+}
+
+#[test]
+fn the_owner_of_a_bucket_is_the_endpoint_of_the_service_of_its_name() {
+    let mut cluster = recorded_cluster().0;
+    let slice = |namespace: &str, bucket: &str, address: &str| {
+        let object = serde_json::json!({
+            "metadata": {"namespace": namespace, "name": bucket, "labels": {"kubernetes.io/service-name": bucket}},
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": [address], "conditions": {"ready": true, "serving": true, "terminating": false}}],
+            "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+        });
+        KeptSlice::of(&serde_json::from_value(object).unwrap(), |_| false).unwrap()
+    };
+    let bucket = "autoscaler-bucket-00-of-01";
+    cluster.learn(News::Slice(Change::Set(slice(
+        "fixtures",
+        bucket,
+        "10.244.0.66",
+    ))));
+    cluster.learn(News::Slice(Change::Set(slice(
+        "knative-serving",
+        bucket,
+        "10.244.0.11",
+    ))));
+    let owners = cluster.changes().unwrap().bucket_owners.unwrap();
+    assert_eq!(
+        owners.into_iter().collect::<Vec<_>>(),
+        [(bucket.to_owned(), "10.244.0.11:8080".to_owned())]
+    );
+    cluster.learn(News::Slice(Change::Gone(Key::new(
+        "knative-serving",
+        bucket,
+    ))));
+    assert!(cluster.changes().unwrap().bucket_owners.unwrap().is_empty());
 }

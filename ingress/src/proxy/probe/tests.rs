@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::io::DuplexStream;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::time::sleep;
 
 use super::*;
@@ -349,9 +349,9 @@ async fn a_queue_proxy_that_holds_the_probe_and_says_yes() {
 
 #[tokio::test]
 async fn a_port_nobody_listens_on_is_refused() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = Endpoint::new(listener.local_addr().unwrap());
-    drop(listener);
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let endpoint = Endpoint::new(socket.local_addr().unwrap());
 
     assert_eq!(ask(&Tcp, endpoint, None).await, Outcome::Refused);
 }

@@ -220,6 +220,40 @@ impl Confirmations {
         Changed::Some(changed)
     }
 
+    /// For tests: nobody asks, [`tell`](Self::tell) says what replicas have.
+    #[cfg(test)]
+    pub(in super::super) fn by_hand(replicas: &[Replica]) -> Self {
+        let settings = Settings {
+            own_pod: String::new(),
+            port: 0,
+            token: None,
+            silent_after: SILENT_AFTER,
+        };
+        let (confirmations, _run) = Self::new(settings, AppliedLog::new(), Leadership::always());
+        confirmations.set_replicas(replicas.iter().cloned());
+        confirmations
+    }
+
+    /// For tests: a replica answers that these generations are in effect there.
+    #[cfg(test)]
+    pub(in super::super) fn tell(&self, replica: &Replica, applied: &[(&str, i64)]) {
+        let epoch = self.0.table.lock().replicas[replica].epoch;
+        let news = News {
+            applied: applied
+                .iter()
+                .map(|(uid, generation)| ((*uid).to_owned(), *generation))
+                .collect(),
+            ..News::default()
+        };
+        self.learn(replica, epoch, news);
+    }
+
+    /// For tests: a second has passed.
+    #[cfg(test)]
+    pub(in super::super) fn look(&self) {
+        self.look_for_silence();
+    }
+
     #[cfg(test)]
     pub(super) fn settings(&self) -> &Settings {
         &self.0.settings
