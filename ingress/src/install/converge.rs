@@ -67,8 +67,8 @@ pub enum Outcome {
     Unchanged,
 }
 
-/// Whether this kind is put whole.
-fn is_put_whole(kind: &str) -> bool {
+/// Whether what has a name of this kind is kept, and the whole of ours put in its place.
+pub(super) fn is_put_whole(kind: &str) -> bool {
     matches!(
         kind,
         "Deployment" | "HorizontalPodAutoscaler" | "PodDisruptionBudget"
@@ -118,11 +118,12 @@ fn in_place_of(wanted: &Object, live: &Object) -> Object {
         return object;
     };
     match wanted.kind() {
-        // Never fewer than there are: whoever scales it knows why.
+        // Never fewer than there are, and one at least: an autoscaler leaves a Deployment at 0 alone.
         "Deployment" => {
             let most = wanted
                 .number("/spec/replicas")
-                .max(live.number("/spec/replicas"));
+                .max(live.number("/spec/replicas"))
+                .max(1);
             spec.insert("replicas".to_owned(), json!(most));
         }
         "HorizontalPodAutoscaler" if !spec.contains_key("minReplicas") => {
@@ -234,7 +235,7 @@ async fn wait_for_deployments(
         let waited = progress.until(&subject, target.timeout(), look).await;
         waited.map_err(|failure| {
             failure
-                .mend("what was there before goes on serving; `parkway install` again goes on from here, `parkway uninstall` goes back")
+                .note("what was there before goes on serving; `parkway install` again goes on from here, `parkway uninstall` goes back")
         })?;
     }
     Ok(())
@@ -263,7 +264,10 @@ async fn change_class(
         && class.as_deref() != live
     {
         let patch = json!({"data": {"ingress-class": class}});
-        cluster.merge(&config.id(), &patch, Mode::Change).await?;
+        let changed = cluster.merge(&config.id(), &patch, Mode::Change).await?;
+        if plan.class == Class::Restore {
+            disown(cluster, &changed).await?;
+        }
         let shown = |class: Option<&str>| class.unwrap_or("(none)").to_owned();
         progress.say(format_args!(
             "config-network: ingress-class {} (was {})",
@@ -407,6 +411,21 @@ async fn restore(cluster: &Cluster, before: &Object) -> Result<(), ApiError> {
     };
     let patch = json!({"metadata": {"managedFields": fields}});
     cluster.merge(&name, &patch, Mode::Change).await?;
+    Ok(())
+}
+
+/// Gives up what has been written to an object: whoever applies it next finds no conflict with Parkway.
+async fn disown(cluster: &Cluster, object: &Object) -> Result<(), ApiError> {
+    let all = object.list("/metadata/managedFields");
+    let others: Vec<_> = all
+        .iter()
+        .filter(|entry| entry["manager"] != FIELD_MANAGER)
+        .collect();
+    if others.is_empty() || others.len() == all.len() {
+        return Ok(());
+    }
+    let patch = json!({"metadata": {"managedFields": others}});
+    cluster.merge(&object.id(), &patch, Mode::Change).await?;
     Ok(())
 }
 

@@ -89,7 +89,10 @@ impl Settled {
                 }
             } else if is_ready(ingress) && leads_here(ingress) != self.is_ours {
                 // A change of class leaves the generation as it is, and with it the other's word that it is Ready.
-                waiting.push(format!("{} was made Ready by the other", place(ingress)));
+                waiting.push(format!(
+                    "{} is served by the other layer still",
+                    place(ingress)
+                ));
             } else if is_ready(ingress) {
                 ready += 1;
             } else {

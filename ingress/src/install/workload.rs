@@ -45,9 +45,11 @@ pub async fn rollout(cluster: &Cluster, name: &Name, patience: Patience) -> Resu
         // What there is of Pods and troubles is of before.
         return Ok(State::Waiting("not begun yet".to_owned()));
     }
-    let mut how = format!("{} of {wanted} new Pods ready", available.min(updated));
-    if all > updated {
-        how.push_str(&format!(", {} old ones still there", all - updated));
+    let old = (all - updated).max(0);
+    // Those that are available may all be old ones.
+    let mut how = format!("{} of {wanted} new Pods ready", (available - old).max(0));
+    if old > 0 {
+        how.push_str(&format!(", {old} old still there"));
     }
     match trouble(cluster, &deployment).await? {
         Some(trouble) if trouble.is_lasting && patience == Patience::GivesUp => {
