@@ -24,7 +24,7 @@ pub fn run(settings: &Check) -> anyhow::Result<ExitCode> {
         }
     };
     app::print_problems(&world.warnings);
-    let (_, conflicts) = RouteSnapshot::build(world.generation, world.ingresses.clone());
+    let (_, conflicts) = RouteSnapshot::build(world.generation, world.ingresses.to_vec());
     report(&world, &conflicts);
     Ok(if conflicts.is_empty() {
         ExitCode::SUCCESS
@@ -42,7 +42,7 @@ fn report(world: &crate::provider::World, conflicts: &[crate::routing::table::Co
     for conflict in conflicts {
         eprintln!("{conflict}");
     }
-    for url in &world.urls {
+    for url in world.urls.iter() {
         let shares: Vec<_> = url
             .shares
             .iter()

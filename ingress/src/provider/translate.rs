@@ -55,7 +55,7 @@ pub struct Lookup<'a> {
 pub struct Translation {
     /// The rules, oldest KIngress first.
     pub ingresses: Vec<Arc<IngressRules>>,
-    /// For each of the rules, the number its [`Item`] had.
+    /// For each of the rules, the number its KIngress had, from 0 in the order in which they were given.
     pub numbers: Vec<usize>,
     /// Endpoints of the ordinary Services they name.
     pub services: ServiceEndpoints,
@@ -133,77 +133,43 @@ pub fn translate_one(ingress: &Ingress, catalogue: &dyn Catalogue) -> Translated
     }
 }
 
-/// A KIngress to translate, or one that was.
-#[derive(Clone, Debug)]
-pub enum Item<'a> {
-    /// A KIngress, and a number to know its rules by.
-    New(usize, &'a Ingress),
-    /// One that has become rules without a problem, and refers to nothing that has changed.
-    Known(&'a Meta, Arc<IngressRules>),
-}
-
-impl<'a> Item<'a> {
-    fn meta(&self) -> &'a Meta {
-        match self {
-            Self::New(_, ingress) => &ingress.meta,
-            Self::Known(meta, _) => meta,
-        }
-    }
-}
-
 /// Translates every KIngress, oldest first.
 ///
 /// A KIngress with an error is left out; the others are not affected.
 pub fn translate(ingresses: Vec<&Ingress>, lookup: &Lookup<'_>) -> Translation {
-    let items = ingresses.into_iter().enumerate();
-    translate_new(
-        items
-            .map(|(number, ingress)| Item::New(number, ingress))
-            .collect(),
-        lookup,
-    )
+    translate_all(ingresses.into_iter().enumerate().collect(), lookup)
 }
 
-/// Translates every KIngress that is new, and puts it among those that are not, oldest first.
-pub fn translate_new(mut items: Vec<Item<'_>>, lookup: &Lookup<'_>) -> Translation {
-    sort_by_age(&mut items);
+/// Translates every KIngress, each with a number to know its rules by, oldest first.
+pub(crate) fn translate_all(
+    mut ingresses: Vec<(usize, &Ingress)>,
+    lookup: &Lookup<'_>,
+) -> Translation {
+    ingresses.sort_by_cached_key(|(_, ingress)| age(&ingress.meta));
     let mut translation = Translation::default();
     let mut owners = HostOwners::new();
-    for item in &items {
-        let meta = item.meta();
-        let (number, rules) = match item {
-            Item::Known(_, rules) => (usize::MAX, Arc::clone(rules)),
-            Item::New(number, ingress) => {
-                let mut translated = translate_one(ingress, lookup);
-                let is_refused = translated.problems.iter().any(Problem::is_error);
-                translation.problems.append(&mut translated.problems);
-                if is_refused {
-                    continue;
-                }
-                translation.services.append(&mut translated.services);
-                (*number, Arc::new(translated.rules))
-            }
-        };
-        let taken = taken_hosts(meta, &rules, &mut owners);
+    for (number, ingress) in ingresses {
+        let mut translated = translate_one(ingress, lookup);
+        let is_refused = translated.problems.iter().any(Problem::is_error);
+        translation.problems.append(&mut translated.problems);
+        if is_refused {
+            continue;
+        }
+        translation.services.append(&mut translated.services);
+        let taken = taken_hosts(&ingress.meta, &translated.rules, &mut owners);
         translation.problems.extend(taken);
-        translation.ingresses.push(rules);
+        translation.ingresses.push(Arc::new(translated.rules));
         translation.numbers.push(number);
     }
     translation
 }
 
-/// Oldest first; those of one second by name; those without a time after them, in the order they were written in.
-fn sort_by_age(items: &mut [Item<'_>]) {
-    let age = |meta: &Meta| match &meta.created {
-        Some(created) => (
-            0,
-            created.clone(),
-            meta.namespace.clone(),
-            meta.name.clone(),
-        ),
-        None => (1, String::new(), String::new(), String::new()),
-    };
-    items.sort_by_cached_key(|item| age(item.meta()));
+/// What puts objects in order, oldest first; those of one second by name; those without a time after them, in the order
+/// they were written in.
+pub(crate) fn age(meta: &Meta) -> impl Ord {
+    let created = meta.created.as_ref();
+    let age = created.map(|created| (created.clone(), meta.namespace.clone(), meta.name.clone()));
+    (age.is_none(), age)
 }
 
 /// One host, two objects: a slip that would otherwise show as requests that arrive elsewhere.

@@ -95,7 +95,7 @@ impl RouteTable {
         };
         let known = &mut self.objects[number];
         let is_of_this_age = std::mem::replace(&mut known.age, age) == age;
-        if *known.rules == *rules {
+        if Arc::ptr_eq(&known.rules, &rules) || *known.rules == *rules {
             // The newer value all the same: whoever made it may compare pointers.
             if !is_of_this_age {
                 self.has_aged(number);
