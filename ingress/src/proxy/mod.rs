@@ -14,6 +14,7 @@ pub mod held;
 pub mod http1;
 pub mod observe;
 pub mod pool;
+pub mod request_log;
 pub mod send;
 pub mod sweep;
 pub mod tunnel;
