@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::config::ConfigMaps;
 use crate::cli::{PeerAuth as Choice, Serve};
 use crate::provider::kubernetes::applied::{AppliedLog, Step};
 use crate::provider::kubernetes::client::Client;
@@ -44,7 +45,7 @@ impl Leading {
         cluster_domain: &str,
         client: &Client,
         peers: TcpListener,
-        config: Option<&BTreeMap<String, BTreeMap<String, String>>>,
+        config: Option<&ConfigMaps>,
         tasks: &mut JoinSet<()>,
     ) -> Self {
         let stand_down = CancellationToken::new();
