@@ -222,7 +222,7 @@ impl Candidate {
                 Ok(true) => self.lead_until(asked + self.settings.config.renew_deadline),
                 Ok(false) => self.follow("another holds the lease"),
                 Err(error) => {
-                    warn!(lease = %self.settings.name, %error, "cannot look at the lease")
+                    warn!(lease = %self.settings.name, %error, "cannot look at the lease");
                 }
             }
             self.rest(asked, has_failed).await;
@@ -362,10 +362,10 @@ impl Candidate {
         match timeout(RELEASE_TIMEOUT, self.try_release()).await {
             Ok(Ok(())) => info!(lease = %self.settings.name, "the lease is given up"),
             Ok(Err(error)) => {
-                warn!(lease = %self.settings.name, %error, "the lease is left to expire")
+                warn!(lease = %self.settings.name, %error, "the lease is left to expire");
             }
             Err(_elapsed) => {
-                warn!(lease = %self.settings.name, "the lease is left to expire: no answer")
+                warn!(lease = %self.settings.name, "the lease is left to expire: no answer");
             }
         }
     }

@@ -42,7 +42,7 @@ pub enum PeerAuth {
     /// They need not: for tests, and where nobody else can reach the port.
     Open,
     /// By a token that the API server reviews.
-    Tokens(TokenReviews),
+    Tokens(Box<TokenReviews>),
 }
 
 /// Who asks.
@@ -111,13 +111,13 @@ enum Reviewed {
 impl PeerAuth {
     /// Verifies tokens through `client`; `own` is the file of our own.
     pub fn tokens(client: Client, own: TokenFile) -> Self {
-        Self::Tokens(TokenReviews {
+        Self::Tokens(Box::new(TokenReviews {
             api: Api::all(client),
             own,
             verdicts: Mutex::default(),
             waiting: Semaphore::new(MAX_WAITING),
             reviewing: AsyncMutex::new(()),
-        })
+        }))
     }
 
     /// Who shows this token.
