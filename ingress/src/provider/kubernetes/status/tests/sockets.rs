@@ -9,29 +9,36 @@ struct Served {
     serving: JoinHandle<()>,
 }
 
-/// Replicas on loopback addresses with one port.
-async fn replicas(count: u8) -> (Vec<Served>, u16) {
-    let mut served = Vec::new();
-    let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let port = first.local_addr().unwrap().port();
-    let mut listeners = vec![first];
-    for last in 2..=count {
-        listeners.push(
-            TcpListener::bind((IpAddr::from([127, 0, 0, last]), port))
-                .await
-                .unwrap(),
-        );
+/// The same port on several loopback addresses, as Pods have it.
+async fn listeners(count: u8) -> Vec<TcpListener> {
+    loop {
+        let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = first.local_addr().unwrap().port();
+        let mut all = vec![first];
+        for last in 2..=count {
+            all.extend(TcpListener::bind((IpAddr::from([127, 0, 0, last]), port)).await);
+        }
+        // Else another test has that port on one of them.
+        if all.len() == usize::from(count) {
+            return all;
+        }
     }
-    for (last, listener) in (1..).zip(listeners) {
+}
+
+/// Replicas that answer, and their port.
+async fn replicas(count: u8) -> (Vec<Served>, u16) {
+    let listeners = listeners(count).await;
+    let port = listeners[0].local_addr().unwrap().port();
+    let served = (1..).zip(listeners).map(|(last, listener)| {
         let log = AppliedLog::new();
         let serving = serve_peers(listener, log.clone(), PeerAuth::Open);
-        served.push(Served {
+        Served {
             replica: replica(last),
             log,
             serving: tokio::spawn(serving),
-        });
-    }
-    (served, port)
+        }
+    });
+    (served.collect(), port)
 }
 
 /// A client over sockets.
