@@ -339,7 +339,7 @@ fn hosts(rules: &IngressRules) -> impl Iterator<Item = (Visibility, Cow<'_, str>
         rule.hosts.iter().map(|host| {
             let is_lower = !host.bytes().any(|byte| byte.is_ascii_uppercase());
             let host = match is_lower {
-                true => Cow::Borrowed(host.as_str()),
+                true => Cow::Borrowed(&**host),
                 false => Cow::Owned(host.to_ascii_lowercase()),
             };
             (rule.visibility, host)
