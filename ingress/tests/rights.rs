@@ -37,7 +37,7 @@ async fn a_parkway_in_a_cluster_uses_the_rights_it_is_granted_and_no_others() {
     let api = ApiDouble::start();
     let folder = tempfile::tempdir().unwrap();
     furnish(&api);
-    let mut process = start(&api, folder.path());
+    let process = start(&api, folder.path());
     // A status is written once the other replica, which is this one under another name, says that rules are in effect.
     eventually("a status", async || {
         let written = Which::any().verb("update").subresource("status");
@@ -47,7 +47,12 @@ async fn a_parkway_in_a_cluster_uses_the_rights_it_is_granted_and_no_others() {
     // Leaving, it gives up the Lease.
     let pid = Pid::from_raw(i32::try_from(process.0.id()).unwrap()).unwrap();
     kill_process(pid, Signal::TERM).unwrap();
-    eventually("the end", async || process.0.try_wait().unwrap()).await;
+    eventually("the Lease to be given up", async || {
+        let written = Which::any().verb("update").plural("leases");
+        (api.count(&written) > 0).then_some(())
+    })
+    .await;
+    drop(process);
 
     let used: BTreeSet<Right> = used(&api);
     let granted = granted();
@@ -115,7 +120,7 @@ fn start(api: &ApiDouble, folder: &Path) -> Process {
     let peers = reserved.local_addr().unwrap().to_string();
     drop(reserved);
     let mut command = Command::new(env!("CARGO_BIN_EXE_parkway"));
-    command.args(["serve", "--drain-delay-seconds=0", "--workers=1"]);
+    command.args(["serve", "--workers=1"]);
     command.args(["--pod-name=this", "--pod-ip=127.0.0.1"]);
     command.arg("--kubeconfig").arg(kubeconfig);
     command.arg("--peer-token-file").arg(token);
