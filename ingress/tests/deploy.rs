@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test: what cannot be read fails it")]
 
+#[path = "deploy/grants.rs"]
+mod grants;
 #[path = "deploy/kustomize.rs"]
 mod kustomize;
 
@@ -10,6 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
+use grants::granted;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{Service, ServiceAccount};
@@ -423,33 +426,6 @@ fn the_token_that_replicas_show_is_made_for_them_and_where_they_look() {
     }
 }
 
-/// Group, resource and verb that a file's roles grant; the namespaced ones with the namespace.
-fn granted(file: &str) -> BTreeSet<(bool, String, String, String)> {
-    let mut granted = BTreeSet::new();
-    for role in built(file) {
-        if !matches!(role.kind(), "Role" | "ClusterRole") {
-            continue;
-        }
-        for rule in role.list("/rules") {
-            let texts = |field: &str| -> Vec<String> {
-                let values = rule[field].as_array().unwrap().iter();
-                values
-                    .map(|value| value.as_str().unwrap().to_owned())
-                    .collect()
-            };
-            for group in texts("apiGroups") {
-                for resource in texts("resources") {
-                    for verb in texts("verbs") {
-                        let is_cluster = role.kind() == "ClusterRole";
-                        granted.insert((is_cluster, group.clone(), resource.clone(), verb));
-                    }
-                }
-            }
-        }
-    }
-    granted
-}
-
 #[test]
 fn the_rights_are_those_that_are_named_here() {
     let watches = |is_cluster: bool, group: &str, resource: &str| {
@@ -489,9 +465,9 @@ fn the_rights_are_those_that_are_named_here() {
         )
         .chain(both.clone())
         .collect();
-    assert_eq!(granted("parkway-activator.yaml"), both);
-    assert_eq!(granted("parkway-ingress.yaml"), ingress);
-    assert_eq!(granted("parkway.yaml"), ingress);
+    assert_eq!(granted(&built("parkway-activator.yaml")), both);
+    assert_eq!(granted(&built("parkway-ingress.yaml")), ingress);
+    assert_eq!(granted(&built("parkway.yaml")), ingress);
 }
 
 #[test]

@@ -11,8 +11,12 @@ use parkway_ingress::provider::settings::{
 };
 
 fn reference() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/docs/standalone.md");
-    fs::read_to_string(path).unwrap_or_default()
+    read("standalone.md")
+}
+
+fn read(name: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/docs");
+    fs::read_to_string(folder.join(name)).unwrap_or_default()
 }
 
 #[test]
@@ -32,7 +36,7 @@ fn every_config_map_key_that_acts_is_in_the_reference() {
 }
 
 #[test]
-fn every_flag_that_the_reference_names_exists() {
+fn every_flag_that_the_references_name_exists() {
     let command = Cli::command();
     let flags: Vec<_> = command
         .get_subcommands()
@@ -40,7 +44,9 @@ fn every_flag_that_the_reference_names_exists() {
         .filter_map(clap::Arg::get_long)
         .map(|flag| format!("--{flag}"))
         .collect();
-    let reference = reference();
+    let reference = ["standalone.md", "cluster.md", "install.md"]
+        .map(read)
+        .concat();
     let named = reference
         .split(['`', ' ', '|', '(', ')', ','])
         .filter(|word| word.starts_with("--"));

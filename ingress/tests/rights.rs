@@ -2,11 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "deploy/grants.rs"]
+mod grants;
+
 use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use grants::Right;
 use parkway_ingress::install::manifests::built;
 use parkway_ingress::install::object::Object;
 use parkway_ingress::install::yaml;
@@ -18,9 +22,6 @@ use serde_json::json;
 
 const NS: &str = "knative-serving";
 const TOKEN: &str = "a-token-of-parkways-account";
-
-/// A right: in the whole cluster or in the system namespace, group, resource, verb.
-type Right = (bool, String, String, String);
 
 /// Ended with the test.
 struct Process(Child);
@@ -161,28 +162,10 @@ fn used(api: &ApiDouble) -> BTreeSet<Right> {
         .collect()
 }
 
+/// What the manifests for both roles grant.
 fn granted() -> BTreeSet<Right> {
     let (name, text) = built(&[]);
-    let mut granted = BTreeSet::new();
-    for role in yaml::read(name, text.as_bytes()).unwrap() {
-        let role = Object(role);
-        if !matches!(role.kind(), "Role" | "ClusterRole") {
-            continue;
-        }
-        for rule in role.list("/rules") {
-            let texts = |field: &str| {
-                let values = rule[field].as_array().unwrap().clone().into_iter();
-                values.map(|value| value.as_str().unwrap().to_owned())
-            };
-            for group in texts("apiGroups") {
-                for resource in texts("resources") {
-                    for verb in texts("verbs") {
-                        let is_cluster = role.kind() == "ClusterRole";
-                        granted.insert((is_cluster, group.clone(), resource.clone(), verb));
-                    }
-                }
-            }
-        }
-    }
-    granted
+    let objects = yaml::read(name, text.as_bytes()).unwrap();
+    let objects: Vec<_> = objects.into_iter().map(Object).collect();
+    grants::granted(&objects)
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::api::{ApiError, Cluster, FIELD_MANAGER, Mode};
 use super::former::{CONFIG_MAP, Former};
-use super::ingresses::Settled;
+use super::ingresses::{Settled, Unready};
 use super::manifests;
 use super::object::{Name, Object, PROVIDER, PROVIDER_LABEL, differences};
 use super::progress::{Failure, Progress};
@@ -65,6 +65,13 @@ pub enum Outcome {
     Changed(Vec<String>),
     /// Everything was as wanted.
     Unchanged,
+}
+
+/// How it was when it began.
+struct Known {
+    config: Option<Object>,
+    former: Former,
+    unready: Unready,
 }
 
 /// Whether what has a name of this kind is kept, and the whole of ours put in its place.
@@ -150,6 +157,7 @@ pub async fn converge(
     progress: &mut Progress<'_>,
 ) -> Result<(), Failure> {
     let namespace = target.namespace();
+    let unready = Unready::now(cluster).await?;
     let mut former = Former::read(cluster, namespace).await?;
     let config = config_network(cluster, namespace).await?;
     keep(cluster, plan, config.as_ref(), &mut former).await?;
@@ -157,7 +165,13 @@ pub async fn converge(
 
     apply(cluster, plan, progress).await?;
     wait_for_deployments(cluster, target, &plan.wanted, progress).await?;
-    change_class(cluster, target, plan, config.as_ref(), &former, progress).await?;
+    let known = Known {
+        config,
+        former,
+        unready,
+    };
+    change_class(cluster, target, plan, &known, progress).await?;
+    let former = known.former;
     let gone = remove(cluster, target, plan, &former, progress).await?;
     if plan.wanted.is_empty() {
         former.remove(cluster).await?;
@@ -246,10 +260,10 @@ async fn change_class(
     cluster: &Cluster,
     target: &Target,
     plan: &Plan,
-    config: Option<&Object>,
-    former: &Former,
+    known: &Known,
     progress: &mut Progress<'_>,
 ) -> Result<(), Failure> {
+    let (config, former, unready) = (known.config.as_ref(), &known.former, &known.unready);
     let live = class_of(config);
     let class = match &plan.class {
         Class::Leave => None,
@@ -278,9 +292,14 @@ async fn change_class(
     let now = class.unwrap_or_else(|| live.map(str::to_owned));
     // Without Parkway, what follows the cluster's class has to be served by another; with it, what is Parkway's.
     let settled = match &plan.ours {
-        Some(ours) => Settled::new(cluster, ours, now.as_ref() == Some(ours), true).await?,
+        Some(ours) => {
+            let is_default = now.as_ref() == Some(ours);
+            Settled::new(cluster, ours, is_default, true, unready).await?
+        }
         None => match now {
-            Some(class) if !former.is_empty() => Settled::new(cluster, &class, true, false).await?,
+            Some(class) if !former.is_empty() => {
+                Settled::new(cluster, &class, true, false, unready).await?
+            }
             _ => return Ok(()),
         },
     };

@@ -27,6 +27,37 @@ const GATEWAY_LOCAL: &str = "parkway-internal";
 /// How many are named where more are meant.
 const NAMED: usize = 3;
 
+/// Those that were not Ready before anything was changed.
+#[derive(Debug, Default)]
+pub struct Unready(Vec<Object>);
+
+impl Unready {
+    /// Those that are not Ready now. Without Knative's kinds there are none.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be read.
+    pub async fn now(cluster: &Cluster) -> Result<Self, ApiError> {
+        if !cluster.knows(KINGRESS, "Ingress").await? {
+            return Ok(Self::default());
+        }
+        let mut all = cluster.list(KINGRESS, "Ingress", None, &[]).await?;
+        all.retain(|ingress| !is_ready(ingress));
+        Ok(Self(all))
+    }
+
+    /// Those whose trouble is older than a change to this class: of another class, or refused for good. Others may be
+    /// what an attempt before this one has left under way.
+    fn regardless_of(&self, class: &str) -> BTreeSet<String> {
+        let is_refused =
+            |ingress: &Object| condition(ingress).is_some_and(|ready| ready["status"] == "False");
+        let broken = self.0.iter().filter(|ingress| {
+            ingress.annotation(CLASS_ANNOTATIONS[0]) != Some(class) || is_refused(ingress)
+        });
+        broken.map(place).collect()
+    }
+}
+
 /// What is waited for: that those which follow the cluster's class have this one, and that all of this class are Ready.
 #[derive(Debug)]
 pub struct Settled {
@@ -37,6 +68,8 @@ pub struct Settled {
     is_default: bool,
     /// It is Parkway's class.
     is_ours: bool,
+    /// Nobody waits for these: they were not Ready before.
+    left_out: BTreeSet<String>,
 }
 
 impl Settled {
@@ -50,6 +83,7 @@ impl Settled {
         class: &str,
         is_default: bool,
         is_ours: bool,
+        before: &Unready,
     ) -> Result<Self, ApiError> {
         let mut own_class = BTreeSet::new();
         for (api_version, kind) in OWNERS {
@@ -71,6 +105,7 @@ impl Settled {
             own_class,
             is_default,
             is_ours,
+            left_out: before.regardless_of(class),
         })
     }
 
@@ -82,8 +117,11 @@ impl Settled {
     pub async fn look(&self, cluster: &Cluster) -> Result<State, Failure> {
         let all = cluster.list(KINGRESS, "Ingress", None, &[]).await?;
         let (mut ready, mut waiting) = (0, Vec::new());
+        let mut left_out = Vec::new();
         for ingress in &all {
-            if ingress.annotation(CLASS_ANNOTATIONS[0]) != Some(&self.class) {
+            if self.left_out.contains(&place(ingress)) && !is_ready(ingress) {
+                left_out.push(place(ingress));
+            } else if ingress.annotation(CLASS_ANNOTATIONS[0]) != Some(&self.class) {
                 if self.is_to_change(ingress) {
                     waiting.push(format!("{} is of another class still", place(ingress)));
                 }
@@ -100,17 +138,16 @@ impl Settled {
             }
         }
         if waiting.is_empty() {
-            return Ok(State::Done(format!("{ready} of {ready} Ready")));
+            let mut how = format!("{ready} of {ready} Ready");
+            if !left_out.is_empty() {
+                how.push_str(&format!("; not Ready before either: {}", first(&left_out)));
+            }
+            return Ok(State::Done(how));
         }
         let total = ready + waiting.len();
-        let more = match waiting.len() > NAMED {
-            true => ", …",
-            false => "",
-        };
-        waiting.truncate(NAMED);
         Ok(State::Waiting(format!(
-            "{ready} of {total} Ready: {}{more}",
-            waiting.join(", ")
+            "{ready} of {total} Ready: {}",
+            first(&waiting)
         )))
     }
 
@@ -128,6 +165,16 @@ impl Settled {
             .own_class
             .contains(&(text("kind"), namespace, text("name")))
     }
+}
+
+/// The first of many.
+fn first(all: &[String]) -> String {
+    let named = all.iter().take(NAMED).cloned().collect::<Vec<_>>();
+    let more = match all.len() > NAMED {
+        true => ", …",
+        false => "",
+    };
+    format!("{}{more}", named.join(", "))
 }
 
 fn place(ingress: &Object) -> String {

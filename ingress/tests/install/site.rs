@@ -344,6 +344,7 @@ fn route(api: &ApiDouble, ingress: &Object, class: Option<&str>) {
         return; // who it belongs to now sees that later
     }
     let gateway = match wanted {
+        _ if name == "broken" => return,
         Some(KOURIER) => "kourier-internal.kourier-system",
         Some(PARKWAY) if api.get("services", NS, "parkway-internal").is_some() => {
             "parkway-internal.knative-serving"
