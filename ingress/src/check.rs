@@ -1,4 +1,6 @@
-//! `parkway check`: what is wrong with manifests, without running anything.
+//! `parkway check`: what is wrong with manifests, or in a cluster, without running anything.
+
+pub mod live;
 
 use std::process::ExitCode;
 
@@ -15,6 +17,9 @@ const MISTAKES: u8 = 2;
 ///
 /// When a path cannot be read.
 pub fn run(settings: &Check) -> anyhow::Result<ExitCode> {
+    if settings.live.live {
+        return live::run(&settings.live);
+    }
     let mut provider = app::file_provider(&settings.paths, &settings.domain);
     let world = match provider.load() {
         Ok(world) => world,
@@ -24,7 +29,7 @@ pub fn run(settings: &Check) -> anyhow::Result<ExitCode> {
         }
     };
     app::print_problems(&world.warnings);
-    let (_, conflicts) = RouteSnapshot::build(world.generation, world.ingresses.clone());
+    let (_, conflicts) = RouteSnapshot::build(world.generation, world.ingresses.to_vec());
     report(&world, &conflicts);
     Ok(if conflicts.is_empty() {
         ExitCode::SUCCESS
@@ -42,7 +47,7 @@ fn report(world: &crate::provider::World, conflicts: &[crate::routing::table::Co
     for conflict in conflicts {
         eprintln!("{conflict}");
     }
-    for url in &world.urls {
+    for url in world.urls.iter() {
         let shares: Vec<_> = url
             .shares
             .iter()

@@ -155,6 +155,19 @@ async fn as_many_pods_as_were_asked_for_are_the_fewest() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_activator_that_was_scaled_to_zero_is_replaced_by_one_pod_and_is_at_zero_again() {
+    let site = Site::with_knative();
+    let zero = json!({"spec": {"replicas": 0}});
+    site.api.edit("deployments", NS, "activator", zero);
+
+    site.install(&[]).await.1.unwrap();
+    assert_eq!(site.deployment("activator")["spec"]["replicas"], 1);
+
+    site.uninstall(&[]).await.1.unwrap();
+    assert_eq!(site.deployment("activator")["spec"]["replicas"], 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_class_changes_only_when_the_pods_are_ready() {
     let site = Site::with_knative();
     let (said, done) = site.install(&["--image", "missing:1"]).await;
@@ -390,6 +403,25 @@ async fn what_is_forbidden_is_found_before_anything_is_changed() {
         "{failure}"
     );
     assert!(failure.contains("cluster-admin"), "{failure}");
+    assert_eq!(site.api.version(), version);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_our_name_and_is_somebody_elses_is_not_touched() {
+    let site = Site::with_knative();
+    site.settle().await;
+    site.api.put(json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "parkway", "namespace": NS},
+    }));
+    let version = site.api.version();
+
+    let failure = site.install(&[]).await.1.unwrap_err().to_string();
+
+    assert!(
+        failure
+            .starts_with("Service knative-serving/parkway is there already, and is not Parkway's"),
+        "{failure}"
+    );
     assert_eq!(site.api.version(), version);
 }
 

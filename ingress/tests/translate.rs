@@ -72,10 +72,10 @@ fn world(input: &Path) -> String {
 
 fn of_world(world: &World) -> String {
     let mut out = String::new();
-    for ingress in &world.ingresses {
+    for ingress in world.ingresses.iter() {
         of_ingress(&mut out, ingress);
     }
-    for (id, entry) in &world.revisions {
+    for (id, entry) in world.revisions.iter() {
         writeln!(out, "revision {id}:").expect("a string");
         of_revision(&mut out, entry);
     }
@@ -83,7 +83,7 @@ fn of_world(world: &World) -> String {
         let protocol = protocol(spec.protocol);
         writeln!(out, "service {id}: {protocol}, {}", of_endpoints(endpoints)).expect("a string");
     }
-    for url in &world.urls {
+    for url in world.urls.iter() {
         let tag = url
             .tag
             .as_deref()
@@ -154,12 +154,11 @@ fn of_path(out: &mut String, path: &PathRule) {
     ) in path.splits.iter()
     {
         let target = of_target(target);
-        writeln!(
-            out,
-            "      {percent} % {target} set {}",
-            of_headers(set_headers)
-        )
-        .expect("a string");
+        write!(out, "      {percent} % {target}").expect("a string");
+        if !set_headers.is_empty() {
+            write!(out, " set {}", of_headers(set_headers)).expect("a string");
+        }
+        out.push('\n');
     }
 }
 

@@ -17,6 +17,7 @@ use parkway_ingress::frontend::worker::{
     self, Entrance, EntranceKind, Policy, RoutePublisher, WorkerParts,
 };
 use parkway_ingress::proxy::observe::RequestCounts;
+use parkway_ingress::proxy::request_log::{RequestLogPublisher, RequestLogWriter};
 use parkway_ingress::routing::headers::HostMode;
 use parkway_ingress::routing::revisions::Revisions;
 use parkway_ingress::routing::rules::{
@@ -74,6 +75,8 @@ pub(crate) struct Cluster {
     pub(crate) counts: RequestCounts,
     pub(crate) health: HealthPublisher,
     pub(crate) drain: CancellationToken,
+    pub(crate) request_log: RequestLogPublisher,
+    writer: RequestLogWriter,
     publisher: RoutePublisher,
     spec: Arc<RevisionSpec>,
     generation: u64,
@@ -100,11 +103,13 @@ impl Cluster {
         let throttler = Throttler::new(QueueLimits::default(), 1);
         let (stats, counts) = (Stats::new(1), RequestCounts::new(1));
         let drain = CancellationToken::new();
+        let (request_log, log, writer) = RequestLogPublisher::new();
         let parts = WorkerParts {
             workers: 1,
             limits: Arc::new(Limits::default()),
             policy: Arc::new(Policy {
                 host_mode,
+                request_log: log,
                 ..Policy::default()
             }),
             routes,
@@ -137,6 +142,8 @@ impl Cluster {
             counts,
             health,
             drain,
+            request_log,
+            writer,
             publisher,
             spec: Arc::new(spec),
             generation: 0,
@@ -193,7 +200,20 @@ impl Cluster {
     }
 
     /// Ends it, after everything that requests held has been given back.
-    pub(crate) async fn finish(mut self) {
+    pub(crate) async fn finish(self) {
+        self.end().await;
+    }
+
+    /// Ends it likewise; what the request log says.
+    pub(crate) async fn finish_and_read_log(self) -> String {
+        let (request_log, writer) = self.end().await;
+        drop(request_log);
+        let mut written = Vec::new();
+        writer.run(&mut written).unwrap();
+        String::from_utf8(written).unwrap()
+    }
+
+    async fn end(mut self) -> (RequestLogPublisher, RequestLogWriter) {
         settled("everything to be free", async || {
             let held: u64 = self.throttler.state().iter().map(|it| it.in_flight).sum();
             let counted: u64 = self.stats.gauges().iter().map(|(_, count, _)| count).sum();
@@ -206,6 +226,7 @@ impl Cluster {
         self.drain.cancel();
         patiently("the worker's end", self.ended.recv()).await;
         self.thread.take().unwrap().join().unwrap();
+        (self.request_log, self.writer)
     }
 }
 
@@ -239,9 +260,9 @@ fn rules(spec: &Arc<RevisionSpec>) -> IngressRules {
         },
         hash: "3f2a".into(),
         rules: vec![Rule {
-            hosts: vec![HOST.to_owned()],
+            hosts: vec![HOST.into()],
             visibility: Visibility::ExternalIp,
-            paths: vec![path],
+            paths: vec![path.into()],
         }],
     }
 }

@@ -12,6 +12,7 @@ mod health;
 mod probes;
 mod protocols;
 mod recording;
+mod request_log;
 mod requests;
 mod timeouts;
 mod turned_away;

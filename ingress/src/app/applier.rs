@@ -51,11 +51,13 @@ pub(super) struct Applier {
 /// What is set up.
 #[derive(Debug)]
 pub(super) struct Applied {
-    revisions: BTreeMap<RevisionId, Arc<RevisionEntry>>,
+    revisions: Arc<BTreeMap<RevisionId, Arc<RevisionEntry>>>,
     config: BTreeMap<String, String>,
     /// What the routes are made of.
-    ingresses: Vec<Arc<IngressRules>>,
+    ingresses: Arc<Vec<Arc<IngressRules>>>,
     routes: RouteTable,
+    /// The ExternalName targets of those that have some.
+    external_of: BTreeMap<IngressName, Externals>,
     services: BTreeSet<RevisionId>,
     /// Names to resolve, by the identity of their endpoints.
     external: Names,
@@ -71,9 +73,14 @@ impl Applier {
             .unwrap_or_else(|_| AutoscalerConfig::standalone());
         let is_same_config = self.applied.config == world.autoscaler_config;
         self.applied.config.clone_from(&world.autoscaler_config);
-        for (id, entry) in &world.revisions {
-            let known = self.applied.revisions.get(id);
-            if !is_same_config || !known.is_some_and(|known| Arc::ptr_eq(known, entry)) {
+        let before = std::mem::replace(&mut self.applied.revisions, Arc::clone(&world.revisions));
+        let (changed, gone) = differences(&before, &world.revisions);
+        if is_same_config {
+            for (id, entry) in changed {
+                self.set_up(id, entry, &config);
+            }
+        } else {
+            for (id, entry) in &*world.revisions {
                 self.set_up(id, entry, &config);
             }
         }
@@ -83,31 +90,53 @@ impl Applier {
             self.throttler.set_endpoints(id, endpoints.clone());
         }
         self.set_up_routes(world).await;
-        self.retire(world);
+        self.retire(gone, world);
         self.applied.routes.conflicts()
     }
 
     /// Publishes the routes; those that are the same are not compiled again.
     async fn set_up_routes(&mut self, world: &World) {
-        let Changes { gone, new } = changes(&self.applied.ingresses, &world.ingresses);
-        if !gone.is_empty() || !new.is_empty() {
-            self.set_up_names(externals(&world.ingresses)).await;
+        let before = std::mem::replace(&mut self.applied.ingresses, Arc::clone(&world.ingresses));
+        if !Arc::ptr_eq(&before, &world.ingresses) {
+            let Changes { gone, new } = changes(&before, &world.ingresses);
+            self.set_up_externals(&gone, &new).await;
             for name in gone {
                 self.applied.routes.remove(&name);
             }
             for (place, rules) in new {
                 self.applied.routes.set(Age::Written(place), rules);
             }
-            self.applied.ingresses.clone_from(&world.ingresses);
         }
         let snapshot = self.applied.routes.snapshot(world.generation);
         // There are no activator ports, so nobody names Revisions.
         self.publisher.publish(snapshot, Revisions::default());
     }
 
+    async fn set_up_externals(&mut self, gone: &[IngressName], new: &[(usize, Arc<IngressRules>)]) {
+        let external_of = &mut self.applied.external_of;
+        let had_some = !external_of.is_empty();
+        for name in gone {
+            external_of.remove(name);
+        }
+        for (_, rules) in new {
+            let external = externals(rules);
+            if external.is_empty() {
+                external_of.remove(&rules.name);
+            } else {
+                external_of.insert(rules.name.clone(), external);
+            }
+        }
+        if had_some || !external_of.is_empty() {
+            let all = external_of.values().flatten();
+            let all = all.map(|(id, target)| (id.clone(), target.clone()));
+            let all = all.collect();
+            self.set_up_names(all).await;
+        }
+    }
+
     /// Sets up what names stand for, and gives those that are new the time of a look-up: before it, a route to them leads
     /// nowhere.
-    async fn set_up_names(&mut self, external: BTreeMap<RevisionId, (Name, Arc<RevisionSpec>)>) {
+    async fn set_up_names(&mut self, external: Externals) {
         let mut names = Names::new();
         let mut to_resolve = Names::new();
         for (id, (name, spec)) in external {
@@ -147,7 +176,6 @@ impl Applier {
             self.processes.set(Arc::clone(workload));
             self.scale(id, entry, config, Reachability::Reachable);
         }
-        self.applied.revisions.insert(id.clone(), Arc::clone(entry));
     }
 
     fn scale(
@@ -177,18 +205,10 @@ impl Applier {
     }
 
     /// Takes leave of what the world does not name any more.
-    fn retire(&mut self, world: &World) {
-        let gone: Vec<_> = self
-            .applied
-            .revisions
-            .keys()
-            .filter(|id| !world.revisions.contains_key(id))
-            .cloned()
-            .collect();
+    fn retire(&mut self, gone: Vec<&RevisionId>, world: &World) {
         for id in gone {
             info!(revision = %id, "has no traffic any more: retires when its last request has ended");
-            self.applied.revisions.remove(&id);
-            self.applied.retiring.insert(id, Instant::now());
+            self.applied.retiring.insert(id.clone(), Instant::now());
         }
         let services: BTreeSet<_> = world
             .services
@@ -254,10 +274,11 @@ impl Applier {
 impl Default for Applied {
     fn default() -> Self {
         Self {
-            revisions: BTreeMap::new(),
+            revisions: Arc::default(),
             config: BTreeMap::new(),
-            ingresses: Vec::new(),
+            ingresses: Arc::default(),
             routes: RouteTable::new(DEFAULT_CLUSTER_DOMAIN),
+            external_of: BTreeMap::new(),
             services: BTreeSet::new(),
             external: Names::new(),
             retiring: BTreeMap::new(),
@@ -311,12 +332,38 @@ fn changes(before: &[Arc<IngressRules>], after: &[Arc<IngressRules>]) -> Changes
     Changes { gone, new }
 }
 
-/// All ExternalName targets of all rules.
-fn externals(ingresses: &[Arc<IngressRules>]) -> BTreeMap<RevisionId, (Name, Arc<RevisionSpec>)> {
-    let paths = ingresses
-        .iter()
-        .flat_map(|ingress| &ingress.rules)
-        .flat_map(|rule| &rule.paths);
+/// What came or is another, and what went. Values are compared by their place in memory, keys only where those differ.
+fn differences<'m, K: Ord, V>(
+    before: &'m BTreeMap<K, Arc<V>>,
+    after: &'m BTreeMap<K, Arc<V>>,
+) -> (Vec<(&'m K, &'m Arc<V>)>, Vec<&'m K>) {
+    let (mut changed, mut gone) = (Vec::new(), Vec::new());
+    let mut old = before.iter().peekable();
+    for (key, value) in after {
+        if old
+            .next_if(|(_, known)| Arc::ptr_eq(known, value))
+            .is_some()
+        {
+            continue;
+        }
+        while let Some((left, _)) = old.next_if(|(known, _)| *known < key) {
+            gone.push(left);
+        }
+        match old.next_if(|(known, _)| *known == key) {
+            Some((_, known)) if Arc::ptr_eq(known, value) => {}
+            _ => changed.push((key, value)),
+        }
+    }
+    gone.extend(old.map(|(key, _)| key));
+    (changed, gone)
+}
+
+/// Names that rules lead to.
+type Externals = BTreeMap<RevisionId, (Name, Arc<RevisionSpec>)>;
+
+/// All ExternalName targets of rules.
+fn externals(rules: &IngressRules) -> Externals {
+    let paths = rules.rules.iter().flat_map(|rule| &rule.paths);
     paths
         .flat_map(|path| path.splits.iter())
         .filter_map(|(_, backend)| match &backend.target {
@@ -371,5 +418,29 @@ mod tests {
         assert_eq!(said(&changes(&all, &left)), "-b 1:c");
         assert_eq!(said(&changes(&left, &all)), "1:b 2:c");
         assert_eq!(said(&changes(&all, &[])), "-a -b -c");
+    }
+
+    #[test]
+    fn maps_are_compared_by_values_in_memory_and_by_keys() {
+        let [one, two, three] = [1, 2, 3].map(Arc::new);
+        let map = |pairs: &[(char, &Arc<i32>)]| {
+            let pairs = pairs.iter().map(|(key, value)| (*key, Arc::clone(value)));
+            pairs.collect::<BTreeMap<_, _>>()
+        };
+        let said = |before: &BTreeMap<char, Arc<i32>>, after: &BTreeMap<char, Arc<i32>>| {
+            let (changed, gone) = differences(before, after);
+            let changed = changed.iter().map(|(key, _)| key.to_string());
+            changed
+                .chain(gone.iter().map(|key| format!("-{key}")))
+                .collect::<String>()
+        };
+        let all = map(&[('b', &one), ('d', &two), ('f', &three)]);
+        assert_eq!(said(&all, &all), "");
+        assert_eq!(said(&map(&[]), &all), "bdf");
+        assert_eq!(said(&all, &map(&[])), "-b-d-f");
+        assert_eq!(said(&all, &map(&[('b', &one), ('f', &three)])), "-d");
+        assert_eq!(said(&map(&[('d', &two)]), &all), "bf");
+        let other = map(&[('a', &two), ('b', &one), ('d', &three), ('g', &two)]);
+        assert_eq!(said(&all, &other), "adg-f");
     }
 }

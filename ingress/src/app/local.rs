@@ -153,6 +153,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         counts,
         processes: Some(processes.clone()),
         watches: None,
+        leading: None,
         autoscaler,
         problems: problems.clone(),
         connections,
@@ -198,7 +199,7 @@ struct News<'a> {
     rollout: mpsc::Receiver<RolloutEvent>,
     ended: mpsc::Receiver<usize>,
     /// What was told about last.
-    urls: Vec<Arc<ServiceUrl>>,
+    urls: Arc<Vec<Arc<ServiceUrl>>>,
 }
 
 /// Runs until a signal, or until something that should never end does.

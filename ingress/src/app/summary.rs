@@ -43,7 +43,7 @@ pub(super) fn print_nothing_started() {
 )]
 pub(super) fn print(settings: &Run, world: &World, addresses: &Addresses) {
     eprintln!();
-    for url in &world.urls {
+    for url in world.urls.iter() {
         let entrance = if url.is_cluster_local {
             addresses.local
         } else {
@@ -60,9 +60,12 @@ pub(super) fn print(settings: &Run, world: &World, addresses: &Addresses) {
 
 /// Logs where the Services can be reached that a change has touched.
 pub(super) fn log_urls(world: &World, before: &[Arc<ServiceUrl>]) {
+    if std::ptr::eq(world.urls.as_slice(), before) {
+        return;
+    }
     let mut known = HashSet::with_capacity(before.len());
     known.extend(before.iter().map(Arc::as_ptr));
-    for url in &world.urls {
+    for url in world.urls.iter() {
         if known.contains(&Arc::as_ptr(url)) {
             continue;
         }

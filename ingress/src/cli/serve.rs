@@ -50,7 +50,7 @@ pub struct Serve {
     #[arg(long, env = "CLUSTER_DOMAIN", value_name = "DOMAIN")]
     pub cluster_domain: Option<String>,
 
-    /// Knative's autoscaler. Default: ws://autoscaler.NAMESPACE.svc.DOMAIN:8080 of the system namespace.
+    /// Knative's autoscaler. Default: `autoscaler` of the system namespace, port 8080.
     #[arg(long, env = "PARKWAY_AUTOSCALER", value_name = "ws://HOST:PORT")]
     pub autoscaler: Option<String>,
 

@@ -52,14 +52,7 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
         return Begin::Answer(response);
     }
     let mut observation = Observation::new(Rc::clone(&worker.counts), arrived);
-    if worker.policy.access_log {
-        let host = head
-            .uri
-            .authority()
-            .map(|authority| authority.as_str().to_owned());
-        let host = host.or_else(|| Some(head.headers.get(header::HOST)?.to_str().ok()?.to_owned()));
-        observation.log(&head.method, &host.unwrap_or_default(), head.uri.path());
-    }
+    note(peer, head, &mut observation);
     let routed = checked
         .map_err(Failure::from)
         .and_then(|checked| match peer.kind {
@@ -96,7 +89,7 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
         EntranceKind::Activator if head.version == Version::HTTP_2 => Protocol::H2c,
         EntranceKind::Activator => Protocol::Http1,
     };
-    let mut job = Job {
+    let job = Job {
         destination,
         protocol,
         in_flight,
@@ -107,7 +100,27 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
         framing,
         observation,
     };
-    let throttle = &worker.forwarder.throttle;
+    admit(peer, head, job)
+}
+
+/// Notes what is written down of the head, if anything is.
+fn note(peer: &Peer, head: &Parts, observation: &mut Observation) {
+    if let Some(line) = peer.worker.policy.request_log.begin(head, peer.address) {
+        observation.log_request(line);
+    }
+    if peer.worker.policy.access_log {
+        let host = head
+            .uri
+            .authority()
+            .map(|authority| authority.as_str().to_owned());
+        let host = host.or_else(|| Some(head.headers.get(header::HOST)?.to_str().ok()?.to_owned()));
+        observation.log(&head.method, &host.unwrap_or_default(), head.uri.path());
+    }
+}
+
+/// Asks for a permit.
+fn admit(peer: &Peer, head: &Parts, mut job: Job) -> Begin {
+    let throttle = &peer.worker.forwarder.throttle;
     if let Some(permit) = throttle.admit_warm(&job.destination.id) {
         return Begin::Forward(job, permit);
     }

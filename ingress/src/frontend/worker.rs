@@ -33,6 +33,7 @@ use crate::proxy::failure::Failure;
 use crate::proxy::forward::Forwarder;
 use crate::proxy::observe::{RequestCounts, WorkerCounts};
 use crate::proxy::pool::Pool;
+use crate::proxy::request_log::RequestLog;
 use crate::proxy::sweep::Sweep;
 pub use crate::routing::headers::EntranceKind;
 use crate::routing::headers::HostMode;
@@ -52,6 +53,8 @@ pub struct Policy {
     pub client_shares: Option<ClientShares>,
     /// Whether each request is logged when it ends.
     pub access_log: bool,
+    /// Where requests to Revisions are written down. Default: nowhere.
+    pub request_log: RequestLog,
     /// Who restores the Host that a client meant: queue-proxy, or nobody because processes are local. Default: nobody.
     pub host_mode: HostMode,
     /// The cluster's DNS domain: by it a host at the activator ports names a Revision. Default `cluster.local`.
@@ -64,6 +67,7 @@ impl Default for Policy {
             trusted_hops: 0,
             client_shares: None,
             access_log: false,
+            request_log: RequestLog::default(),
             host_mode: HostMode::default(),
             cluster_domain: DEFAULT_CLUSTER_DOMAIN.into(),
         }

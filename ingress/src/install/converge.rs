@@ -67,8 +67,8 @@ pub enum Outcome {
     Unchanged,
 }
 
-/// Whether this kind is put whole.
-fn is_put_whole(kind: &str) -> bool {
+/// Whether what has a name of this kind is kept, and the whole of ours put in its place.
+pub(super) fn is_put_whole(kind: &str) -> bool {
     matches!(
         kind,
         "Deployment" | "HorizontalPodAutoscaler" | "PodDisruptionBudget"
@@ -118,11 +118,12 @@ fn in_place_of(wanted: &Object, live: &Object) -> Object {
         return object;
     };
     match wanted.kind() {
-        // Never fewer than there are: whoever scales it knows why.
+        // Never fewer than there are, and one at least: an autoscaler leaves a Deployment at 0 alone.
         "Deployment" => {
             let most = wanted
                 .number("/spec/replicas")
-                .max(live.number("/spec/replicas"));
+                .max(live.number("/spec/replicas"))
+                .max(1);
             spec.insert("replicas".to_owned(), json!(most));
         }
         "HorizontalPodAutoscaler" if !spec.contains_key("minReplicas") => {
@@ -148,7 +149,7 @@ pub async fn converge(
     plan: &Plan,
     progress: &mut Progress<'_>,
 ) -> Result<(), Failure> {
-    let namespace = &target.system_namespace;
+    let namespace = target.namespace();
     let mut former = Former::read(cluster, namespace).await?;
     let config = config_network(cluster, namespace).await?;
     keep(cluster, plan, config.as_ref(), &mut former).await?;
@@ -234,7 +235,7 @@ async fn wait_for_deployments(
         let waited = progress.until(&subject, target.timeout(), look).await;
         waited.map_err(|failure| {
             failure
-                .mend("what was there before goes on serving; `parkway install` again goes on from here, `parkway uninstall` goes back")
+                .note("what was there before goes on serving; `parkway install` again goes on from here, `parkway uninstall` goes back")
         })?;
     }
     Ok(())
@@ -263,7 +264,10 @@ async fn change_class(
         && class.as_deref() != live
     {
         let patch = json!({"data": {"ingress-class": class}});
-        cluster.merge(&config.id(), &patch, Mode::Change).await?;
+        let changed = cluster.merge(&config.id(), &patch, Mode::Change).await?;
+        if plan.class == Class::Restore {
+            disown(cluster, &changed).await?;
+        }
         let shown = |class: Option<&str>| class.unwrap_or("(none)").to_owned();
         progress.say(format_args!(
             "config-network: ingress-class {} (was {})",
@@ -288,7 +292,7 @@ async fn change_class(
     waited.map_err(|failure| match &plan.ours {
         Some(_) => failure.mend(format!(
             "`kubectl get kingress -A` and Parkway's log say more: `kubectl -n {} logs -l {PROVIDER_LABEL}={PROVIDER}`",
-            target.system_namespace
+            target.namespace()
         )),
         None => failure.mend(
             "see that the former networking layer runs; or go on without it by --no-wait, and nobody answers for these until one does",
@@ -332,7 +336,7 @@ async fn remove(
 
 /// Removes the Leases by which Parkways have chosen who leads: they belong to no manifest.
 async fn remove_leases(cluster: &Cluster, target: &Target) -> Result<usize, ApiError> {
-    let namespace = Some(target.system_namespace.as_str());
+    let namespace = Some(target.namespace());
     let leases = cluster
         .list("coordination.k8s.io/v1", "Lease", namespace, &[])
         .await?;
@@ -355,12 +359,12 @@ pub(super) async fn unwanted(
     plan: &Plan,
 ) -> Result<Vec<Object>, ApiError> {
     let selector = format!("{PROVIDER_LABEL}={PROVIDER}");
-    let known = manifests::names(&target.system_namespace);
+    let known = manifests::names(target.namespace());
     let mut found = Vec::new();
     for (api_version, kind) in KINDS {
         let namespace = match kind {
             "ClusterRole" | "ClusterRoleBinding" => None,
-            _ => Some(target.system_namespace.as_str()),
+            _ => Some(target.namespace()),
         };
         let selectors = [("labelSelector", selector.as_str())];
         found.extend(
@@ -410,8 +414,23 @@ async fn restore(cluster: &Cluster, before: &Object) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// Gives up what has been written to an object: whoever applies it next finds no conflict with Parkway.
+async fn disown(cluster: &Cluster, object: &Object) -> Result<(), ApiError> {
+    let all = object.list("/metadata/managedFields");
+    let others: Vec<_> = all
+        .iter()
+        .filter(|entry| entry["manager"] != FIELD_MANAGER)
+        .collect();
+    if others.is_empty() || others.len() == all.len() {
+        return Ok(());
+    }
+    let patch = json!({"metadata": {"managedFields": others}});
+    cluster.merge(&object.id(), &patch, Mode::Change).await?;
+    Ok(())
+}
+
 fn no_former_activator(name: &Name, target: &Target) -> Failure {
-    let namespace = &target.system_namespace;
+    let namespace = target.namespace();
     Failure::new(format!(
         "{name} is Parkway's, and what was there before is not known: ConfigMap {namespace}/{CONFIG_MAP} does not have it"
     ))

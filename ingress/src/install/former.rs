@@ -106,7 +106,11 @@ impl Former {
         let data = json!(self.data);
         let stored = match &self.stored {
             None if self.data.is_empty() => return Ok(()),
-            None => cluster.create(&self.config_map(data), Mode::Change).await?,
+            None => {
+                cluster
+                    .create(&self.config_map(&data), Mode::Change)
+                    .await?
+            }
             Some(stored) if stored.0.get("data") == Some(&data) => return Ok(()),
             Some(stored) => {
                 let mut changed = stored.clone();
@@ -128,7 +132,7 @@ impl Former {
         Ok(())
     }
 
-    fn config_map(&self, data: Value) -> Object {
+    fn config_map(&self, data: &Value) -> Object {
         Object(json!({
             "apiVersion": "v1",
             "kind": "ConfigMap",

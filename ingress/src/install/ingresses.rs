@@ -31,7 +31,7 @@ const NAMED: usize = 3;
 #[derive(Debug)]
 pub struct Settled {
     class: String,
-    /// Routes and DomainMappings that say their class themselves: kind, namespace and name.
+    /// Routes and `DomainMapping`s that say their class themselves: kind, namespace and name.
     own_class: BTreeSet<(String, String, String)>,
     /// Those of another class are to change.
     is_default: bool,
@@ -89,7 +89,10 @@ impl Settled {
                 }
             } else if is_ready(ingress) && leads_here(ingress) != self.is_ours {
                 // A change of class leaves the generation as it is, and with it the other's word that it is Ready.
-                waiting.push(format!("{} was made Ready by the other", place(ingress)));
+                waiting.push(format!(
+                    "{} is served by the other layer still",
+                    place(ingress)
+                ));
             } else if is_ready(ingress) {
                 ready += 1;
             } else {

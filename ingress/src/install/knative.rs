@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::api::{ApiError, Cluster, Mode};
-use super::converge::config_network;
+use super::converge::{config_network, is_put_whole};
 use super::former::Former;
 use super::manifests::order;
 use super::object::{Name, Object};
@@ -60,7 +60,7 @@ pub async fn install(
     objects: &[Object],
     progress: &mut Progress<'_>,
 ) -> Result<(), Failure> {
-    let namespace = &target.system_namespace;
+    let namespace = target.namespace();
     let (definitions, others): (Vec<_>, Vec<_>) = objects
         .iter()
         .partition(|object| order(object.kind()) <= order("CustomResourceDefinition"));
@@ -87,12 +87,8 @@ pub async fn install(
     let mut deployments = Vec::new();
     for object in &others {
         let name = object.id();
-        let is_ours = match object.kind() {
-            "Deployment" | "HorizontalPodAutoscaler" | "PodDisruptionBudget" => {
-                cluster.get(&name).await?.is_some_and(|live| live.is_ours())
-            }
-            _ => false,
-        };
+        let is_ours = is_put_whole(object.kind())
+            && cluster.get(&name).await?.is_some_and(|live| live.is_ours());
         if is_ours {
             former.keep_object(object);
             continue;

@@ -22,9 +22,9 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use self::api::{Cluster, INSTALL_KNATIVE, Mode};
-use self::converge::{Class, Outcome, Plan, config_network, converge, put, unwanted};
+use self::converge::{Class, Outcome, Plan, config_network, converge, is_put_whole, put, unwanted};
 use self::ingresses::KINGRESS;
-use self::object::{Name, Object};
+use self::object::{Name, Object, PROVIDER, PROVIDER_LABEL};
 use self::progress::{Failure, Progress};
 use crate::cli::{Install, Role, Target, Uninstall};
 use crate::provider::kubernetes::client::client;
@@ -92,7 +92,8 @@ fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<Ex
 }
 
 async fn connect(target: &Target) -> anyhow::Result<Cluster> {
-    let client = client(target.kubeconfig.as_deref(), target.context.as_deref()).await?;
+    let access = &target.access;
+    let client = client(access.kubeconfig.as_deref(), access.context.as_deref()).await?;
     Ok(Cluster::new(client))
 }
 
@@ -113,7 +114,7 @@ pub async fn install(
         "Parkway {} as {} into Kubernetes {version}, namespace {}",
         env!("CARGO_PKG_VERSION"),
         roles(settings),
-        target.system_namespace
+        target.namespace()
     ));
     let plan = plan(settings);
     if settings.dry_run {
@@ -182,7 +183,7 @@ fn roles(settings: &Install) -> &'static str {
 
 /// What has to be so before anything is changed: Knative is there, nobody would change it back, nothing is forbidden.
 async fn check(cluster: &Cluster, settings: &Install, plan: &Plan) -> Result<(), Failure> {
-    let namespace = &settings.target.system_namespace;
+    let namespace = settings.target.namespace();
     for (api_version, kind) in [
         ("serving.knative.dev/v1", "Revision"),
         (KINGRESS, "Ingress"),
@@ -215,6 +216,7 @@ async fn check(cluster: &Cluster, settings: &Install, plan: &Plan) -> Result<(),
         cluster.merge(&config.id(), &patch, Mode::Try).await?;
     }
     for wanted in &plan.wanted {
+        refuse_strangers(cluster, wanted).await?;
         match put(cluster, wanted, Mode::Try).await {
             // A binding is refused before its role is there.
             Err(error) if error.is_missing() && wanted.kind().ends_with("Binding") => {}
@@ -222,6 +224,21 @@ async fn check(cluster: &Cluster, settings: &Install, plan: &Plan) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// What has one of Parkway's names and is neither Parkway's nor kept would be lost: applied over, then removed.
+async fn refuse_strangers(cluster: &Cluster, wanted: &Object) -> Result<(), Failure> {
+    let name = wanted.id();
+    if is_put_whole(&name.kind) {
+        return Ok(());
+    }
+    match cluster.get(&name).await? {
+        Some(live) if !live.is_ours() => Err(Failure::new(format!(
+            "{name} is there already, and is not Parkway's: it has no label {PROVIDER_LABEL}={PROVIDER}"
+        ))
+        .mend("if it is left of an earlier trial, delete it; if it is somebody's, rename it")),
+        _ => Ok(()),
+    }
 }
 
 /// Knative's operator applies its manifests again and again: what is changed beside it does not last.
@@ -254,10 +271,10 @@ async fn report(
             Ok(Outcome::Changed(fields)) => {
                 progress.say(format_args!("{name}: changes {}", fields.join(", ")));
             }
-            Err(error) => progress.say(format_args!("{name}: {error}")),
+            Err(error) => progress.say(error),
         }
     }
-    let namespace = &target.system_namespace;
+    let namespace = target.namespace();
     let config = config_network(cluster, namespace).await?;
     let live = config
         .as_ref()
@@ -290,7 +307,7 @@ async fn farewell(
     settings: &Install,
     progress: &mut Progress<'_>,
 ) -> Result<(), Failure> {
-    let namespace = &settings.target.system_namespace;
+    let namespace = settings.target.namespace();
     if !settings.has(Role::Ingress) {
         progress.say("Parkway is the activator now");
         return Ok(());

@@ -39,6 +39,7 @@ pub enum State {
 pub struct Failure {
     what: String,
     mend: Vec<String>,
+    notes: Vec<String>,
     may_pass: bool,
 }
 
@@ -48,6 +49,7 @@ impl Failure {
         Self {
             what: what.into(),
             mend: Vec::new(),
+            notes: Vec::new(),
             may_pass: false,
         }
     }
@@ -58,6 +60,13 @@ impl Failure {
         self.mend.push(how.into());
         self
     }
+
+    /// And what else is good to know.
+    #[must_use]
+    pub fn note(mut self, what: impl Into<String>) -> Self {
+        self.notes.push(what.into());
+        self
+    }
 }
 
 impl fmt::Display for Failure {
@@ -65,6 +74,9 @@ impl fmt::Display for Failure {
         f.write_str(&self.what)?;
         for how in &self.mend {
             write!(f, "\n  to mend it: {how}")?;
+        }
+        for note in &self.notes {
+            write!(f, "\n  {note}")?;
         }
         Ok(())
     }
@@ -77,6 +89,7 @@ impl From<ApiError> for Failure {
         Self {
             what: error.to_string(),
             mend: error.mend().into_iter().collect(),
+            notes: Vec::new(),
             may_pass: error.may_pass(),
         }
     }

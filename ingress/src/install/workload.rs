@@ -6,7 +6,7 @@ use super::api::{ApiError, Cluster};
 use super::object::{Name, Object};
 use super::progress::{Failure, State};
 
-/// Which of its ReplicaSets is a Deployment's newest.
+/// Which of its `ReplicaSet`s is a Deployment's newest.
 pub(super) const REVISION: &str = "deployment.kubernetes.io/revision";
 
 /// Whether a Pod that cannot start is given up at once.
@@ -45,9 +45,11 @@ pub async fn rollout(cluster: &Cluster, name: &Name, patience: Patience) -> Resu
         // What there is of Pods and troubles is of before.
         return Ok(State::Waiting("not begun yet".to_owned()));
     }
-    let mut how = format!("{} of {wanted} new Pods ready", available.min(updated));
-    if all > updated {
-        how.push_str(&format!(", {} old ones still there", all - updated));
+    let old = (all - updated).max(0);
+    // Those that are available may all be old ones.
+    let mut how = format!("{} of {wanted} new Pods ready", (available - old).max(0));
+    if old > 0 {
+        how.push_str(&format!(", {old} old still there"));
     }
     match trouble(cluster, &deployment).await? {
         Some(trouble) if trouble.is_lasting && patience == Patience::GivesUp => {
@@ -86,7 +88,7 @@ async fn trouble(cluster: &Cluster, deployment: &Object) -> Result<Option<Troubl
     Ok(None)
 }
 
-/// The Pods of the Deployment's newest ReplicaSet: those before it may be in trouble that is over.
+/// The Pods of the Deployment's newest `ReplicaSet`: those before it may be in trouble that is over.
 ///
 /// Source: kubernetes `pkg/controller/deployment/util/deployment_util.go`.
 async fn new_pods(cluster: &Cluster, deployment: &Object) -> Result<Vec<Object>, ApiError> {

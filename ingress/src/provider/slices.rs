@@ -1,6 +1,6 @@
 //! EndpointSlices: found by what they are about, and the endpoints they say.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::sync::Arc;
 use parkway_activator::endpoint::Endpoint;
 use parkway_activator::revision::{Protocol, RevisionId};
 
+use super::difference::Difference;
 use super::object::EndpointSlice;
 
 /// The label that says which Service an EndpointSlice belongs to.
@@ -34,6 +35,10 @@ pub(crate) struct Changed {
 }
 
 impl Changed {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
     /// Whether the endpoints of this Revision may have changed.
     pub(crate) fn concerns(&self, namespace: &str, revision: &str) -> bool {
         let is_it = |name: &str| {
@@ -55,49 +60,58 @@ const FEW_NAMES: usize = 16;
 impl Slices {
     /// These slices.
     pub fn new(all: Vec<Arc<EndpointSlice>>) -> Self {
-        let hasher = RandomState::new();
-        let mut about = Vec::with_capacity(all.len());
-        for (place, slice) in all.iter().enumerate() {
-            let names = [REVISION_LABEL, SERVICE_NAME_LABEL];
-            let names = names.iter().filter_map(|label| label_of(slice, label));
-            about
-                .extend(names.map(|name| (hasher.hash_one((&*slice.meta.namespace, name)), place)));
-        }
-        about.sort_unstable();
-        about.dedup();
-        Self { all, about, hasher }
+        let difference = Difference::between(&[], &all);
+        Self::default().amended(all, &difference)
     }
 
-    /// What those slices are about that are here or in `before` only. Says too much rather than too little: from a
-    /// slice that was added or taken away on, all those that stand in another place count as changed.
-    pub(crate) fn changed_since(&self, before: &Self) -> Changed {
-        let mut slices: HashMap<*const EndpointSlice, &Arc<EndpointSlice>> = HashMap::new();
-        let mut places = before.all.iter();
-        for slice in &self.all {
-            match places.next() {
-                Some(other) if Arc::ptr_eq(slice, other) => {}
-                other => {
-                    for slice in other.into_iter().chain([slice]) {
-                        slices.insert(Arc::as_ptr(slice), slice);
-                    }
-                }
+    /// These slices, of which most are the same as here.
+    pub(crate) fn amended(&self, all: Vec<Arc<EndpointSlice>>, difference: &Difference) -> Self {
+        let mut places: Vec<Option<usize>> = vec![None; self.all.len()];
+        for (place, before) in difference.before.iter().enumerate() {
+            if let Some(before) = before {
+                places[*before] = Some(place);
             }
         }
-        slices.extend(places.map(|slice| (Arc::as_ptr(slice), slice)));
-        let names = slices.values().flat_map(|slice| {
-            let names = [REVISION_LABEL, SERVICE_NAME_LABEL];
-            let of = |label: &'static str| label_of(slice, label);
-            let named = names.into_iter().filter_map(of);
-            named.map(|name| (slice.meta.namespace.clone(), name.to_owned()))
+        let still = self.about.iter();
+        let still = still.filter_map(|(hash, before)| Some((*hash, places[*before]?)));
+        let mut about: Vec<(u64, usize)> = still.collect();
+        for place in difference.new() {
+            let names = names_of(&all[place]);
+            about.extend(names.map(|name| (self.hash(&all[place], name), place)));
+        }
+        about.sort(); // stable, because it is quick with what is sorted but for the new ones at the end
+        about.dedup();
+        Self {
+            all,
+            about,
+            hasher: self.hasher.clone(),
+        }
+    }
+
+    /// What those slices are about that came, or went.
+    pub(crate) fn changed_since(&self, before: &Self, difference: &Difference) -> Changed {
+        let new = difference.new().map(|place| &self.all[place]);
+        let gone = difference.gone.iter().map(|place| &before.all[*place]);
+        let names = new.chain(gone).flat_map(|slice| {
+            names_of(slice).map(|name| (slice.meta.namespace.clone(), name.to_owned()))
         });
         Changed {
             names: names.collect(),
         }
     }
 
+    fn hash(&self, slice: &EndpointSlice, name: &str) -> u64 {
+        self.hasher.hash_one((&*slice.meta.namespace, name))
+    }
+
     /// All of them, in their order.
-    pub fn iter(&self) -> impl Iterator<Item = &EndpointSlice> {
-        self.all.iter().map(AsRef::as_ref)
+    pub fn all(&self) -> &[Arc<EndpointSlice>] {
+        &self.all
+    }
+
+    /// The same, on their own.
+    pub(crate) fn into_all(self) -> Vec<Arc<EndpointSlice>> {
+        self.all
     }
 
     /// Slices that may be about this name, and others that happen to hash like it.
@@ -144,6 +158,14 @@ pub fn revision_endpoints(
     let private: Vec<&EndpointSlice> = own.iter().filter(is_private).copied().collect();
     let chosen = if private.is_empty() { own } else { private };
     Some(endpoints(&chosen, |slice| serving_port(slice, protocol)))
+}
+
+/// The names of what a slice says that it is about.
+fn names_of(slice: &EndpointSlice) -> impl Iterator<Item = &str> {
+    let labels = [REVISION_LABEL, SERVICE_NAME_LABEL];
+    labels
+        .into_iter()
+        .filter_map(|label| label_of(slice, label))
 }
 
 fn label_of<'s>(slice: &'s EndpointSlice, key: &str) -> Option<&'s str> {

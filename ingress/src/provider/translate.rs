@@ -16,6 +16,7 @@ use super::knative::{NAMESPACE_HEADER, REVISION_HEADER, service_spec};
 use super::object::{CoreService, CoreServicePort, EndpointSlice, Ingress, Meta, TargetPort};
 use super::problem::Problem;
 use super::slices::{SERVICE_NAME_LABEL, endpoints};
+use crate::routing::names::{SERVING_NAMESPACE, SERVING_REVISION};
 use crate::routing::rules::{
     Backend, IngressName, IngressRules, PathRule, Rule, Target, Visibility,
 };
@@ -33,7 +34,9 @@ type HostOwners<'a> = HashMap<(Visibility, String), &'a Meta>;
 /// What splits may refer to.
 pub trait Catalogue {
     /// What a Revision promises, if there is such a Revision.
-    fn revision(&self, id: &RevisionId) -> Option<&Arc<RevisionSpec>>;
+    ///
+    /// The id comes back as the catalogue holds it, so that all rules share its text.
+    fn revision(&self, id: &RevisionId) -> Option<(&RevisionId, &Arc<RevisionSpec>)>;
 
     /// An ordinary Service.
     fn service(&self, namespace: &str, name: &str) -> Option<&CoreService>;
@@ -55,7 +58,7 @@ pub struct Lookup<'a> {
 pub struct Translation {
     /// The rules, oldest KIngress first.
     pub ingresses: Vec<Arc<IngressRules>>,
-    /// For each of the rules, the number its [`Item`] had.
+    /// For each of the rules, the number its KIngress had, from 0 in the order in which they were given.
     pub numbers: Vec<usize>,
     /// Endpoints of the ordinary Services they name.
     pub services: ServiceEndpoints,
@@ -91,8 +94,8 @@ impl<'a> Lookup<'a> {
 }
 
 impl Catalogue for Lookup<'_> {
-    fn revision(&self, id: &RevisionId) -> Option<&Arc<RevisionSpec>> {
-        self.revisions.get(id)
+    fn revision(&self, id: &RevisionId) -> Option<(&RevisionId, &Arc<RevisionSpec>)> {
+        self.revisions.get_key_value(id)
     }
 
     fn service(&self, namespace: &str, name: &str) -> Option<&CoreService> {
@@ -133,77 +136,43 @@ pub fn translate_one(ingress: &Ingress, catalogue: &dyn Catalogue) -> Translated
     }
 }
 
-/// A KIngress to translate, or one that was.
-#[derive(Clone, Debug)]
-pub enum Item<'a> {
-    /// A KIngress, and a number to know its rules by.
-    New(usize, &'a Ingress),
-    /// One that has become rules without a problem, and refers to nothing that has changed.
-    Known(&'a Meta, Arc<IngressRules>),
-}
-
-impl<'a> Item<'a> {
-    fn meta(&self) -> &'a Meta {
-        match self {
-            Self::New(_, ingress) => &ingress.meta,
-            Self::Known(meta, _) => meta,
-        }
-    }
-}
-
 /// Translates every KIngress, oldest first.
 ///
 /// A KIngress with an error is left out; the others are not affected.
 pub fn translate(ingresses: Vec<&Ingress>, lookup: &Lookup<'_>) -> Translation {
-    let items = ingresses.into_iter().enumerate();
-    translate_new(
-        items
-            .map(|(number, ingress)| Item::New(number, ingress))
-            .collect(),
-        lookup,
-    )
+    translate_all(ingresses.into_iter().enumerate().collect(), lookup)
 }
 
-/// Translates every KIngress that is new, and puts it among those that are not, oldest first.
-pub fn translate_new(mut items: Vec<Item<'_>>, lookup: &Lookup<'_>) -> Translation {
-    sort_by_age(&mut items);
+/// Translates every KIngress, each with a number to know its rules by, oldest first.
+pub(crate) fn translate_all(
+    mut ingresses: Vec<(usize, &Ingress)>,
+    lookup: &Lookup<'_>,
+) -> Translation {
+    ingresses.sort_by_cached_key(|(_, ingress)| age(&ingress.meta));
     let mut translation = Translation::default();
     let mut owners = HostOwners::new();
-    for item in &items {
-        let meta = item.meta();
-        let (number, rules) = match item {
-            Item::Known(_, rules) => (usize::MAX, Arc::clone(rules)),
-            Item::New(number, ingress) => {
-                let mut translated = translate_one(ingress, lookup);
-                let is_refused = translated.problems.iter().any(Problem::is_error);
-                translation.problems.append(&mut translated.problems);
-                if is_refused {
-                    continue;
-                }
-                translation.services.append(&mut translated.services);
-                (*number, Arc::new(translated.rules))
-            }
-        };
-        let taken = taken_hosts(meta, &rules, &mut owners);
+    for (number, ingress) in ingresses {
+        let mut translated = translate_one(ingress, lookup);
+        let is_refused = translated.problems.iter().any(Problem::is_error);
+        translation.problems.append(&mut translated.problems);
+        if is_refused {
+            continue;
+        }
+        translation.services.append(&mut translated.services);
+        let taken = taken_hosts(&ingress.meta, &translated.rules, &mut owners);
         translation.problems.extend(taken);
-        translation.ingresses.push(rules);
+        translation.ingresses.push(Arc::new(translated.rules));
         translation.numbers.push(number);
     }
     translation
 }
 
-/// Oldest first; those of one second by name; those without a time after them, in the order they were written in.
-fn sort_by_age(items: &mut [Item<'_>]) {
-    let age = |meta: &Meta| match &meta.created {
-        Some(created) => (
-            0,
-            created.clone(),
-            meta.namespace.clone(),
-            meta.name.clone(),
-        ),
-        None => (1, String::new(), String::new(), String::new()),
-    };
-    items.sort_by_cached_key(|item| age(item.meta()));
+/// What puts objects in order, oldest first; those of one second by name; those without a time after them, in the order
+/// they were written in.
+pub(crate) fn age(meta: &Meta) -> impl Ord {
+    let created = meta.created.as_ref();
+    let age = created.map(|created| (created.clone(), meta.namespace.clone(), meta.name.clone()));
+    (age.is_none(), age)
 }
 
 /// One host, two objects: a slip that would otherwise show as requests that arrive elsewhere.
@@ -262,10 +231,11 @@ impl Translator<'_> {
         if !spec.tls.is_empty() {
             self.warn("spec.tls", "there is no TLS here: plain HTTP is served");
         }
-        let rules = spec.rules.iter().enumerate();
-        let rules = rules
-            .map(|(index, rule)| self.rule(rule, &format!("spec.rules[{index}]")))
-            .collect();
+        let mut rules: Vec<Rule> = Vec::with_capacity(spec.rules.len());
+        for (index, rule) in spec.rules.iter().enumerate() {
+            let rule = self.rule(rule, &format!("spec.rules[{index}]"), rules.last());
+            rules.push(rule);
+        }
         IngressRules {
             name: IngressName {
                 namespace: meta.namespace.as_str().into(),
@@ -276,11 +246,17 @@ impl Translator<'_> {
         }
     }
 
-    fn rule(&mut self, rule: &IngressRule, at: &str) -> Rule {
-        let paths = rule.http.iter().flat_map(|http| &http.paths).enumerate();
-        let paths: Vec<PathRule> = paths
-            .filter_map(|(index, path)| self.path(path, &format!("{at}.http.paths[{index}]")))
-            .collect();
+    /// A rule; paths that are those of the rule `before` it are the same values.
+    fn rule(&mut self, rule: &IngressRule, at: &str, before: Option<&Rule>) -> Rule {
+        let written = rule.http.as_ref().map_or(&[][..], |http| &http.paths);
+        let mut paths = Vec::with_capacity(written.len());
+        for (index, path) in written.iter().enumerate() {
+            if let Some(path) = self.path(path, &format!("{at}.http.paths[{index}]")) {
+                let like = before.and_then(|before| before.paths.get(paths.len()));
+                let like = like.filter(|like| ***like == path);
+                paths.push(like.map_or_else(|| Arc::new(path), Arc::clone));
+            }
+        }
         match &rule.http {
             None => self.refuse(at, "a rule needs http with its paths", ""),
             Some(http) if http.paths.is_empty() => {
@@ -299,7 +275,7 @@ impl Translator<'_> {
             }
         }
         Rule {
-            hosts: rule.hosts.clone(),
+            hosts: rule.hosts.iter().map(|host| host.as_str().into()).collect(),
             visibility: match rule.visibility.as_str() {
                 "ClusterLocal" => Visibility::ClusterLocal,
                 _ => Visibility::ExternalIp,
@@ -325,7 +301,7 @@ impl Translator<'_> {
             .map(|(name, value)| (name, &value.exact));
         let headers = self.headers(matches, &format!("{at}.headers"));
         let set_headers = self.headers(&path.append_headers, &format!("{at}.appendHeaders"));
-        let mut shares = Vec::new();
+        let mut shares = Vec::with_capacity(path.splits.len());
         for (index, split) in path.splits.iter().enumerate() {
             let at = format!("{at}.splits[{index}]");
             shares.push((self.percent(split, &at)?, self.backend(split, &at)?));
@@ -367,10 +343,11 @@ impl Translator<'_> {
 
     fn headers<'h>(
         &mut self,
-        headers: impl IntoIterator<Item = (&'h String, &'h String)>,
+        headers: impl IntoIterator<Item = (&'h String, &'h String), IntoIter: ExactSizeIterator>,
         at: &str,
     ) -> Vec<(HeaderName, HeaderValue)> {
-        let mut parsed = Vec::new();
+        let headers = headers.into_iter();
+        let mut parsed = Vec::with_capacity(headers.len());
         for (name, value) in headers {
             match (HeaderName::try_from(name), HeaderValue::try_from(value)) {
                 (Ok(name), Ok(value)) => parsed.push((name, value)),
@@ -405,8 +382,13 @@ impl Translator<'_> {
             self.refuse(&format!("{at}.serviceNamespace"), message, &remedy);
             return None;
         }
-        let set_headers = self.headers(&split.append_headers, &format!("{at}.appendHeaders"));
+        let mut set_headers = self.headers(&split.append_headers, &format!("{at}.appendHeaders"));
         let target = self.target(split);
+        if let Target::Revision { .. } = &target {
+            // They tell an activator which Revision is meant, and are not set where that is known.
+            set_headers.retain(|(name, _)| ![SERVING_NAMESPACE, SERVING_REVISION].contains(name));
+            set_headers.shrink_to_fit();
+        }
         if let Target::Missing { reason } = &target {
             self.warn(
                 &format!("{at}.serviceName"),
@@ -433,9 +415,9 @@ impl Translator<'_> {
             )
         });
         match self.catalogue.revision(&id) {
-            Some(spec) => Target::Revision {
-                id,
-                spec: spec.clone(),
+            Some((id, spec)) => Target::Revision {
+                id: id.clone(),
+                spec: Arc::clone(spec),
             },
             None => self.service_target(split),
         }

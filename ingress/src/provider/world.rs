@@ -14,21 +14,21 @@ use crate::workload::Workload;
 
 /// Everything that follows from one state of the configuration.
 ///
-/// What did not change since the world before is the same value in memory.
+/// What did not change since the world before is the same value in memory. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct World {
     /// Counts the worlds of this process, from 1.
     pub generation: u64,
     /// The rules, oldest KIngress first.
-    pub ingresses: Vec<Arc<IngressRules>>,
+    pub ingresses: Arc<Vec<Arc<IngressRules>>>,
     /// The Revisions that can be reached, or are about to.
-    pub revisions: BTreeMap<RevisionId, Arc<RevisionEntry>>,
+    pub revisions: Arc<BTreeMap<RevisionId, Arc<RevisionEntry>>>,
     /// Endpoints of the ordinary Services that rules name.
     pub services: ServiceEndpoints,
     /// The acting keys of `config-autoscaler`, with the defaults of the options.
     pub autoscaler_config: BTreeMap<String, String>,
     /// Where the Services can be reached, by namespace and name; tags after the Service itself.
-    pub urls: Vec<Arc<ServiceUrl>>,
+    pub urls: Arc<Vec<Arc<ServiceUrl>>>,
     /// What was understood but cannot act, or did not work; never an error.
     pub warnings: Vec<Problem>,
 }

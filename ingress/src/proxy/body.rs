@@ -19,6 +19,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+pub use self::ahead::Ahead;
 use super::http1::answer::{BrokenAnswer, Http1Answer};
 use crate::routing::headers;
 
@@ -534,35 +535,6 @@ pub enum ResponseBody {
     Ahead(Box<Ahead>),
 }
 
-/// What of a response's body was read before anybody asked for it, and the rest.
-#[derive(Debug)]
-pub struct Ahead {
-    read: VecDeque<Result<Frame<Bytes>, BodyError>>,
-    rest: ResponseBody,
-}
-
-impl Ahead {
-    /// `read`, then `rest`.
-    pub fn new(read: Vec<Result<Frame<Bytes>, BodyError>>, rest: ResponseBody) -> Self {
-        Self {
-            read: read.into(),
-            rest,
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let data = |frame: &Result<Frame<Bytes>, BodyError>| {
-            let frame = frame.as_ref().ok()?;
-            Some(frame.data_ref()?.len() as u64)
-        };
-        let read: u64 = self.read.iter().filter_map(data).sum();
-        match self.rest.size_hint().exact() {
-            Some(rest) => SizeHint::with_exact(read + rest),
-            None => SizeHint::default(),
-        }
-    }
-}
-
 impl Body for ResponseBody {
     type Data = Bytes;
     type Error = BodyError;
@@ -576,17 +548,14 @@ impl Body for ResponseBody {
             Self::Local(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Local),
             Self::Http1(body) => body.poll_frame(cx).map_err(BodyError::Answer),
             Self::Http2(body) => poll_h2_frame(body, cx),
-            Self::Ahead(ahead) => match ahead.read.pop_front() {
-                Some(frame) => Poll::Ready(Some(frame)),
-                None => Pin::new(&mut ahead.rest).poll_frame(cx),
-            },
+            Self::Ahead(body) => body.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Ahead(ahead) => ahead.read.is_empty() && ahead.rest.is_end_stream(),
+            Self::Ahead(body) => body.is_end_stream(),
             Self::Local(body) => body.is_end_stream(),
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(body) => body.is_end_stream(),
@@ -598,12 +567,13 @@ impl Body for ResponseBody {
             Self::Empty => SizeHint::with_exact(0),
             Self::Local(body) => body.size_hint(),
             Self::Http1(body) => body.size_hint(),
-            Self::Ahead(ahead) => ahead.size_hint(),
+            Self::Ahead(body) => body.size_hint(),
             Self::Http2(body) if body.is_end_stream() => SizeHint::with_exact(0),
             Self::Http2(_) => SizeHint::default(),
         }
     }
 }
 
+mod ahead;
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,7 @@ pub mod http1;
 pub mod observe;
 pub mod pool;
 pub mod probe;
+pub mod request_log;
 pub mod send;
 pub mod sweep;
 pub mod tunnel;

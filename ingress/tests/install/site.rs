@@ -285,7 +285,10 @@ fn roll_out(api: &ApiDouble, deployment: &Object) {
     if deployment.number("/status/observedGeneration") == generation {
         return;
     }
-    let replicas = deployment.number("/spec/replicas").max(1);
+    let replicas = match deployment.0.pointer("/spec/replicas") {
+        Some(_) => deployment.number("/spec/replicas"),
+        None => 1,
+    };
     let image = deployment.text("/spec/template/spec/containers/0/image");
     let available = match image.contains("missing") {
         true => 0,

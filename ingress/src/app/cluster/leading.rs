@@ -4,15 +4,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::jiff::Timestamp;
-use kube::Client;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::config::ConfigMaps;
 use crate::cli::{PeerAuth as Choice, Serve};
 use crate::provider::kubernetes::applied::{AppliedLog, Step};
+use crate::provider::kubernetes::client::Client;
 use crate::provider::kubernetes::lease::config::ElectionConfig;
 use crate::provider::kubernetes::lease::{self, Leadership};
 use crate::provider::kubernetes::peers::auth::{PeerAuth, TokenFile};
@@ -25,7 +25,7 @@ use crate::provider::kubernetes::{IngressChange, Key, Outcome, Replica};
 /// The ConfigMap of the system namespace that says how leaders are elected.
 const ELECTION_CONFIG: &str = "config-leader-election";
 /// Component and queue of our Lease's name, as Knative puts them together.
-const COMPONENT: (&str, &str) = ("parkway", "ingress");
+const LEASE: (&str, &str) = ("parkway", "ingress");
 
 /// Who leads, what is in effect where, and what is written of it.
 #[derive(Debug)]
@@ -45,25 +45,21 @@ impl Leading {
         cluster_domain: &str,
         client: &Client,
         peers: TcpListener,
-        config: Option<&BTreeMap<String, BTreeMap<String, String>>>,
+        config: Option<&ConfigMaps>,
         tasks: &mut JoinSet<()>,
     ) -> Self {
         let stand_down = CancellationToken::new();
-        let election = lease::Settings {
-            namespace: settings.system_namespace.clone(),
-            name: String::new(),
-            identity: lease::identity(&settings.pod_name),
-            config: election_config(config),
-            clock: Timestamp::now,
-        };
-        let election = lease::Settings {
-            name: election.config.lease_name(COMPONENT.0, COMPONENT.1),
-            ..election
-        };
+        let election = lease::Settings::new(
+            &settings.system_namespace,
+            &settings.pod_name,
+            LEASE,
+            election_config(config),
+        );
         let (leadership, candidate) = lease::elect(client.clone(), election, stand_down.clone());
         tasks.spawn(async move {
             candidate.await;
-            std::future::pending().await // who has stood down has nothing more to do
+            // Who has stood down has nothing more to do.
+            std::future::pending::<()>().await;
         });
 
         let log = AppliedLog::new();
@@ -144,9 +140,9 @@ impl Leading {
         self.stand_down.cancel();
     }
 
-    /// Whether this Parkway leads.
-    pub(super) fn is_leader(&self) -> bool {
-        self.leadership.is_leader()
+    /// What the admin shows of it.
+    pub(super) fn shown(&self) -> (Leadership, StatusBoard) {
+        (self.leadership.clone(), self.board.clone())
     }
 }
 

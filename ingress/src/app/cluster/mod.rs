@@ -1,6 +1,7 @@
 //! `parkway serve`: what it consists of, in the order in which it starts, and what stops it.
 
 mod applier;
+mod config;
 mod leading;
 
 use std::collections::BTreeMap;
@@ -11,7 +12,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use parkway_activator::backends::{MeshMode, Replicas};
+use parkway_activator::backends::Replicas;
 use parkway_activator::prober;
 use parkway_activator::stats::Stats;
 use parkway_activator::throttler::Throttler;
@@ -39,6 +40,7 @@ use crate::provider::kubernetes::client::client;
 use crate::provider::kubernetes::{self, Changes, IngressChange, Key, KubernetesProvider, Replica};
 use crate::proxy::observe::RequestCounts;
 use crate::proxy::probe;
+use crate::proxy::request_log::RequestLogPublisher;
 use crate::ready::Ready;
 use crate::routing::headers::HostMode;
 use crate::routing::rules::Visibility;
@@ -88,6 +90,15 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     let stats = Stats::new(workers);
     let counts = RequestCounts::new(workers);
     let (publisher, routes) = RoutePublisher::new(RouteSnapshot::default());
+    let (request_log_publisher, request_log, request_log_writer) = RequestLogPublisher::new();
+    std::thread::Builder::new()
+        .name("request-log".to_owned())
+        .spawn(move || {
+            if let Err(error) = request_log_writer.run(std::io::stdout()) {
+                warn!(%error, "requests are not written down any more");
+            }
+        })
+        .context("cannot start the thread of the request log")?;
     let (health_publisher, health) = HealthPublisher::new(HealthState::Healthy);
 
     let mut tasks = JoinSet::new();
@@ -129,6 +140,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         limits: Arc::new(limits(&settings.data_path, settings.drain())),
         policy: Arc::new(Policy {
             host_mode: HostMode::QueueProxy,
+            request_log,
             cluster_domain: cluster_domain.as_str().into(),
             ..policy(&settings.data_path)
         }),
@@ -156,6 +168,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         counts,
         processes: None,
         watches: Some(provider.health()),
+        leading: None,
         autoscaler: Autoscaler::Remote(sink.clone()),
         problems: problems.clone(),
         connections,
@@ -189,6 +202,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         provider,
         applier,
         sink,
+        request_log: request_log_publisher,
         pod_ip: settings.pod_ip,
         leading,
         conflicts: BTreeMap::new(),
@@ -200,9 +214,14 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         peeks,
         ended,
     } = start_workers(per_worker, &parts)?;
-    running
-        .tasks
-        .spawn(admin::serve(admin_listener, Admin { peeks, ..admin }));
+    running.tasks.spawn(admin::serve(
+        admin_listener,
+        Admin {
+            peeks,
+            leading: running.leading.as_ref().map(Leading::shown),
+            ..admin
+        },
+    ));
     drop(starting);
     info!(workers, roles = ?settings.roles, class = %settings.ingress_class, "serving");
 
@@ -211,7 +230,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         peeks: Vec::new(),
         ended,
     };
-    let code = running.to_the_end(settings, &drain, workers, &mut signals, || {
+    let code = running.until_the_end(settings, &drain, workers, &mut signals, || {
         health_publisher.publish(HealthState::Unhealthy(TERMINATING.into()));
         ready.wait_for("nothing: the process is ending")
     });
@@ -225,6 +244,7 @@ struct Running {
     provider: KubernetesProvider,
     applier: Applier,
     sink: RemoteSink,
+    request_log: RequestLogPublisher,
     /// Our address.
     pod_ip: Option<IpAddr>,
     /// None where there are no KIngresses to speak of.
@@ -237,7 +257,7 @@ struct Running {
 impl Running {
     /// Serves until a signal, then ends in order: the cluster learns that we leave, no new connections, parked and running
     /// requests. What the cluster tells takes effect all the while: parked requests wait for it.
-    async fn to_the_end<P>(
+    async fn until_the_end<P>(
         &mut self,
         settings: &Serve,
         drain: &CancellationToken,
@@ -305,8 +325,14 @@ impl Running {
             }
         }
         if let Some(config) = &changes.config {
-            let (mode, passthrough) = mesh(config);
+            let (mode, passthrough) = config::mesh(config);
             self.applier.endpoints.set_mesh(mode, passthrough);
+            match config::request_log(config) {
+                Ok(template) => self.request_log.publish(template),
+                Err(error) => {
+                    warn!(%error, "config-observability: logging.request-log-template cannot be used; the one before stays");
+                }
+            }
         }
         if let Some(owners) = changes.bucket_owners.take() {
             self.sink.set_owners(owners);
@@ -383,23 +409,6 @@ async fn next(ended: &mut Option<&mut mpsc::Receiver<usize>>) -> Option<usize> {
 
 /// Something has ended that never should.
 struct Broken;
-
-/// What config-network says about meshes: how Pods can be reached, and whether they are addressed through the mesh.
-///
-/// Source: knative/networking `pkg/config/config.go`. What cannot be understood counts as the default.
-fn mesh(config: &BTreeMap<String, BTreeMap<String, String>>) -> (MeshMode, bool) {
-    let value = |key: &str| {
-        let value = config.get("config-network")?.get(key)?;
-        Some(value.to_ascii_lowercase())
-    };
-    let mode = match value("mesh-compatibility-mode").as_deref() {
-        Some("enabled") => MeshMode::Enabled,
-        Some("disabled") => MeshMode::Disabled,
-        _ => MeshMode::Auto,
-    };
-    let passthrough = value("enable-mesh-pod-addressability");
-    (mode, passthrough.as_deref() == Some("true"))
-}
 
 fn provider_settings(settings: &Serve) -> kubernetes::Settings {
     let is_ingress = settings.has(Role::Ingress);

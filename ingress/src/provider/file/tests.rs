@@ -420,7 +420,7 @@ fn a_changed_endpoint_leaves_the_rest_of_the_world_as_it_was() {
         &entry(&first, "b-00001"),
         &entry(&second, "b-00001")
     ));
-    let pairs = first.ingresses.iter().zip(&second.ingresses);
+    let pairs = first.ingresses.iter().zip(second.ingresses.iter());
     assert_eq!(
         pairs.filter(|(one, other)| Arc::ptr_eq(one, other)).count(),
         2

@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
+use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+
+pub use kube::Client;
 
 /// How long connecting to the API server may take; then it is tried again.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

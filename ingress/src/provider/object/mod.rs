@@ -75,6 +75,19 @@ impl Object {
         }
     }
 
+    /// Whether it is the same value in memory.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Service(one), Self::Service(other)) => Arc::ptr_eq(one, other),
+            (Self::Revision(one), Self::Revision(other)) => Arc::ptr_eq(one, other),
+            (Self::Ingress(one), Self::Ingress(other)) => Arc::ptr_eq(one, other),
+            (Self::EndpointSlice(one), Self::EndpointSlice(other)) => Arc::ptr_eq(one, other),
+            (Self::CoreService(one), Self::CoreService(other)) => Arc::ptr_eq(one, other),
+            (Self::ConfigMap(one), Self::ConfigMap(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+
     /// The kind with its group, as people write it.
     pub fn kind(&self) -> &'static str {
         match self {

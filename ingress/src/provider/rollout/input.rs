@@ -1,15 +1,18 @@
 //! The objects of one state of the configuration, sorted by kind and checked against each other.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use parkway_activator::revision::{RevisionId, RevisionSpec};
 
+use super::super::difference::Difference;
 use super::super::knative;
-use super::super::object::{ConfigMap, CoreService, Ingress, Object, Service, TemplateSpec};
+use super::super::object::{
+    ConfigMap, CoreService, EndpointSlice, Ingress, Meta, Object, Service, TemplateSpec,
+};
 use super::super::problem::{Origin, Problem, did_you_mean};
 use super::super::settings::Settings;
-use super::super::slices::Slices;
+use super::super::slices::{Changed, Slices};
 use super::super::world::{Options, Validate};
 use super::invalid_keys;
 use crate::workload::Workload;
@@ -20,13 +23,47 @@ pub(super) struct Input {
     pub(super) settings: Settings,
     pub(super) services: Vec<Arc<Service>>,
     /// The place of each Service among all objects.
-    orders: Vec<usize>,
-    pub(super) documents: BTreeMap<RevisionId, ResolvedRevision>,
-    /// With their place among all objects.
-    pub(super) ingresses: Vec<(usize, Arc<Ingress>)>,
+    orders: Vec<u32>,
     pub(super) slices: Slices,
+    /// All other objects, each with its place among all.
+    others: Vec<(u32, Object)>,
+    pub(super) documents: BTreeMap<RevisionId, ResolvedRevision>,
+    pub(super) ingresses: Vec<(u32, Arc<Ingress>)>,
     pub(super) core_services: Vec<Arc<CoreService>>,
     pub(super) warnings: Vec<Problem>,
+}
+
+/// The objects of a configuration by kind, as far as many of them are expected.
+#[derive(Debug, Default)]
+pub(super) struct Sorted {
+    pub(super) services: Vec<Arc<Service>>,
+    pub(super) orders: Vec<u32>,
+    pub(super) slices: Vec<Arc<EndpointSlice>>,
+    pub(super) others: Vec<(u32, Object)>,
+}
+
+impl From<Vec<Object>> for Sorted {
+    fn from(objects: Vec<Object>) -> Self {
+        let mut sorted = Self::default();
+        for (order, object) in (0..).zip(objects) {
+            match object {
+                Object::Service(service) => {
+                    sorted.services.push(service);
+                    sorted.orders.push(order);
+                }
+                Object::EndpointSlice(slice) => sorted.slices.push(slice),
+                other => sorted.others.push((order, other)),
+            }
+        }
+        sorted
+    }
+}
+
+/// How a state differs from the one before, where nothing but Services and their endpoints does.
+#[derive(Debug)]
+pub(super) struct Amended {
+    pub(super) services: Difference,
+    pub(super) endpoints: Changed,
 }
 
 /// A Revision with its defaults filled in, from a document of its own or from a Service's template.
@@ -81,38 +118,39 @@ impl Input {
             settings: Settings::new(&options.domain, options.autoscaler_defaults.clone()),
             services: Vec::new(),
             orders: Vec::new(),
+            slices: Slices::default(),
+            others: Vec::new(),
             documents: BTreeMap::new(),
             ingresses: Vec::new(),
-            slices: Slices::default(),
             core_services: Vec::new(),
             warnings: Vec::new(),
         }
     }
 
     pub(super) fn read(
-        objects: Vec<Object>,
+        objects: Sorted,
         options: &Options,
         validate: &dyn Validate,
     ) -> Result<Self, Vec<Problem>> {
         let mut problems = repeated(&objects);
-        let mut input = Self::empty(options);
+        let mut input = Self {
+            services: objects.services,
+            orders: objects.orders,
+            slices: Slices::new(objects.slices),
+            ..Self::empty(options)
+        };
         let mut revisions = Vec::new();
         let mut configs = Vec::new();
-        let mut slices = Vec::new();
-        for (order, object) in objects.into_iter().enumerate() {
+        for (order, object) in &objects.others {
             match object {
-                Object::Service(service) => {
-                    input.services.push(service);
-                    input.orders.push(order);
-                }
-                Object::Revision(revision) => revisions.push(revision),
-                Object::Ingress(ingress) => input.ingresses.push((order, ingress)),
-                Object::EndpointSlice(slice) => slices.push(slice),
-                Object::CoreService(service) => input.core_services.push(service),
-                Object::ConfigMap(config) => configs.push(config),
+                Object::Revision(revision) => revisions.push(Arc::clone(revision)),
+                Object::Ingress(ingress) => input.ingresses.push((*order, Arc::clone(ingress))),
+                Object::CoreService(service) => input.core_services.push(Arc::clone(service)),
+                Object::ConfigMap(config) => configs.push(Arc::clone(config)),
+                Object::Service(_) | Object::EndpointSlice(_) => {}
             }
         }
-        input.slices = Slices::new(slices);
+        input.others = objects.others;
         input.read_configs(&configs, validate, &mut problems);
         for revision in revisions {
             let meta = &revision.meta;
@@ -162,14 +200,63 @@ impl Input {
         problems.extend(invalid_keys(invalid, &origin, "data"));
     }
 
+    /// The next state, and how it differs from this one, when both are [simple](Self::is_simple) and have the same
+    /// settings. Otherwise the objects come back.
+    pub(super) fn amended(&self, objects: Sorted) -> Result<(Self, Amended), Sorted> {
+        let pairs = self.others.iter().zip(&objects.others);
+        let is_same = self.others.len() == objects.others.len() && { pairs }
+            .all(|((_, one), (_, other))| one.is_same_as(other));
+        if !self.is_simple() || !is_same {
+            return Err(objects);
+        }
+        let services = Difference::between(&self.services, &objects.services);
+        let slices = Difference::between(self.slices.all(), &objects.slices);
+        let is_repeated =
+            adds_a_name_twice(&self.services, &objects.services, &services, |service| {
+                &service.meta
+            }) || adds_a_name_twice(self.slices.all(), &objects.slices, &slices, |slice| {
+                &slice.meta
+            });
+        if is_repeated {
+            return Err(objects);
+        }
+        let all_slices = self.slices.amended(objects.slices, &slices);
+        let amended = Amended {
+            services,
+            endpoints: all_slices.changed_since(&self.slices, &slices),
+        };
+        let input = Self {
+            settings: self.settings.clone(),
+            services: objects.services,
+            orders: objects.orders,
+            slices: all_slices,
+            others: objects.others,
+            documents: BTreeMap::new(),
+            ingresses: Vec::new(),
+            core_services: Vec::new(),
+            warnings: self.warnings.clone(),
+        };
+        Ok((input, amended))
+    }
+
+    /// The objects it was made of.
+    pub(super) fn into_objects(self) -> Sorted {
+        Sorted {
+            services: self.services,
+            orders: self.orders,
+            slices: self.slices.into_all(),
+            others: self.others,
+        }
+    }
+
     /// Whether there are but Services, their endpoints and settings: then no Service concerns another.
     pub(super) fn is_simple(&self) -> bool {
         self.documents.is_empty() && self.ingresses.is_empty() && self.core_services.is_empty()
     }
 
     /// The place of a Service among all objects.
-    pub(super) fn order_of(&self, service: usize) -> usize {
-        self.orders.get(service).copied().unwrap_or(usize::MAX)
+    pub(super) fn order_of(&self, service: usize) -> u32 {
+        self.orders.get(service).copied().unwrap_or(u32::MAX)
     }
 
     /// Fills in the defaults of a Revision and checks its values.
@@ -234,26 +321,61 @@ impl ResolvedRevision {
 }
 
 /// Objects of one kind, namespace and name exist once.
-fn repeated(objects: &[Object]) -> Vec<Problem> {
-    let mut seen: HashMap<(&str, &str, &str), &Origin> = HashMap::with_capacity(objects.len());
-    let mut problems = Vec::new();
-    for object in objects {
-        let (meta, kind) = (object.meta(), object.kind());
-        match seen.get(&(kind, meta.namespace.as_str(), meta.name.as_str())) {
-            Some(first) => {
-                let message = format!(
-                    "the {kind} {}/{} stands here a second time",
-                    meta.namespace, meta.name
-                );
-                let problem = meta.origin.problem("metadata.name", message);
-                problems.push(problem.remedy(format!(
-                    "it is already in {first}: keep one of them, or rename it"
-                )));
-            }
-            None => drop(seen.insert((kind, &meta.namespace, &meta.name), &meta.origin)),
-        }
+fn repeated(objects: &Sorted) -> Vec<Problem> {
+    let services = objects.services.iter().map(|object| &object.meta);
+    let mut problems = repeated_of_a_kind("Service (serving.knative.dev)", services);
+    let slices = objects.slices.iter().map(|object| &object.meta);
+    problems.extend(repeated_of_a_kind("EndpointSlice", slices));
+    let others = objects.others.iter();
+    let mut by_kind: BTreeMap<&str, Vec<&Meta>> = BTreeMap::new();
+    for (_, object) in others {
+        by_kind
+            .entry(object.kind())
+            .or_default()
+            .push(object.meta());
+    }
+    for (kind, objects) in by_kind {
+        problems.extend(repeated_of_a_kind(kind, objects.into_iter()));
     }
     problems
+}
+
+fn repeated_of_a_kind<'m>(kind: &str, objects: impl Iterator<Item = &'m Meta>) -> Vec<Problem> {
+    let mut seen: HashMap<(&str, &str), &Origin> = HashMap::new();
+    let mut problems = Vec::new();
+    for meta in objects {
+        let Some(first) = seen.get(&meta.key()) else {
+            seen.insert(meta.key(), &meta.origin);
+            continue;
+        };
+        let message = format!(
+            "the {kind} {}/{} stands here a second time",
+            meta.namespace, meta.name
+        );
+        let problem = meta.origin.problem("metadata.name", message);
+        problems.push(problem.remedy(format!(
+            "it is already in {first}: keep one of them, or rename it"
+        )));
+    }
+    problems
+}
+
+/// Whether a name that is new is that of two objects. Names that were there before were those of one.
+fn adds_a_name_twice<T>(
+    before: &[Arc<T>],
+    after: &[Arc<T>],
+    difference: &Difference,
+    meta: impl Fn(&T) -> &Meta,
+) -> bool {
+    let mut new = HashSet::new();
+    if !{ difference.new() }.all(|place| new.insert(meta(&after[place]).key())) {
+        return true;
+    }
+    for place in &difference.gone {
+        new.remove(&meta(&before[*place]).key());
+    }
+    let mut still = difference.before.iter().flatten();
+    !new.is_empty() && still.any(|place| new.contains(&meta(&before[*place]).key()))
 }
 
 /// Scaling annotations nobody knows: a slip there would be silent.

@@ -61,6 +61,24 @@ pub struct Settings {
     pub clock: fn() -> Timestamp,
 }
 
+impl Settings {
+    /// Of the Lease that Knative would name like this, for the Pod of this name.
+    pub fn new(
+        namespace: impl Into<String>,
+        pod: &str,
+        (component, queue): (&str, &str),
+        config: ElectionConfig,
+    ) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: config.lease_name(component, queue),
+            identity: identity(pod),
+            config,
+            clock: Timestamp::now,
+        }
+    }
+}
+
 /// Tells this process from all others: the Pod's name and chance, as knative/pkg `UniqueID` makes it.
 pub fn identity(pod: &str) -> String {
     format!("{pod}_{}", random::uuid())
