@@ -68,10 +68,13 @@ impl Leading {
             Choice::Token => PeerAuth::tokens(client.clone(), token.clone()),
             Choice::None => PeerAuth::Open,
         };
+        // All replicas listen on the same one.
+        let port = peers.local_addr();
+        let port = port.map_or(settings.listen_peers.port(), |address| address.port());
         tasks.spawn(serve_peers(peers, log.clone(), auth));
         let asking = confirm::Settings {
             own_pod: settings.pod_name.clone(),
-            port: settings.listen_peers.port(),
+            port,
             token: (settings.peer_auth == Choice::Token).then_some(token),
             silent_after: SILENT_AFTER,
         };

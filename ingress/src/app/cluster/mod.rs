@@ -79,6 +79,7 @@ pub fn serve(settings: &Serve) -> anyhow::Result<ExitCode> {
 async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new();
     let entrances = Entrances::bind(settings).await?;
+    let addresses = entrances.addresses()?;
     let client = client(settings.kubeconfig.as_deref(), settings.context.as_deref()).await?;
     let cluster_domain = cluster_domain(settings);
 
@@ -177,6 +178,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     };
     // From here on it can be seen what is waited for.
     tasks.spawn(admin::serve_metrics(metrics, admin.clone()));
+    info!(metrics = %addresses.metrics, "waiting for the cluster to tell what there is");
 
     let first = tokio::select! {
         changes = provider.changed() => changes,
@@ -223,7 +225,19 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         },
     ));
     drop(starting);
-    info!(workers, roles = ?settings.roles, class = %settings.ingress_class, "serving");
+    info!(
+        workers,
+        roles = ?settings.roles,
+        class = %settings.ingress_class,
+        external = addresses.external.map(display),
+        local = addresses.local.map(display),
+        activator = addresses.activator.map(display),
+        activator_h2c = addresses.activator_h2c.map(display),
+        peers = addresses.peers.map(display),
+        metrics = %addresses.metrics,
+        admin = %addresses.admin,
+        "serving"
+    );
 
     let workers = Workers {
         threads,
@@ -463,7 +477,39 @@ struct Entrances {
     admin: TcpListener,
 }
 
+/// Where the entrances are, once the system has chosen ports for those that left it the choice.
+struct Addresses {
+    external: Option<SocketAddr>,
+    local: Option<SocketAddr>,
+    activator: Option<SocketAddr>,
+    activator_h2c: Option<SocketAddr>,
+    peers: Option<SocketAddr>,
+    metrics: SocketAddr,
+    admin: SocketAddr,
+}
+
 impl Entrances {
+    fn addresses(&self) -> std::io::Result<Addresses> {
+        let of_kind = |wanted: EntranceKind| {
+            let all = self.requests.iter();
+            let of_kind = all.filter(move |(_, kind)| *kind == wanted);
+            of_kind.filter_map(|(listeners, _)| listeners.first()?.local_addr().ok())
+        };
+        let gateway = |visibility| of_kind(EntranceKind::Gateway(visibility)).next();
+        // In the order in which they were bound.
+        let mut activators = of_kind(EntranceKind::Activator);
+        let peers = self.peers.as_ref().map(TcpListener::local_addr);
+        Ok(Addresses {
+            external: gateway(Visibility::ExternalIp),
+            local: gateway(Visibility::ClusterLocal),
+            activator: activators.next(),
+            activator_h2c: activators.next(),
+            peers: peers.transpose()?,
+            metrics: self.metrics.local_addr()?,
+            admin: self.admin.local_addr()?,
+        })
+    }
+
     async fn bind(settings: &Serve) -> anyhow::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let workers = settings.data_path.workers.map_or(cores, usize::from);
