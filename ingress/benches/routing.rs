@@ -283,15 +283,15 @@ fn ingress(index: usize) -> IngressRules {
         },
         hash: "0123456789abcdef".into(),
         rules: vec![Rule {
-            hosts: vec![name(index)],
+            hosts: vec![name(index).into()],
             visibility: Visibility::ExternalIp,
-            paths: vec![PathRule {
+            paths: vec![Arc::new(PathRule {
                 prefix: String::new(),
                 headers: Vec::new(),
                 rewrite_host: None,
                 set_headers: Vec::new(),
                 splits: Splits::all_to(backend),
-            }],
+            })],
         }],
     }
 }

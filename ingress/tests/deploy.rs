@@ -19,6 +19,7 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBind
 use parkway_ingress::cli::{Cli, Command, Serve};
 use parkway_ingress::install::object::{Object, PROVIDER, PROVIDER_LABEL};
 use parkway_ingress::install::yaml;
+use parkway_ingress::provider::kubernetes::peers::auth::AUDIENCE;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -261,9 +262,6 @@ fn collect_selectors(value: &Value, found: &mut Vec<Value>) {
     }
 }
 
-/// Variables of flags that `parkway serve` is to get with the port they are for.
-const AHEAD_OF_THE_FLAGS: [&str; 1] = ["PARKWAY_PEER_TOKEN_FILE"];
-
 /// The command line that the Deployment's container comes to, as `parkway` understands it.
 fn serve(deployment: &Object) -> Serve {
     let container = &deployment.0["spec"]["template"]["spec"]["containers"][0];
@@ -274,9 +272,6 @@ fn serve(deployment: &Object) -> Serve {
     for variable in container["env"].as_array().unwrap() {
         let name = variable["name"].as_str().unwrap();
         let Some(flag) = flags.get(name) else {
-            if AHEAD_OF_THE_FLAGS.contains(&name) {
-                continue;
-            }
             panic!("no flag of `parkway serve` has the variable {name}");
         };
         let value = variable["value"].as_str().unwrap_or(match name {
@@ -408,6 +403,23 @@ fn the_pods_give_away_every_privilege() {
             (get["path"].as_str().unwrap(), get["port"].as_str().unwrap())
         });
         assert_eq!(probes, [("/readyz", "metrics"), ("/healthz", "metrics")]);
+    }
+}
+
+#[test]
+fn the_token_that_replicas_show_is_made_for_them_and_where_they_look() {
+    for file in ["parkway.yaml", "parkway-ingress.yaml"] {
+        let objects = built(file);
+        let deployment = only(&objects, "Deployment");
+        let mounts = deployment.list("/spec/template/spec/containers/0/volumeMounts");
+        let volumes = deployment.list("/spec/template/spec/volumes");
+        assert_eq!((mounts.len(), volumes.len()), (1, 1), "{file}");
+        assert_eq!(mounts[0]["name"], volumes[0]["name"]);
+        let token = &volumes[0]["projected"]["sources"][0]["serviceAccountToken"];
+        assert_eq!(token["audience"], AUDIENCE);
+        let folder = Path::new(mounts[0]["mountPath"].as_str().unwrap());
+        let path = folder.join(token["path"].as_str().unwrap());
+        assert_eq!(serve(deployment).peer_token_file, path);
     }
 }
 

@@ -154,12 +154,11 @@ fn of_path(out: &mut String, path: &PathRule) {
     ) in path.splits.iter()
     {
         let target = of_target(target);
-        writeln!(
-            out,
-            "      {percent} % {target} set {}",
-            of_headers(set_headers)
-        )
-        .expect("a string");
+        write!(out, "      {percent} % {target}").expect("a string");
+        if !set_headers.is_empty() {
+            write!(out, " set {}", of_headers(set_headers)).expect("a string");
+        }
+        out.push('\n');
     }
 }
 

@@ -260,9 +260,9 @@ fn rules(spec: &Arc<RevisionSpec>) -> IngressRules {
         },
         hash: "3f2a".into(),
         rules: vec![Rule {
-            hosts: vec![HOST.to_owned()],
+            hosts: vec![HOST.into()],
             visibility: Visibility::ExternalIp,
-            paths: vec![path],
+            paths: vec![path.into()],
         }],
     }
 }

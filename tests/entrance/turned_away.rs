@@ -261,33 +261,42 @@ async fn a_body_that_cannot_be_sent_again_gets_queue_proxys_answer() {
 }
 
 #[tokio::test]
-async fn an_upload_under_way_is_taken_up_by_the_next_attempt() {
-    // Turned away before the body has come, which goes on afterwards.
+async fn an_upload_under_way_is_taken_up_by_the_next_attempt_to_the_last_byte() {
+    const REFUSALS: usize = 5;
+    // Turned away before the body has come; the endpoints that did so would go on reading it.
     let upstream = Upstream::start(async |mut connection: Connection| {
         let number = connection.number;
         while let Some(head) = connection.request().await {
-            if number == 0 {
+            if number < REFUSALS {
                 connection.send(FULL).await;
                 connection.stall().await;
                 return;
             }
             let body = connection.body(&head).await;
-            connection.answer(&String::from_utf8_lossy(&body)).await;
+            let ends = (body.first(), body.last());
+            connection.answer(&format!("{} {ends:?}", body.len())).await;
         }
     })
     .await;
     let cluster = Cluster::with(limited(1, 60_000), &[upstream.address()]).await;
     let mut client = Raw::connect(cluster.external).await;
-    let head = format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 10\r\n\r\n");
-    client.send(head + "begun").await;
-    settled("another attempt", async || match upstream.connections() {
-        0 | 1 => Err("none"),
-        _ => Ok(()),
+    // More than is kept for another attempt, once it has been read.
+    let rest = vec![b'z'; 200 * 1024];
+    let length = 5 + rest.len();
+    let head = format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {length}\r\n\r\n");
+    client.send(head + "abcde").await;
+    settled("the last refusal", async || match upstream.connections() {
+        REFUSALS.. => Ok(()),
+        fewer => Err(fewer),
     })
     .await;
-    client.send(" done").await;
+    // While it pauses, most likely.
+    client.send(rest).await;
 
-    assert_eq!(client.answer().await.expect(200).text(), "begun done");
+    let answer = client.answer().await.expect(200);
+
+    let ends = (Some(b'a'), Some(b'z'));
+    assert_eq!(answer.text(), format!("{length} {ends:?}"));
     cluster.finish().await;
 }
 

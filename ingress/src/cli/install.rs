@@ -9,8 +9,8 @@ use super::{DEFAULT_INGRESS_CLASS, Role};
 
 /// Which cluster is meant.
 #[derive(Args, Clone, Debug)]
-pub struct Target {
-    /// Kubeconfig of the cluster. Default: $KUBECONFIG or ~/.kube/config, in a Pod its own ServiceAccount.
+pub struct Access {
+    /// Kubeconfig of the cluster. Default: $KUBECONFIG or ~/.kube/config, in a Pod its own `ServiceAccount`.
     #[arg(long, env = "PARKWAY_KUBECONFIG", value_name = "PATH")]
     pub kubeconfig: Option<PathBuf>,
 
@@ -26,6 +26,14 @@ pub struct Target {
         value_name = "NAMESPACE"
     )]
     pub system_namespace: String,
+}
+
+/// Which cluster is meant, and how long it is waited for.
+#[derive(Args, Clone, Debug)]
+pub struct Target {
+    /// The cluster.
+    #[command(flatten)]
+    pub access: Access,
 
     /// How long each step may take to come true, in seconds.
     #[arg(long, env = "PARKWAY_TIMEOUT_SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "SECONDS")]
@@ -37,6 +45,11 @@ pub struct Target {
 }
 
 impl Target {
+    /// The namespace of Knative Serving.
+    pub fn namespace(&self) -> &str {
+        &self.access.system_namespace
+    }
+
     /// How long each step may take to come true.
     pub fn timeout(&self) -> Duration {
         Duration::from_secs(self.timeout_seconds)
@@ -69,7 +82,7 @@ pub struct Install {
     #[arg(long, env = "PARKWAY_REPLICAS", value_parser = clap::value_parser!(u16).range(1..=1000), value_name = "COUNT")]
     pub replicas: Option<u16>,
 
-    /// Class of the KIngresses that are Parkway's.
+    /// Class of what is Parkway's among the `KIngress` objects.
     #[arg(long, env = "PARKWAY_INGRESS_CLASS", default_value = DEFAULT_INGRESS_CLASS, value_name = "CLASS")]
     pub ingress_class: String,
 
@@ -121,4 +134,25 @@ pub struct Uninstall {
     /// Say what would be changed; change nothing.
     #[arg(long, env = "PARKWAY_DRY_RUN")]
     pub dry_run: bool,
+}
+
+/// What `parkway check` is told of a cluster.
+#[derive(Args, Clone, Debug)]
+pub struct Live {
+    /// Look at what a cluster has instead: what Parkway would do with its Routes and Revisions. Changes nothing.
+    #[arg(long, conflicts_with = "paths")]
+    pub live: bool,
+
+    /// Only this namespace of the cluster.
+    #[arg(long, requires = "live", value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+
+    /// Class of what is Parkway's among the `KIngress` objects. Another layer's class says what Parkway would do in its
+    /// place.
+    #[arg(long, env = "PARKWAY_INGRESS_CLASS", default_value = DEFAULT_INGRESS_CLASS, value_name = "CLASS")]
+    pub ingress_class: String,
+
+    /// The cluster.
+    #[command(flatten)]
+    pub access: Access,
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use data_path::DataPath;
-pub use install::{Install, Target, Uninstall};
+pub use install::{Access, Install, Live, Target, Uninstall};
 pub use serve::{DEFAULT_INGRESS_CLASS, PeerAuth, Role, Serve};
 
 /// Parks requests for workloads at zero, wakes them, and routes everything else.
@@ -46,7 +46,7 @@ pub enum Command {
     Install(Box<Install>),
     /// Removes Parkway from a cluster; what was there before is there again.
     Uninstall(Box<Uninstall>),
-    /// Checks manifests and says what is wrong, without running anything.
+    /// Checks manifests, or what a cluster has, and says what is wrong, without running or changing anything.
     ///
     /// Ends with status 0 when nothing is wrong and 2 when something is.
     Check(Check),
@@ -143,7 +143,7 @@ impl Run {
 #[derive(Args, Debug)]
 pub struct Check {
     /// Manifests: files, or folders whose .yaml, .yml and .json files are read.
-    #[arg(required = true, value_name = "PATH")]
+    #[arg(required_unless_present = "live", value_name = "PATH")]
     pub paths: Vec<PathBuf>,
 
     /// Domain of the hosts of Services without another by config-domain.
@@ -154,6 +154,10 @@ pub struct Check {
         value_name = "DOMAIN"
     )]
     pub domain: String,
+
+    /// Instead of manifests.
+    #[command(flatten)]
+    pub live: Live,
 }
 
 /// `parkway explain`.

@@ -149,7 +149,7 @@ pub async fn converge(
     plan: &Plan,
     progress: &mut Progress<'_>,
 ) -> Result<(), Failure> {
-    let namespace = &target.system_namespace;
+    let namespace = target.namespace();
     let mut former = Former::read(cluster, namespace).await?;
     let config = config_network(cluster, namespace).await?;
     keep(cluster, plan, config.as_ref(), &mut former).await?;
@@ -292,7 +292,7 @@ async fn change_class(
     waited.map_err(|failure| match &plan.ours {
         Some(_) => failure.mend(format!(
             "`kubectl get kingress -A` and Parkway's log say more: `kubectl -n {} logs -l {PROVIDER_LABEL}={PROVIDER}`",
-            target.system_namespace
+            target.namespace()
         )),
         None => failure.mend(
             "see that the former networking layer runs; or go on without it by --no-wait, and nobody answers for these until one does",
@@ -336,7 +336,7 @@ async fn remove(
 
 /// Removes the Leases by which Parkways have chosen who leads: they belong to no manifest.
 async fn remove_leases(cluster: &Cluster, target: &Target) -> Result<usize, ApiError> {
-    let namespace = Some(target.system_namespace.as_str());
+    let namespace = Some(target.namespace());
     let leases = cluster
         .list("coordination.k8s.io/v1", "Lease", namespace, &[])
         .await?;
@@ -359,12 +359,12 @@ pub(super) async fn unwanted(
     plan: &Plan,
 ) -> Result<Vec<Object>, ApiError> {
     let selector = format!("{PROVIDER_LABEL}={PROVIDER}");
-    let known = manifests::names(&target.system_namespace);
+    let known = manifests::names(target.namespace());
     let mut found = Vec::new();
     for (api_version, kind) in KINDS {
         let namespace = match kind {
             "ClusterRole" | "ClusterRoleBinding" => None,
-            _ => Some(target.system_namespace.as_str()),
+            _ => Some(target.namespace()),
         };
         let selectors = [("labelSelector", selector.as_str())];
         found.extend(
@@ -430,7 +430,7 @@ async fn disown(cluster: &Cluster, object: &Object) -> Result<(), ApiError> {
 }
 
 fn no_former_activator(name: &Name, target: &Target) -> Failure {
-    let namespace = &target.system_namespace;
+    let namespace = target.namespace();
     Failure::new(format!(
         "{name} is Parkway's, and what was there before is not known: ConfigMap {namespace}/{CONFIG_MAP} does not have it"
     ))

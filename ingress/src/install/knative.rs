@@ -60,7 +60,7 @@ pub async fn install(
     objects: &[Object],
     progress: &mut Progress<'_>,
 ) -> Result<(), Failure> {
-    let namespace = &target.system_namespace;
+    let namespace = target.namespace();
     let (definitions, others): (Vec<_>, Vec<_>) = objects
         .iter()
         .partition(|object| order(object.kind()) <= order("CustomResourceDefinition"));

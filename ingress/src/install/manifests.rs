@@ -52,7 +52,7 @@ pub(super) fn names(namespace: &str) -> BTreeSet<Name> {
 }
 
 fn adapt(object: &mut Object, settings: &Install) {
-    let namespace = &settings.target.system_namespace;
+    let namespace = settings.target.namespace();
     if object.namespace().is_some() {
         object.0["metadata"]["namespace"] = json!(namespace);
     }

@@ -92,7 +92,8 @@ fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<Ex
 }
 
 async fn connect(target: &Target) -> anyhow::Result<Cluster> {
-    let client = client(target.kubeconfig.as_deref(), target.context.as_deref()).await?;
+    let access = &target.access;
+    let client = client(access.kubeconfig.as_deref(), access.context.as_deref()).await?;
     Ok(Cluster::new(client))
 }
 
@@ -113,7 +114,7 @@ pub async fn install(
         "Parkway {} as {} into Kubernetes {version}, namespace {}",
         env!("CARGO_PKG_VERSION"),
         roles(settings),
-        target.system_namespace
+        target.namespace()
     ));
     let plan = plan(settings);
     if settings.dry_run {
@@ -182,7 +183,7 @@ fn roles(settings: &Install) -> &'static str {
 
 /// What has to be so before anything is changed: Knative is there, nobody would change it back, nothing is forbidden.
 async fn check(cluster: &Cluster, settings: &Install, plan: &Plan) -> Result<(), Failure> {
-    let namespace = &settings.target.system_namespace;
+    let namespace = settings.target.namespace();
     for (api_version, kind) in [
         ("serving.knative.dev/v1", "Revision"),
         (KINGRESS, "Ingress"),
@@ -273,7 +274,7 @@ async fn report(
             Err(error) => progress.say(error),
         }
     }
-    let namespace = &target.system_namespace;
+    let namespace = target.namespace();
     let config = config_network(cluster, namespace).await?;
     let live = config
         .as_ref()
@@ -306,7 +307,7 @@ async fn farewell(
     settings: &Install,
     progress: &mut Progress<'_>,
 ) -> Result<(), Failure> {
-    let namespace = &settings.target.system_namespace;
+    let namespace = settings.target.namespace();
     if !settings.has(Role::Ingress) {
         progress.say("Parkway is the activator now");
         return Ok(());

@@ -8,14 +8,17 @@
 mod pieces;
 mod reader;
 mod scalar;
+mod source;
 
 use std::fmt;
 use std::sync::Arc;
 
 use saphyr_parser_bw::Marker;
 
-pub(crate) use self::pieces::{Before, pieces};
+pub(crate) use self::pieces::pieces;
 pub(crate) use self::reader::read_source;
+pub(crate) use self::source::{Before, Fingerprint};
+pub use self::source::{Source, Text};
 use super::problem::{Problem, Severity};
 
 /// The longest document, in characters. Twice what an API server stores.
@@ -55,32 +58,8 @@ pub struct Document {
     pub number: u32,
     /// What it says.
     pub root: Node,
-    /// The text it was read from.
-    pub source: Source,
-}
-
-/// Part of a file's text: one document, or several where they cannot be told apart before they are read.
-///
-/// Nodes take ten times the memory of their text, so it is the text that is kept, and read again when something is
-/// wrong with it.
-#[derive(Clone, Debug)]
-pub struct Source {
-    /// The text.
-    pub text: Arc<str>,
-    /// How many lines of the file stand before it.
-    pub lines_before: u32,
-    /// How many documents of the file begin before it.
-    pub documents_before: u32,
-}
-
-impl Source {
-    /// The document of this number, read again.
-    pub(crate) fn document(&self, file: &Arc<str>, number: u32) -> Option<Document> {
-        let reading = read_source(file, self);
-        let mut documents = reading.documents.into_iter();
-        let document = documents.find(|document| document.number == number)?;
-        Some(Arc::unwrap_or_clone(document))
-    }
+    /// Where its text is found again.
+    pub source: Arc<Source>,
 }
 
 /// What was read from a [`Source`].
@@ -249,21 +228,20 @@ const MAX_SHOWN_ITEMS: usize = 4;
 /// Empty documents are left out, but counted. After the first mistake in the syntax reading stops, and the documents
 /// before it are returned beside the problem.
 pub fn read(file: &str, text: &[u8]) -> (Vec<Arc<Document>>, Vec<Problem>) {
-    let file: Arc<str> = file.into();
-    let text = match utf8(&file, text) {
-        Ok(text) => text,
+    let said = match utf8(&file.into(), text) {
+        Ok(said) => said,
         Err(problem) => return (Vec::new(), vec![*problem]),
     };
+    let text = Text::of(file, said);
     let mut documents = Vec::new();
-    let mut before = Before::default();
-    for piece in pieces(text) {
-        let source = before.source(piece);
-        let reading = read_source(&file, &source);
+    let mut place = Before::default();
+    for piece in pieces(said) {
+        let reading = read_source(&Source::new(&text, place, piece), piece);
         documents.extend(reading.documents);
         if let Some(mistake) = reading.mistake {
             return (documents, vec![mistake]);
         }
-        before.pass(piece, reading.count);
+        place.pass(piece, reading.count);
     }
     (documents, Vec::new())
 }

@@ -11,6 +11,7 @@ mod known;
 mod watch;
 
 use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, FileType, Metadata};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use parkway_activator::revision::RevisionId;
 
 use self::known::Files;
+pub(super) use self::known::read_text;
 pub use self::watch::{LONGEST_CHANGE, QUIET, QUIET_AT_REST, Watch};
 use super::problem::{Origin, Problem};
 use super::rollout::Rollout;
@@ -66,9 +68,12 @@ impl FileProvider {
         let mut problems = Vec::new();
         let objects = self.files.read(&self.paths, &mut problems);
         if problems.iter().any(Problem::is_error) {
+            self.files.let_go_of_texts();
             return Err(problems);
         }
-        match self.rollout.apply(objects) {
+        let outcome = self.rollout.apply(objects);
+        self.files.let_go_of_texts();
+        match outcome {
             Ok(world) => {
                 self.noticed = problems;
                 Ok(self.with_noticed(world))
@@ -82,8 +87,9 @@ impl FileProvider {
 
     /// A Revision with `takeover` has become ready; see [`Rollout::revision_ready`].
     pub fn revision_ready(&mut self, id: &RevisionId) -> Option<World> {
-        let world = self.rollout.revision_ready(id)?;
-        Some(self.with_noticed(world))
+        let world = self.rollout.revision_ready(id);
+        self.files.let_go_of_texts();
+        Some(self.with_noticed(world?))
     }
 
     /// A Revision with `takeover` did not become ready; see [`Rollout::revision_failed`].
@@ -92,8 +98,9 @@ impl FileProvider {
         id: &RevisionId,
         reason: impl Into<Arc<str>>,
     ) -> Option<World> {
-        let world = self.rollout.revision_failed(id, reason)?;
-        Some(self.with_noticed(world))
+        let world = self.rollout.revision_failed(id, reason);
+        self.files.let_go_of_texts();
+        Some(self.with_noticed(world?))
     }
 
     /// Begins to watch.
@@ -192,21 +199,23 @@ impl Walk {
                 return;
             }
         };
-        let mut entries: Vec<(PathBuf, Option<FileType>)> = entries
+        let mut entries: Vec<(OsString, Option<FileType>)> = entries
             .flatten()
-            .map(|entry| (entry.path(), entry.file_type().ok()))
+            .map(|entry| (entry.file_name(), entry.file_type().ok()))
             .filter(|(name, _)| !is_hidden(name))
             .collect();
         entries.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         for (name, kind) in &entries {
             let is_file = kind.is_some_and(|kind| kind.is_file());
-            if is_file && !(self.wants_files && has_known_extension(name)) {
+            let has_known_extension = has_known_extension(Path::new(name));
+            if is_file && !(self.wants_files && has_known_extension) {
                 continue;
             }
-            match fs::metadata(name) {
-                Ok(metadata) if metadata.is_dir() => self.folder(name, depth + 1),
-                Ok(metadata) if metadata.is_file() && has_known_extension(name) => {
-                    self.file(name, metadata);
+            let name = path.join(name);
+            match fs::metadata(&name) {
+                Ok(metadata) if metadata.is_dir() => self.folder(&name, depth + 1),
+                Ok(metadata) if metadata.is_file() && has_known_extension => {
+                    self.file(&name, metadata);
                 }
                 _ => {} // something else, or gone meanwhile
             }
@@ -214,9 +223,8 @@ impl Walk {
     }
 }
 
-fn is_hidden(path: &Path) -> bool {
-    path.file_name()
-        .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+fn is_hidden(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".")
 }
 
 fn has_known_extension(path: &Path) -> bool {

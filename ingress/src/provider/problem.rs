@@ -130,25 +130,27 @@ impl fmt::Display for Problem {
 #[derive(Clone)]
 pub struct Origin(Arc<Place>);
 
-struct Place {
-    file: Arc<str>,
+enum Place {
+    /// Kind and name.
+    Elsewhere(Box<str>),
+    Written(Written),
+}
+
+struct Written {
+    source: Arc<Source>,
+    /// Which document of the source, counted from 1.
     document: u32,
+    /// Where in the source.
     at: Position,
     /// Path of the object within its document: empty, or `items[3]` for a member of a List.
     prefix: Box<str>,
-    source: Option<Source>,
 }
 
 impl Origin {
     /// An object that was not read from a file.
     pub fn elsewhere(kind: &str, namespace: &str, name: &str) -> Self {
-        Self(Arc::new(Place {
-            file: format!("{kind} {namespace}/{name}").into(),
-            document: 0,
-            at: Position { line: 0, column: 0 },
-            prefix: Box::default(),
-            source: None,
-        }))
+        let name = format!("{kind} {namespace}/{name}");
+        Self(Arc::new(Place::Elsewhere(name.into())))
     }
 
     /// A whole document.
@@ -157,31 +159,61 @@ impl Origin {
     }
 
     /// A part of a document, at this path.
-    pub(crate) fn of_part(document: &Document, prefix: String, at: Position) -> Self {
-        Self(Arc::new(Place {
-            file: document.file.clone(),
-            document: document.number,
+    pub(crate) fn of_part(document: &Document, prefix: String, mut at: Position) -> Self {
+        let before = document.source.place();
+        at.line = at.line.saturating_sub(before.lines);
+        Self(Arc::new(Place::Written(Written {
+            source: Arc::clone(&document.source),
+            document: document.number.saturating_sub(before.documents),
             at,
             prefix: prefix.into(),
-            source: Some(document.source.clone()),
-        }))
+        })))
     }
 
     /// The file, as it was named; the object's kind and name when there is no file.
     pub fn file(&self) -> &str {
-        &self.0.file
+        match &*self.0 {
+            Place::Elsewhere(name) => name,
+            Place::Written(written) => written.source.file(),
+        }
     }
 
     /// The line the object begins in, counted from 1; 0 when unknown.
     pub fn line(&self) -> u32 {
-        self.0.at.line
+        self.at().line
+    }
+
+    fn at(&self) -> Position {
+        match &*self.0 {
+            Place::Elsewhere(_) => Position::default(),
+            Place::Written(written) => written.at(),
+        }
+    }
+
+    /// Which document of the file, counted from 1; 0 when unknown.
+    fn document(&self) -> u32 {
+        match &*self.0 {
+            Place::Elsewhere(_) => 0,
+            Place::Written(written) => {
+                let before = written.source.place().documents;
+                written.document.saturating_add(before)
+            }
+        }
+    }
+
+    fn prefix(&self) -> &str {
+        match &*self.0 {
+            Place::Elsewhere(_) => "",
+            Place::Written(written) => &written.prefix,
+        }
     }
 
     /// An error about a field of the object; the field's line and value come from the document.
     pub fn problem(&self, field: impl Into<String>, message: impl Into<String>) -> Problem {
-        let place = &self.0;
-        let source = place.source.as_ref();
-        let document = source.and_then(|source| source.document(&place.file, place.document));
+        let document = match &*self.0 {
+            Place::Elsewhere(_) => None,
+            Place::Written(written) => written.source.document(written.document),
+        };
         self.problem_in(document.as_ref(), field, message)
     }
 
@@ -192,7 +224,6 @@ impl Origin {
         field: impl Into<String>,
         message: impl Into<String>,
     ) -> Problem {
-        let place = &self.0;
         let field = self.full_path(&field.into());
         let found = document.map(|document| document.find(&field));
         let (at, value) = match found {
@@ -200,12 +231,12 @@ impl Origin {
                 at,
                 value.map_or_else(String::new, |node| shortened(&node.to_string())),
             ),
-            None => (place.at, String::new()),
+            None => (self.at(), String::new()),
         };
         Problem {
             severity: Severity::Error,
-            file: place.file.to_string(),
-            document: place.document,
+            file: self.file().to_owned(),
+            document: self.document(),
             line: at.line,
             column: at.column,
             field,
@@ -216,22 +247,32 @@ impl Origin {
     }
 
     fn full_path(&self, field: &str) -> String {
-        let prefix = &self.0.prefix;
+        let prefix = self.prefix();
         match (prefix.is_empty(), field.is_empty()) {
             (true, _) => field.to_owned(),
-            (false, true) => prefix.to_string(),
+            (false, true) => prefix.to_owned(),
             (false, false) => format!("{prefix}.{field}"),
+        }
+    }
+}
+
+impl Written {
+    /// Where in the file.
+    fn at(&self) -> Position {
+        let before = self.source.place().lines;
+        Position {
+            line: self.at.line.saturating_add(before),
+            ..self.at
         }
     }
 }
 
 impl PartialEq for Origin {
     fn eq(&self, other: &Self) -> bool {
-        let (one, other) = (&self.0, &other.0);
-        Arc::ptr_eq(one, other)
-            || (one.file == other.file
-                && one.document == other.document
-                && one.prefix == other.prefix)
+        Arc::ptr_eq(&self.0, &other.0)
+            || (self.file() == other.file()
+                && self.document() == other.document()
+                && self.prefix() == other.prefix())
     }
 }
 
@@ -243,8 +284,8 @@ impl fmt::Display for Origin {
         if self.line() > 0 {
             write!(f, ":{}", self.line())?;
         }
-        if self.0.document > 1 {
-            write!(f, " (document {})", self.0.document)?;
+        if self.document() > 1 {
+            write!(f, " (document {})", self.document())?;
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ use super::knative::{NAMESPACE_HEADER, REVISION_HEADER, service_spec};
 use super::object::{CoreService, CoreServicePort, EndpointSlice, Ingress, Meta, TargetPort};
 use super::problem::Problem;
 use super::slices::{SERVICE_NAME_LABEL, endpoints};
+use crate::routing::names::{SERVING_NAMESPACE, SERVING_REVISION};
 use crate::routing::rules::{
     Backend, IngressName, IngressRules, PathRule, Rule, Target, Visibility,
 };
@@ -33,7 +34,9 @@ type HostOwners<'a> = HashMap<(Visibility, String), &'a Meta>;
 /// What splits may refer to.
 pub trait Catalogue {
     /// What a Revision promises, if there is such a Revision.
-    fn revision(&self, id: &RevisionId) -> Option<&Arc<RevisionSpec>>;
+    ///
+    /// The id comes back as the catalogue holds it, so that all rules share its text.
+    fn revision(&self, id: &RevisionId) -> Option<(&RevisionId, &Arc<RevisionSpec>)>;
 
     /// An ordinary Service.
     fn service(&self, namespace: &str, name: &str) -> Option<&CoreService>;
@@ -91,8 +94,8 @@ impl<'a> Lookup<'a> {
 }
 
 impl Catalogue for Lookup<'_> {
-    fn revision(&self, id: &RevisionId) -> Option<&Arc<RevisionSpec>> {
-        self.revisions.get(id)
+    fn revision(&self, id: &RevisionId) -> Option<(&RevisionId, &Arc<RevisionSpec>)> {
+        self.revisions.get_key_value(id)
     }
 
     fn service(&self, namespace: &str, name: &str) -> Option<&CoreService> {
@@ -228,10 +231,11 @@ impl Translator<'_> {
         if !spec.tls.is_empty() {
             self.warn("spec.tls", "there is no TLS here: plain HTTP is served");
         }
-        let rules = spec.rules.iter().enumerate();
-        let rules = rules
-            .map(|(index, rule)| self.rule(rule, &format!("spec.rules[{index}]")))
-            .collect();
+        let mut rules: Vec<Rule> = Vec::with_capacity(spec.rules.len());
+        for (index, rule) in spec.rules.iter().enumerate() {
+            let rule = self.rule(rule, &format!("spec.rules[{index}]"), rules.last());
+            rules.push(rule);
+        }
         IngressRules {
             name: IngressName {
                 namespace: meta.namespace.as_str().into(),
@@ -242,11 +246,17 @@ impl Translator<'_> {
         }
     }
 
-    fn rule(&mut self, rule: &IngressRule, at: &str) -> Rule {
-        let paths = rule.http.iter().flat_map(|http| &http.paths).enumerate();
-        let paths: Vec<PathRule> = paths
-            .filter_map(|(index, path)| self.path(path, &format!("{at}.http.paths[{index}]")))
-            .collect();
+    /// A rule; paths that are those of the rule `before` it are the same values.
+    fn rule(&mut self, rule: &IngressRule, at: &str, before: Option<&Rule>) -> Rule {
+        let written = rule.http.as_ref().map_or(&[][..], |http| &http.paths);
+        let mut paths = Vec::with_capacity(written.len());
+        for (index, path) in written.iter().enumerate() {
+            if let Some(path) = self.path(path, &format!("{at}.http.paths[{index}]")) {
+                let like = before.and_then(|before| before.paths.get(paths.len()));
+                let like = like.filter(|like| ***like == path);
+                paths.push(like.map_or_else(|| Arc::new(path), Arc::clone));
+            }
+        }
         match &rule.http {
             None => self.refuse(at, "a rule needs http with its paths", ""),
             Some(http) if http.paths.is_empty() => {
@@ -265,7 +275,7 @@ impl Translator<'_> {
             }
         }
         Rule {
-            hosts: rule.hosts.clone(),
+            hosts: rule.hosts.iter().map(|host| host.as_str().into()).collect(),
             visibility: match rule.visibility.as_str() {
                 "ClusterLocal" => Visibility::ClusterLocal,
                 _ => Visibility::ExternalIp,
@@ -291,7 +301,7 @@ impl Translator<'_> {
             .map(|(name, value)| (name, &value.exact));
         let headers = self.headers(matches, &format!("{at}.headers"));
         let set_headers = self.headers(&path.append_headers, &format!("{at}.appendHeaders"));
-        let mut shares = Vec::new();
+        let mut shares = Vec::with_capacity(path.splits.len());
         for (index, split) in path.splits.iter().enumerate() {
             let at = format!("{at}.splits[{index}]");
             shares.push((self.percent(split, &at)?, self.backend(split, &at)?));
@@ -333,10 +343,11 @@ impl Translator<'_> {
 
     fn headers<'h>(
         &mut self,
-        headers: impl IntoIterator<Item = (&'h String, &'h String)>,
+        headers: impl IntoIterator<Item = (&'h String, &'h String), IntoIter: ExactSizeIterator>,
         at: &str,
     ) -> Vec<(HeaderName, HeaderValue)> {
-        let mut parsed = Vec::new();
+        let headers = headers.into_iter();
+        let mut parsed = Vec::with_capacity(headers.len());
         for (name, value) in headers {
             match (HeaderName::try_from(name), HeaderValue::try_from(value)) {
                 (Ok(name), Ok(value)) => parsed.push((name, value)),
@@ -371,8 +382,13 @@ impl Translator<'_> {
             self.refuse(&format!("{at}.serviceNamespace"), message, &remedy);
             return None;
         }
-        let set_headers = self.headers(&split.append_headers, &format!("{at}.appendHeaders"));
+        let mut set_headers = self.headers(&split.append_headers, &format!("{at}.appendHeaders"));
         let target = self.target(split);
+        if let Target::Revision { .. } = &target {
+            // They tell an activator which Revision is meant, and are not set where that is known.
+            set_headers.retain(|(name, _)| ![SERVING_NAMESPACE, SERVING_REVISION].contains(name));
+            set_headers.shrink_to_fit();
+        }
         if let Target::Missing { reason } = &target {
             self.warn(
                 &format!("{at}.serviceName"),
@@ -399,9 +415,9 @@ impl Translator<'_> {
             )
         });
         match self.catalogue.revision(&id) {
-            Some(spec) => Target::Revision {
-                id,
-                spec: spec.clone(),
+            Some((id, spec)) => Target::Revision {
+                id: id.clone(),
+                spec: Arc::clone(spec),
             },
             None => self.service_target(split),
         }

@@ -146,6 +146,7 @@ fn hosts(file: &str) -> Vec<String> {
         .rules
         .into_iter()
         .flat_map(|rule| rule.hosts)
+        .map(|host| host.to_string())
         .collect()
 }
 
@@ -159,7 +160,7 @@ fn markers(file: &str) -> Vec<String> {
             .iter()
             .flat_map(|(_, backend)| backend.set_headers.clone())
             .collect();
-        path.set_headers.into_iter().chain(by_splits)
+        path.set_headers.clone().into_iter().chain(by_splits)
     });
     fields
         .map(|(_, value)| value.to_str().unwrap().to_owned())
@@ -206,7 +207,7 @@ fn headers_post_split() {
     let file = "headers-post-split";
     let mut gateway = Gateway::with(&[file]);
     let (host, markers) = (&hosts(file)[0], markers(file));
-    let shares = recorded(file).rules.remove(0).paths.remove(0).splits;
+    let shares = recorded(file).rules[0].paths[0].splits.clone();
     for _ in 0..100 {
         let seen = gateway
             .get(OUTSIDE, host, "/", &[("foo-bar-baz", "bogus")])

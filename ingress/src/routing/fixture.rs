@@ -30,9 +30,9 @@ pub(super) fn ingress_name(name: &str) -> IngressName {
 
 pub(super) fn external(hosts: &[&str], paths: Vec<PathRule>) -> Rule {
     Rule {
-        hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+        hosts: hosts.iter().map(|host| Arc::from(*host)).collect(),
         visibility: Visibility::ExternalIp,
-        paths,
+        paths: paths.into_iter().map(Arc::new).collect(),
     }
 }
 
@@ -122,12 +122,15 @@ pub(super) fn recorded(file: &str) -> IngressRules {
 
 fn rule(rule: &Value) -> Rule {
     Rule {
-        hosts: list(&rule["hosts"]).map(text).collect(),
+        hosts: list(&rule["hosts"]).map(text).map(Arc::from).collect(),
         visibility: match rule["visibility"].as_str() {
             Some("ClusterLocal") => Visibility::ClusterLocal,
             _ => Visibility::ExternalIp,
         },
-        paths: list(&rule["http"]["paths"]).map(path_rule).collect(),
+        paths: list(&rule["http"]["paths"])
+            .map(path_rule)
+            .map(Arc::new)
+            .collect(),
     }
 }
 

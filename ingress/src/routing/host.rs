@@ -57,11 +57,6 @@ impl<'a> Host<'a> {
         &self.0
     }
 
-    /// The normalised text, on its own.
-    pub fn into_text(self) -> Cow<'a, str> {
-        self.0
-    }
-
     /// Keeps it longer than the text it was read from.
     pub fn into_owned(self) -> Host<'static> {
         Host(Cow::Owned(self.0.into_owned()))

@@ -53,11 +53,11 @@ pub struct IngressRules {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// Exact hosts as written in the object; routing normalises them. Empty: all hosts.
-    pub hosts: Vec<String>,
+    pub hosts: Vec<Arc<str>>,
     /// Who may reach them.
     pub visibility: Visibility,
-    /// The paths in their listed order.
-    pub paths: Vec<PathRule>,
+    /// The paths in their listed order. Rules often have the same ones.
+    pub paths: Vec<Arc<PathRule>>,
 }
 
 /// One path of a rule.

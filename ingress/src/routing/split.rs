@@ -44,7 +44,7 @@ impl fmt::Display for Percentile {
 /// Source: `IngressBackendSplit.Percent`, knative/networking
 /// `pkg/apis/networking/v1alpha1/ingress_types.go`. A single split may leave its percentage out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Splits<B>(Vec<(u8, B)>);
+pub struct Splits<B>(Box<[(u8, B)]>);
 
 impl<B> Splits<B> {
     /// Checks the shares once, so that [`choose`](Self::choose) cannot fail.
@@ -62,20 +62,20 @@ impl<B> Splits<B> {
             return Err(InvalidSplits::Empty);
         }
         match shares.iter().map(|(percent, _)| u32::from(*percent)).sum() {
-            100 => Ok(Self(shares)),
+            100 => Ok(Self(shares.into())),
             total => Err(InvalidSplits::NotAHundred(total)),
         }
     }
 
     /// One backend that gets all traffic.
     pub fn all_to(backend: B) -> Self {
-        Self(vec![(100, backend)])
+        Self([(100, backend)].into())
     }
 
     /// The backend whose share covers `point`; a share of 0 covers none.
     pub fn choose(&self, point: Percentile) -> &B {
         let mut end = 0_u32;
-        for (percent, backend) in &self.0 {
+        for (percent, backend) in &*self.0 {
             end += u32::from(*percent);
             if u32::from(point.0) < end {
                 return backend;

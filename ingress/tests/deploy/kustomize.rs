@@ -64,7 +64,7 @@ fn apply(object: &mut Value, operation: &Value) {
         "replace" => {
             *object
                 .pointer_mut(path)
-                .unwrap_or_else(|| panic!("no {path}")) = value
+                .unwrap_or_else(|| panic!("no {path}")) = value;
         }
         "add" => {
             let (parent, key) = path.rsplit_once('/').unwrap();

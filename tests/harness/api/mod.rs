@@ -179,6 +179,10 @@ impl ApiDouble {
     }
 
     /// Changes an object by a merge patch, as a client would; what it says of `status` changes that too.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a patch is written where it is used"
+    )]
     pub fn edit(&self, plural: &str, namespace: &str, name: &str, patch: Value) -> Value {
         let now = self.shared.now();
         self.shared.with(|state| {

@@ -14,7 +14,7 @@ pub(super) struct Refusal {
     pub(super) code: u16,
     reason: &'static str,
     message: String,
-    details: Value,
+    details: Box<Value>,
     /// `metadata.continue` of the offer to go on with an expired list.
     offer: Option<String>,
     retry_after: Option<u32>,
@@ -26,7 +26,7 @@ impl Refusal {
             code,
             reason,
             message: message.into(),
-            details: Value::Null,
+            details: Box::new(Value::Null),
             offer: None,
             retry_after: None,
         }
@@ -41,14 +41,14 @@ impl Refusal {
             details.insert("group".to_owned(), json!(kind.group));
         }
         details.insert("kind".to_owned(), json!(kind.plural));
-        self.details = Value::Object(details);
+        *self.details = Value::Object(details);
         self
     }
 
     fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after = Some(seconds);
         if self.details.is_null() {
-            self.details = json!({});
+            *self.details = json!({});
         }
         self.details["retryAfterSeconds"] = json!(seconds);
         self
@@ -139,7 +139,7 @@ impl Refusal {
     pub(super) fn version_too_large(asked: u64, current: u64) -> Self {
         let message = format!("Timeout: Too large resource version: {asked}, current: {current}");
         let mut refusal = Self::new(504, "Timeout", message);
-        refusal.details = json!({"causes": [{
+        *refusal.details = json!({"causes": [{
             "reason": "ResourceVersionTooLarge",
             "message": "Too large resource version",
         }]});
@@ -208,7 +208,7 @@ impl Refusal {
             "reason": self.reason,
         });
         if !self.details.is_null() {
-            status["details"] = self.details.clone();
+            status["details"] = (*self.details).clone();
         }
         status["code"] = json!(self.code);
         status

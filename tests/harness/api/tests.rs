@@ -1,5 +1,8 @@
 //! The double's own promises, over sockets and without.
 
+mod befalls;
+mod watches;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -315,235 +318,10 @@ async fn leases_are_created_and_updated_with_their_version() {
     ask(&api, Method::PUT, &path, &created).await.expect(409);
 }
 
-#[tokio::test]
-async fn a_list_comes_in_pages_of_one_version() {
-    let api = ApiDouble::start();
-    for name in ["a", "b", "c", "d"] {
-        api.put(ingress(name));
-    }
-    let first = get(&api, &format!("{ALL_INGRESSES}?limit=3"))
-        .await
-        .expect(200)
-        .json();
-    let version = first["metadata"]["resourceVersion"].clone();
-    assert_eq!(first["items"].as_array().unwrap().len(), 3);
-    assert_eq!(first["metadata"]["remainingItemCount"], 1);
-    api.delete("ingresses", "shop", "d");
-    api.put(ingress("e"));
-
-    let rest = first["metadata"]["continue"].as_str().unwrap();
-    let second = get(&api, &format!("{ALL_INGRESSES}?limit=3&continue={rest}"))
-        .await
-        .expect(200)
-        .json();
-    assert_eq!(second["items"][0]["metadata"]["name"], "d");
-    assert_eq!(second["items"].as_array().unwrap().len(), 1);
-    assert_eq!(second["metadata"]["resourceVersion"], version);
-    assert_eq!(second["metadata"]["continue"], "");
-}
-
-#[tokio::test]
-async fn a_page_whose_version_is_gone_is_offered_from_the_present() {
-    let api = ApiDouble::start();
-    for name in ["a", "b", "c"] {
-        api.put(ingress(name));
-    }
-    let first = get(&api, &format!("{ALL_INGRESSES}?limit=1"))
-        .await
-        .expect(200)
-        .json();
-    let rest = first["metadata"]["continue"].as_str().unwrap().to_owned();
-    api.put(ingress("d"));
-    api.compact();
-    let gone = get(&api, &format!("{ALL_INGRESSES}?continue={rest}"))
-        .await
-        .expect(410)
-        .json();
-    assert_eq!(gone["reason"], "Expired");
-
-    let offer = gone["metadata"]["continue"].as_str().unwrap();
-    let now = get(&api, &format!("{ALL_INGRESSES}?continue={offer}"))
-        .await
-        .expect(200)
-        .json();
-    let names: Vec<_> = now["items"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|item| &item["metadata"]["name"])
-        .collect();
-    assert_eq!(names, ["b", "c", "d"]);
-}
-
-#[tokio::test]
-async fn an_exact_version_is_listed_until_it_is_gone() {
-    let api = ApiDouble::start();
-    let first = api.put(ingress("a"));
-    api.delete("ingresses", "shop", "a");
-    let version = first["metadata"]["resourceVersion"].as_str().unwrap();
-    let path = format!("{ALL_INGRESSES}?resourceVersion={version}&resourceVersionMatch=Exact");
-    let then = get(&api, &path).await.expect(200).json();
-    assert_eq!(then["items"][0], first);
-    api.compact();
-    let gone = get(&api, &path).await.expect(410).json();
-    assert_eq!(
-        gone["message"],
-        "The resourceVersion for the provided list is too old."
-    );
-}
-
-#[tokio::test]
-async fn a_watch_tells_what_happens_after_its_version() {
-    let api = ApiDouble::start();
-    api.put(ingress("before"));
-    let mut lines = Lines::of(
-        &api,
-        &format!("{ALL_INGRESSES}?watch=1&resourceVersion={}", api.version()),
-    )
-    .await;
-    api.put(ingress("a"));
-    api.edit(
-        "ingresses",
-        "shop",
-        "a",
-        json!({"spec": {"httpOption": "Redirected"}}),
-    );
-    api.delete("ingresses", "shop", "a");
-    assert_eq!(lines.told().await, told("ADDED", "a"));
-    assert_eq!(lines.told().await, told("MODIFIED", "a"));
-    let deleted = lines.next().await.unwrap().unwrap();
-    assert_eq!(deleted["type"], "DELETED");
-    assert_eq!(
-        deleted["object"]["metadata"]["resourceVersion"],
-        api.version().to_string()
-    );
-}
-
-#[tokio::test]
-async fn a_watch_of_everything_begins_with_what_is_there() {
-    let api = ApiDouble::start();
-    api.put(ingress("a"));
-    for start in ["", "&resourceVersion=0"] {
-        let mut lines = Lines::of(&api, &format!("{ALL_INGRESSES}?watch=true{start}")).await;
-        assert_eq!(lines.told().await, told("ADDED", "a"));
-    }
-    let query = "watch=true&sendInitialEvents=true&allowWatchBookmarks=true&resourceVersionMatch=NotOlderThan";
-    let mut lines = Lines::of(&api, &format!("{ALL_INGRESSES}?{query}")).await;
-    assert_eq!(lines.told().await, told("ADDED", "a"));
-    let end = lines.next().await.unwrap().unwrap();
-    let expected = json!({"type":"BOOKMARK","object":{"apiVersion":"networking.internal.knative.dev/v1alpha1","kind":"Ingress","metadata":{"annotations":{"k8s.io/initial-events-end":"true"},"resourceVersion":api.version().to_string()}}});
-    assert_eq!(end, expected);
-}
-
-#[tokio::test]
-async fn what_leaves_the_selection_is_told_as_deleted() {
-    let api = ApiDouble::start();
-    api.put(ingress("a"));
-    let path = format!(
-        "{ALL_INGRESSES}?watch=1&resourceVersion={}&labelSelector=app%3Da,!off",
-        api.version()
-    );
-    let mut lines = Lines::of(&api, &path).await;
-    api.edit(
-        "ingresses",
-        "shop",
-        "a",
-        json!({"metadata": {"labels": {"off": "1"}}}),
-    );
-    api.edit(
-        "ingresses",
-        "shop",
-        "a",
-        json!({"metadata": {"labels": {"off": null}}}),
-    );
-    api.put(ingress("b"));
-    api.edit(
-        "ingresses",
-        "shop",
-        "a",
-        json!({"metadata": {"labels": {"x": "1"}}}),
-    );
-    assert_eq!(lines.told().await, told("DELETED", "a"));
-    assert_eq!(lines.told().await, told("ADDED", "a"));
-    assert_eq!(lines.told().await, told("MODIFIED", "a"));
-}
-
-#[tokio::test]
-async fn a_watch_from_a_version_that_is_gone_is_told_so_and_ends() {
-    let api = ApiDouble::start();
-    api.put(ingress("a"));
-    api.put(ingress("b"));
-    api.compact();
-    let mut lines = Lines::of(&api, &format!("{ALL_INGRESSES}?watch=1&resourceVersion=1")).await;
-    let gone = lines.next().await.unwrap().unwrap();
-    let expected = json!({"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"too old resource version: 1 (3)","reason":"Expired","code":410}});
-    assert_eq!(gone, expected);
-    assert_eq!(lines.next().await.unwrap(), None);
-}
-
-#[tokio::test]
-async fn running_watches_are_cut_and_expired() {
-    let api = ApiDouble::start();
-    let mut cut = Lines::of(&api, &format!("{ALL_INGRESSES}?watch=1&resourceVersion=1")).await;
-    api.cut_watches();
-    assert!(cut.next().await.is_err());
-    let mut expired = Lines::of(&api, &format!("{ALL_INGRESSES}?watch=1&resourceVersion=1")).await;
-    api.expire_watches("services");
-    api.put(ingress("a"));
-    assert_eq!(expired.told().await, told("ADDED", "a"));
-    api.expire_watches("ingresses");
-    assert_eq!(expired.told().await, told("ERROR", ""));
-    assert_eq!(expired.next().await.unwrap(), None);
-}
-
-#[tokio::test]
-async fn events_are_lost_and_doubled() {
-    let api = ApiDouble::start();
-    let mut lines = Lines::of(&api, &format!("{ALL_INGRESSES}?watch=1&resourceVersion=1")).await;
-    api.lose_events("ingresses", 1);
-    api.double_events("ingresses", 1);
-    api.put(ingress("a"));
-    api.put(ingress("b"));
-    api.put(ingress("c"));
-    for name in ["b", "b", "c"] {
-        assert_eq!(lines.told().await, told("ADDED", name));
-    }
-}
-
 /// Asks without sockets, for tests of time.
 async fn in_memory(api: &ApiDouble, path: &str) -> Response<axum::body::Body> {
     let (head, ()) = Request::get(path).body(()).unwrap().into_parts();
     super::answer::answer(&api.shared, u64::MAX, head, Bytes::new()).await
-}
-
-#[tokio::test(start_paused = true)]
-async fn bookmarks_come_each_minute_and_before_the_end() {
-    let api = ApiDouble::in_memory();
-    let started = tokio::time::Instant::now();
-    let query = "watch=1&resourceVersion=1&allowWatchBookmarks=true&timeoutSeconds=100";
-    let mut body = in_memory(&api, &format!("{ALL_INGRESSES}?{query}"))
-        .await
-        .into_body();
-    let mut times = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let event: Value = serde_json::from_slice(frame.unwrap().data_ref().unwrap()).unwrap();
-        assert_eq!(event["type"], "BOOKMARK");
-        times.push(started.elapsed().as_secs());
-    }
-    assert_eq!((times, started.elapsed().as_secs()), (vec![60, 98], 100));
-}
-
-#[tokio::test(start_paused = true)]
-async fn delayed_and_ignored_requests_are_late_and_unanswered() {
-    let api = ApiDouble::in_memory();
-    let started = tokio::time::Instant::now();
-    api.delay(Which::lists("ingresses"), 1, Duration::from_secs(7));
-    in_memory(&api, ALL_INGRESSES).await;
-    assert_eq!(started.elapsed(), Duration::from_secs(7));
-    api.ignore(Which::lists("ingresses"), 1);
-    let waited = timeout(Duration::from_secs(3600), in_memory(&api, ALL_INGRESSES)).await;
-    assert!(waited.is_err());
-    in_memory(&api, ALL_INGRESSES).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -555,38 +333,6 @@ async fn the_time_of_objects_goes_with_the_clock() {
         stored["metadata"]["creationTimestamp"],
         "2026-11-22T12:01:01Z"
     );
-}
-
-#[tokio::test]
-async fn a_refused_port_is_the_same_when_it_opens_again() {
-    let api = ApiDouble::start();
-    let mut lines = Lines::of(&api, &format!("{ALL_INGRESSES}?watch=1&resourceVersion=1")).await;
-    let address = api.address();
-    api.refuse_connections();
-    assert!(lines.next().await.is_err());
-    let refused = async || tokio::net::TcpStream::connect(address).await.err();
-    eventually("a refused connection", refused).await;
-    api.accept_connections();
-    get(&api, ALL_INGRESSES).await.expect(200);
-    assert_eq!(api.address(), address);
-}
-
-#[tokio::test]
-async fn silent_connections_stay_open_and_new_ones_work() {
-    let api = ApiDouble::start();
-    let mut watching = Lines::of(&api, &format!("{ALL_INGRESSES}?watch=1&resourceVersion=1")).await;
-    let mut kept = site(&api).http1().await;
-    let request = || Request::get(ALL_INGRESSES).body(Bytes::new()).unwrap();
-    kept.send(request()).await.expect(200);
-    api.fall_silent();
-    api.put(ingress("a"));
-    get(&api, ALL_INGRESSES).await.expect(200);
-
-    // What must not come has no moment to wait for: it had as long as the new connection's whole answer.
-    let moment = Duration::from_millis(50);
-    assert!(timeout(moment, watching.next()).await.is_err());
-    assert!(timeout(moment, kept.try_send(request())).await.is_err());
-    assert!(!kept.is_closed());
 }
 
 #[tokio::test]
@@ -677,28 +423,6 @@ async fn applying_creates_changes_and_takes_back_what_is_left_out() {
 }
 
 #[tokio::test]
-async fn an_overtaken_write_meets_a_real_conflict() {
-    let api = ApiDouble::start();
-    let stored = api.put(ingress("a"));
-    api.overtake(Which::any().verb("update"), 1);
-    let path = format!("{INGRESSES}/a/status");
-    ask(&api, Method::PUT, &path, &stored).await.expect(409);
-    let newer = get(&api, &format!("{INGRESSES}/a"))
-        .await
-        .expect(200)
-        .json();
-    assert_eq!(newer["metadata"]["generation"], 1);
-    ask(&api, Method::PUT, &path, &newer).await.expect(200);
-    assert_eq!(
-        api.requests()
-            .iter()
-            .map(|request| request.status)
-            .collect::<Vec<_>>(),
-        [409, 200, 200]
-    );
-}
-
-#[tokio::test]
 async fn further_kinds_are_served_and_discovered() {
     let api = ApiDouble::start();
     get(&api, "/apis/example.com/v1").await.expect(404);
@@ -711,47 +435,6 @@ async fn further_kinds_are_served_and_discovered() {
     assert_eq!(listed["items"][0]["metadata"]["namespace"], "default");
     let resources = get(&api, "/apis/example.com/v1").await.expect(200).json();
     assert_eq!(resources["resources"][1]["name"], "things/status");
-}
-
-#[tokio::test]
-async fn the_default_list_of_a_built_in_kind_looks_as_recorded() {
-    let api = ApiDouble::start();
-    api.put(config_map("c", &json!({"k": "v"})));
-    let list = get(&api, "/api/v1/configmaps").await.expect(200).json();
-    assert_eq!(list["kind"], "ConfigMapList");
-    assert_eq!(list["items"][0]["kind"], Value::Null);
-    assert_eq!(
-        list["metadata"],
-        json!({"resourceVersion": api.version().to_string()})
-    );
-}
-
-#[tokio::test]
-async fn a_replayed_recording_comes_byte_for_byte() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("things.watch.http");
-    let text = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n2\r\n{}\r\n0\r\n\r\n";
-    std::fs::write(&file, text).unwrap();
-    let rows = format!("0\t20\t0.001\n20\t{}\t0.050\n", text.len() - 20);
-    std::fs::write(folder.path().join("things.watch.timing.tsv"), rows).unwrap();
-    let recording = Recording::read(&file);
-    assert_eq!(recording.duration(), Duration::from_millis(50));
-
-    let replay = Replay::start().await;
-    let replay = replay
-        .once("things?watch", &recording, Pace::Faster(5.0))
-        .always("things", &recording, Pace::Immediate);
-    let address = replay.url().trim_start_matches("http://").parse().unwrap();
-    for _ in 0..2 {
-        let mut raw = crate::Raw::connect(address).await;
-        raw.send(b"GET /things?watch=1 HTTP/1.1\r\nHost: a\r\n\r\n")
-            .await;
-        let read = timeout(PATIENCE, raw.rest()).await.unwrap();
-        assert_eq!(read, text);
-    }
-    assert_eq!(replay.lines().len(), 2);
-    let missing = Site::new(address, "a").get("/other").await;
-    assert_eq!(missing.status, 404);
 }
 
 #[tokio::test]

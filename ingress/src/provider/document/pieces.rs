@@ -1,32 +1,4 @@
-//! A file cut into its documents, and where each stands.
-
-use super::Source;
-
-/// What of a file stands before a piece of it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Before {
-    pub(crate) lines: u32,
-    pub(crate) documents: u32,
-}
-
-impl Before {
-    /// The piece that stands here.
-    pub(crate) fn source(self, piece: &str) -> Source {
-        Source {
-            text: piece.into(),
-            lines_before: self.lines,
-            documents_before: self.documents,
-        }
-    }
-
-    /// Goes on to the next piece.
-    pub(crate) fn pass(&mut self, piece: &str, documents: u32) {
-        let lines = memchr::memchr_iter(b'\n', piece.as_bytes()).count();
-        let lines = u32::try_from(lines).unwrap_or(u32::MAX);
-        self.lines = self.lines.saturating_add(lines);
-        self.documents = self.documents.saturating_add(documents);
-    }
-}
+//! A file cut into its documents.
 
 /// Cuts a file into documents, so that those which did not change need not be read again.
 ///

@@ -8,17 +8,19 @@ use saphyr_parser_bw::{Event, Marker, Parser, ScalarStyle, ScanError, Span, StrI
 use super::super::problem::{Problem, Severity, shortened};
 use super::scalar::resolve;
 use super::{
-    Document, Key, MAX_DEPTH, MAX_DOCUMENT_CHARS, MAX_DOCUMENT_NODES, MAX_DOCUMENTS, Node,
+    Before, Document, Key, MAX_DEPTH, MAX_DOCUMENT_CHARS, MAX_DOCUMENT_NODES, MAX_DOCUMENTS, Node,
     Position, Reading, Source, Value,
 };
 
 /// Reads the documents of a source.
-pub(crate) fn read_source(file: &Arc<str>, source: &Source) -> Reading {
+pub(crate) fn read_source(source: &Arc<Source>, text: &str) -> Reading {
+    let place = source.place();
     let mut reader = Reader {
-        file: Arc::clone(file),
         source,
-        events: Parser::new_from_str(&source.text),
-        number: source.documents_before,
+        place,
+        text,
+        events: Parser::new_from_str(text),
+        number: place.documents,
         start: 0,
         nodes: 0,
         anchors: HashMap::new(),
@@ -35,15 +37,16 @@ pub(crate) fn read_source(file: &Arc<str>, source: &Source) -> Reading {
             }
         }
     }
-    reading.count = reader.number - source.documents_before;
+    reading.count = reader.number - place.documents;
     reading
 }
 
 type Failed = Box<Problem>;
 
 struct Reader<'text> {
-    file: Arc<str>,
-    source: &'text Source,
+    source: &'text Arc<Source>,
+    place: Before,
+    text: &'text str,
     events: Parser<'text, StrInput<'text>>,
     /// Number of the document being read.
     number: u32,
@@ -76,10 +79,10 @@ impl<'text> Reader<'text> {
                     let (event, span) = self.next()?;
                     let root = self.node(event, span, 0)?;
                     return Ok(Some(Document {
-                        file: self.file.clone(),
+                        file: Arc::clone(self.source.file()),
                         number: self.number,
                         root,
-                        source: self.source.clone(),
+                        source: Arc::clone(self.source),
                     }));
                 }
                 _ => {}
@@ -269,7 +272,7 @@ impl<'text> Reader<'text> {
     fn syntax(&self, error: &ScanError) -> Failed {
         let at = self.position(error.marker());
         let line = error.marker().line().saturating_sub(1);
-        let line = self.source.text.lines().nth(line).unwrap_or_default();
+        let line = self.text.lines().nth(line).unwrap_or_default();
         let indentation = line.chars().take_while(|c| c.is_whitespace());
         let remedy = if indentation.clone().any(|c| c == '\t') {
             "the line is indented with a tab: use spaces"
@@ -284,7 +287,7 @@ impl<'text> Reader<'text> {
     /// A place in the file.
     fn position(&self, marker: &Marker) -> Position {
         let mut at = Position::from(marker);
-        at.line = at.line.saturating_add(self.source.lines_before);
+        at.line = at.line.saturating_add(self.place.lines);
         at
     }
 
@@ -299,7 +302,7 @@ impl<'text> Reader<'text> {
     fn at(&self, at: Position, message: impl Into<String>) -> Problem {
         Problem {
             severity: Severity::Error,
-            file: self.file.to_string(),
+            file: self.source.file().to_string(),
             document: self.number.max(1),
             line: at.line,
             column: at.column,

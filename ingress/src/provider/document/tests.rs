@@ -273,7 +273,8 @@ proptest! {
         let text = pieces.concat();
         let file: Arc<str> = "a.yaml".into();
         let unmarked = utf8(&file, text.as_bytes()).unwrap();
-        let whole = read_source(&file, &Before::default().source(unmarked));
+        let whole = Source::new(&Text::of(&file, unmarked), Before::default(), unmarked);
+        let whole = read_source(&whole, unmarked);
         // The parser takes a `---` into a block scalar that is the whole document, against the standard; no object is one.
         if whole.documents.iter().any(|document| matches!(document.root.value, Value::String(_))) {
             return Ok(());

@@ -472,3 +472,83 @@ fn a_file_that_was_moved_over_another_is_complete() {
 
     assert!(noticed.unfinished.is_empty());
 }
+
+#[test]
+fn a_document_that_moved_in_its_file_is_the_same_value_and_knows_its_new_line() {
+    let document = |name| "---\n".to_owned() + &service(name);
+    let three = || ["one", "two", "three"].map(document).to_vec();
+    let folder = folder(&[("many.yaml", &three().concat())]);
+    let path = folder.path().join("many.yaml");
+    let mut files = Files::default();
+    let first = addresses(&mut files, &folder);
+    let mut lines = |documents: Vec<String>| {
+        fs::write(&path, documents.concat()).unwrap();
+        let after = addresses(&mut files, &folder);
+        assert!(
+            after
+                .iter()
+                .all(|(name, at)| first.get(name).is_none_or(|known| known == at))
+        );
+        let objects = files.read(&[folder.path().to_owned()], &mut Vec::new());
+        let lines = objects.iter().map(|object| object.meta().origin.line());
+        lines.collect::<Vec<_>>()
+    };
+
+    let mut documents = three();
+    documents.insert(0, "# why\n# and wherefore\n".to_owned() + &service("new"));
+    assert_eq!(lines(documents.clone()), [3, 8, 13, 18]);
+    documents.swap(1, 3);
+    assert_eq!(lines(documents.clone()), [3, 8, 13, 18]);
+    documents.remove(0);
+    documents.remove(1);
+    assert_eq!(lines(documents), [2, 7]);
+}
+
+#[test]
+fn what_is_wrong_is_found_in_the_file_when_its_text_was_let_go() {
+    let folder = folder(&[("a.yaml", &[service("a"), service("b")].join("---\n"))]);
+    let path = folder.path().join("a.yaml");
+    let mut files = Files::default();
+    let objects = files.read(&[folder.path().to_owned()], &mut Vec::new());
+    files.let_go_of_texts();
+    let origin = &objects[1].meta().origin;
+    let found = || {
+        let problem = origin.problem("metadata.name", "this will not do");
+        (
+            problem.document,
+            problem.line,
+            problem.column,
+            problem.value,
+        )
+    };
+
+    assert_eq!(found(), (2, 8, 12, "\"b\"".to_owned()));
+    files.let_go_of_texts();
+    fs::write(&path, "something else").unwrap();
+    assert_eq!(found(), (2, 6, 1, String::new()));
+}
+
+#[test]
+fn warnings_name_the_lines_that_services_stand_in_now() {
+    let misspelt = service("b").replace(
+        "{spec:",
+        "{metadata: {annotations: {autoscaling.knative.dev/tagret: \"1\"}}, spec:",
+    );
+    let folder = folder(&[("a.yaml", &[service("a"), misspelt.clone()].join("---\n"))]);
+    let mut provider = provider(&[folder.path().to_owned()]);
+    let line = |world: &World| {
+        world
+            .warnings
+            .iter()
+            .map(|warning| warning.line)
+            .collect::<Vec<_>>()
+    };
+    let before = line(&provider.load().unwrap());
+
+    let moved = ["# more\n".to_owned() + &service("a"), misspelt].join("---\n");
+    fs::write(folder.path().join("a.yaml"), moved).unwrap();
+
+    let after = line(&provider.load().unwrap());
+    assert_eq!(before.len(), 1);
+    assert_eq!(after, [before[0] + 1]);
+}

@@ -775,9 +775,9 @@ const BUCKET_PREFIX: &str = "autoscaler-bucket-";
 const PRIVATE_SERVICE_PORT: u16 = 80;
 
 impl Catalogue for Cluster {
-    fn revision(&self, id: &RevisionId) -> Option<&Arc<RevisionSpec>> {
-        let known = self.revisions.get(id)?;
-        known.revision.as_ref().map(|_| &known.spec)
+    fn revision(&self, id: &RevisionId) -> Option<(&RevisionId, &Arc<RevisionSpec>)> {
+        let (id, known) = self.revisions.get_key_value(id)?;
+        known.revision.as_ref().map(|_| (id, &known.spec))
     }
 
     fn service(&self, namespace: &str, name: &str) -> Option<&CoreService> {

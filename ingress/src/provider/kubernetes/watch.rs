@@ -1,6 +1,6 @@
 //! One watch of one kind: what the API server says, as changes of a table.
 //!
-//! [`kube::runtime::watcher`] lists, watches, and lists again when a watch says that its place in the history is gone
+//! [`kube::runtime::watcher()`] lists, watches, and lists again when a watch says that its place in the history is gone
 //! (410). What is left to us is to turn a new list into one change (so that what was deleted meanwhile goes, and nothing
 //! else does), to wait between failures, to list anew when a watch is not even begun at our place, and to say how the
 //! watch is.

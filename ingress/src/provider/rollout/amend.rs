@@ -54,6 +54,7 @@ impl Rollout {
         let before = &self.entries[place];
         let entry = Entry {
             service: Arc::clone(&before.service),
+            line: before.service.meta.origin.line(),
             state,
             product: None,
         };
@@ -90,8 +91,10 @@ impl Rollout {
         let is_concerned = |entry: &Entry| {
             let namespace = &entry.service.meta.namespace;
             let mut names = entry.state.names();
-            !amended.endpoints.is_empty()
-                && names.any(|name| amended.endpoints.concerns(namespace, name))
+            let are_its = !amended.endpoints.is_empty()
+                && names.any(|name| amended.endpoints.concerns(namespace, name));
+            // Warnings name lines.
+            are_its || (entry.has_warnings() && entry.line != entry.service.meta.origin.line())
         };
         let mut entries = Vec::with_capacity(input.services.len());
         let mut changes = Vec::new();
@@ -339,7 +342,7 @@ fn hosts(rules: &IngressRules) -> impl Iterator<Item = (Visibility, Cow<'_, str>
         rule.hosts.iter().map(|host| {
             let is_lower = !host.bytes().any(|byte| byte.is_ascii_uppercase());
             let host = match is_lower {
-                true => Cow::Borrowed(host.as_str()),
+                true => Cow::Borrowed(&**host),
                 false => Cow::Owned(host.to_ascii_lowercase()),
             };
             (rule.visibility, host)

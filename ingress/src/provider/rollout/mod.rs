@@ -45,6 +45,8 @@ pub const MAX_REMEMBERED_REVISIONS: usize = 20;
 #[derive(Debug)]
 struct Entry {
     service: Arc<Service>,
+    /// Where the Service stood then.
+    line: u32,
     state: ServiceState,
     /// None until the world was made, and when others have a say in it.
     product: Option<Product>,
@@ -156,6 +158,7 @@ impl Rollout {
         }
         let mut entries = self.entries.clone();
         entries[place] = Arc::new(Entry {
+            line: service.meta.origin.line(),
             service,
             state,
             product: None,
@@ -192,6 +195,7 @@ impl Rollout {
         state.advance(service, input, self.validate.as_ref())?;
         Ok(Entry {
             service: Arc::clone(service),
+            line: service.meta.origin.line(),
             state,
             product: None,
         })
@@ -285,6 +289,11 @@ impl Rollout {
 impl Entry {
     fn key(&self) -> (&str, &str) {
         self.service.meta.key()
+    }
+
+    fn has_warnings(&self) -> bool {
+        let product = self.product.as_ref();
+        product.is_some_and(|product| !product.warnings.is_empty())
     }
 }
 

@@ -9,7 +9,6 @@
 //! forms. Only these are looked at again, and nothing but the claims decides about each; so the order in which
 //! changes come does not matter.
 
-use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -66,7 +65,7 @@ struct Claim {
 }
 
 /// What claims are made of: the normalised hosts of an object, each with the rules that list it; sorted, each pair once.
-type Listing = [(Arc<str>, usize)];
+type Listing = [(Arc<str>, u32)];
 
 /// What stands for all hosts where a host could stand: no host is empty.
 const ALL_HOSTS: &str = "";
@@ -352,7 +351,7 @@ impl RouteTable {
 /// Makes routes of rules. Hosts of one object that go by the same rules get the same routes in memory.
 struct Compiler {
     listings: HashMap<usize, Box<Listing>>,
-    made: HashMap<(usize, Vec<usize>), Arc<[Route]>>,
+    made: HashMap<(usize, Vec<u32>), Arc<[Route]>>,
 }
 
 impl Compiler {
@@ -375,7 +374,7 @@ impl Compiler {
             .listings
             .entry(number)
             .or_insert_with(|| listing(ingress));
-        let mut rules: Vec<usize> = names.flat_map(|name| rules_for(listing, name)).collect();
+        let mut rules: Vec<u32> = names.flat_map(|name| rules_for(listing, name)).collect();
         rules.sort_unstable();
         rules.dedup();
         let routes = match self.made.entry((number, rules)) {
@@ -389,7 +388,7 @@ impl Compiler {
     }
 }
 
-fn rules_for(listing: &Listing, name: &str) -> impl Iterator<Item = usize> {
+fn rules_for(listing: &Listing, name: &str) -> impl Iterator<Item = u32> {
     let first = listing.partition_point(|(host, _)| **host < *name);
     let of_name = listing.iter().skip(first);
     of_name
@@ -398,24 +397,24 @@ fn rules_for(listing: &Listing, name: &str) -> impl Iterator<Item = usize> {
 }
 
 /// The paths of these rules in the order in which they are tried.
-fn compile(ingress: &Arc<IngressRules>, rules: &[usize]) -> Arc<[Route]> {
+fn compile(ingress: &Arc<IngressRules>, rules: &[u32]) -> Arc<[Route]> {
     let mut routes = Vec::new();
-    for &index in rules {
-        let rule = &ingress.rules[index];
-        let paths = rule.paths.iter().enumerate();
+    for (index, rule) in (0..).zip(&ingress.rules) {
+        if rules.binary_search(&index).is_err() {
+            continue;
+        }
+        let paths = (0..).zip(&rule.paths);
         routes.extend(paths.map(|(position, path)| Route {
+            path: Arc::clone(path),
+            key: key_of(&ingress.name, rule, path),
             ingress: Arc::clone(ingress),
             rule: index,
             position,
-            key: key_of(&ingress.name, rule, path),
             is_external: rule.visibility == Visibility::ExternalIp,
         }));
     }
     // Stable: what is equal keeps its listed order.
-    routes.sort_by_key(|route| {
-        let path = route.path();
-        Reverse((path.prefix.len(), path.headers.len()))
-    });
+    routes.sort_by_key(|route| Reverse((route.path.prefix.len(), route.path.headers.len())));
     routes.into()
 }
 
@@ -439,9 +438,9 @@ fn keys_of(ingress: &IngressRules) -> impl Iterator<Item = PathKey> {
 
 /// What the rules list, as claims are made of it.
 fn listing(ingress: &IngressRules) -> Box<Listing> {
-    let rules = ingress.rules.iter().enumerate();
+    let rules = (0..).zip(&ingress.rules);
     let listed = rules.flat_map(|(index, rule)| listed_hosts(rule).map(move |host| (index, host)));
-    let valid = listed.filter_map(|(index, (_, host))| Some((Arc::from(host.ok()?), index)));
+    let valid = listed.filter_map(|(index, (_, host))| Some((host.ok()?, index)));
     let mut listing: Vec<_> = valid.collect();
     listing.sort_unstable();
     listing.dedup();
@@ -454,17 +453,18 @@ fn each_host(listing: &Listing) -> impl Iterator<Item = &Arc<str>> {
     same.filter_map(|rules| rules.first()).map(|(host, _)| host)
 }
 
-type ListedHost<'r> = (&'r str, Result<Cow<'r, str>, InvalidHost>);
+type ListedHost<'r> = (&'r str, Result<Arc<str>, InvalidHost>);
 
 /// The hosts of a rule as written and normalised; a rule without hosts is for all.
 fn listed_hosts(rule: &Rule) -> impl Iterator<Item = ListedHost<'_>> {
-    let all = rule
-        .hosts
-        .is_empty()
-        .then_some(("*", Ok(Cow::Borrowed(ALL_HOSTS))));
+    let all = { rule.hosts.is_empty() }.then(|| ("*", Ok(ALL_HOSTS.into())));
     let each = rule.hosts.iter().map(|written| {
-        let host = Host::parse(written).map(Host::into_text);
-        (written.as_str(), host)
+        let host = Host::parse(written).map(|host| match host.as_str() {
+            // Nearly all of them: the same text in memory.
+            normal if *normal == **written => Arc::clone(written),
+            normal => normal.into(),
+        });
+        (&**written, host)
     });
     all.into_iter().chain(each)
 }

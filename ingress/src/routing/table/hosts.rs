@@ -96,25 +96,24 @@ fn part_of(hash: u64) -> usize {
 /// One path, compiled.
 #[derive(Clone, Debug)]
 pub(super) struct Route {
-    pub(super) ingress: Arc<IngressRules>,
-    pub(super) rule: usize,
-    pub(super) position: usize,
+    pub(super) path: Arc<PathRule>,
     pub(super) key: PathKey,
+    pub(super) ingress: Arc<IngressRules>,
+    /// Position of the rule in the object.
+    pub(super) rule: u32,
+    /// Position of the path in the rule.
+    pub(super) position: u32,
     /// Served at both entrances; otherwise at the cluster-local one only.
     pub(super) is_external: bool,
 }
 
 impl Route {
-    pub(super) fn path(&self) -> &PathRule {
-        &self.ingress.rules[self.rule].paths[self.position]
-    }
-
     pub(super) fn is_for(&self, entrance: Visibility) -> bool {
         self.is_external || entrance == Visibility::ClusterLocal
     }
 
     pub(super) fn covers(&self, path: &str, headers: &HeaderMap) -> bool {
-        let rule = self.path();
+        let rule = &*self.path;
         path.starts_with(&rule.prefix)
             && rule.headers.iter().all(|(name, wanted)| {
                 let mut values = headers.get_all(name).iter();
@@ -127,9 +126,9 @@ impl Route {
         Match {
             ingress: &self.ingress.name,
             hash: &self.ingress.hash,
-            rule: self.rule,
-            position: self.position,
-            path: self.path(),
+            rule: self.rule as usize,
+            position: self.position as usize,
+            path: &self.path,
             key: self.key,
         }
     }

@@ -518,3 +518,29 @@ fn name(replica: &Replica) -> Box<str> {
         replica.pod.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_comes_late_from_who_followed_a_replica_before_does_not_count() {
+        let replica = Replica {
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
+            pod: "a".into(),
+        };
+        let confirmations = Confirmations::by_hand(std::slice::from_ref(&replica));
+        let epoch = confirmations.wanted().first().unwrap().1;
+        confirmations.set_replicas([]);
+        confirmations.set_replicas([replica.clone()]);
+        let late = News {
+            applied: vec![("x".to_owned(), 1)],
+            ..News::default()
+        };
+        confirmations.learn(&replica, epoch, late.clone());
+        assert_ne!(confirmations.of("x", 1), Confirmation::ByAll);
+        let epoch = confirmations.wanted().first().unwrap().1;
+        confirmations.learn(&replica, epoch, late);
+        assert_eq!(confirmations.of("x", 1), Confirmation::ByAll);
+    }
+}

@@ -431,6 +431,8 @@ fn is_older(version: &str, than: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::Replica;
+    use super::super::conditions::Entrances;
     use super::*;
 
     #[test]
@@ -443,6 +445,48 @@ mod tests {
         assert!(!is_older("10", "9"));
         assert!(!is_older("7", "7"));
         assert!(!is_older("", "7") && !is_older("x", "7") && !is_older("07", "8"));
+    }
+
+    #[tokio::test]
+    async fn what_a_watch_shows_of_before_our_own_write_is_not_news() {
+        let entrances = Entrances::of("ns", "public", "private", "cluster.local");
+        let settings = Settings::new("class", entrances);
+        let replica = Replica {
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
+            pod: "a".into(),
+        };
+        let confirmations = Confirmations::by_hand(std::slice::from_ref(&replica));
+        confirmations.tell(&replica, &[("u", 1)]);
+        let key = Key::new("shop", "a");
+        let seen = |resource_version: &str, status: &IngressStatus| IngressObject {
+            key: key.clone(),
+            uid: "u".into(),
+            generation: 1,
+            resource_version: resource_version.into(),
+            status: serde_json::to_value(status).unwrap(),
+            outcome: Outcome::Programmed,
+        };
+        let now = Instant::now();
+        let mut board = Board::default();
+        let before = IngressStatus::default();
+        board.see(seen("9", &before), now, &settings);
+        let Plan::Write(job) = board.plan(&key, now, &confirmations, &settings) else {
+            panic!("a new one is written");
+        };
+        let after = before.after(1, &job.verdict, &settings.entrances, (settings.clock)());
+        board.written(&job, "12".into(), after.clone());
+
+        for late in ["9", "11"] {
+            board.see(seen(late, &before), now, &settings);
+            let plan = board.plan(&key, now, &confirmations, &settings);
+            assert!(matches!(plan, Plan::Wait(None)), "{plan:?}");
+        }
+        board.see(seen("12", &after), now, &settings);
+        assert_eq!((board.sizes(), board.open()), ((1, 0), 0));
+        // From here on what the watch shows counts again.
+        board.see(seen("13", &before), now, &settings);
+        let plan = board.plan(&key, now, &confirmations, &settings);
+        assert!(matches!(plan, Plan::Write(_)), "{plan:?}");
     }
 
     #[test]

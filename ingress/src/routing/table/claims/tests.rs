@@ -215,7 +215,7 @@ impl Model {
                     names.insert(short.to_owned());
                 }
             }
-            names.insert(host.into_owned());
+            names.insert(host.to_string());
         }
         names
     }
@@ -262,7 +262,14 @@ fn routes_of(snapshot: &RouteSnapshot, entrance: Visibility) -> Routes {
         .map(|(host, routes)| (Arc::clone(host), routes));
     let served = hosts.chain(all).map(|(host, routes)| {
         let routes = routes.iter().filter(|route| route.is_for(entrance));
-        let routes = routes.map(|route| (route.ingress.name.clone(), route.rule, route.position));
+        let routes = routes.map(|route| {
+            let at = |number| usize::try_from(number).unwrap();
+            (
+                route.ingress.name.clone(),
+                at(route.rule),
+                at(route.position),
+            )
+        });
         (host.to_string(), routes.collect::<Vec<_>>())
     });
     served.filter(|(_, routes)| !routes.is_empty()).collect()
