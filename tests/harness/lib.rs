@@ -27,12 +27,14 @@
 mod answer;
 pub mod api;
 mod binary;
+pub mod cluster;
 mod gate;
 pub mod http1;
 pub mod http2;
 pub mod manifest;
 pub mod parkway;
 mod processes;
+pub mod queue_proxy;
 pub mod raw;
 mod site;
 mod state;
@@ -48,6 +50,7 @@ pub use manifest::{
 };
 pub use parkway::{Builder, Parkway};
 pub use processes::kill_nine;
+pub use queue_proxy::QueueProxy;
 pub use raw::Raw;
 pub use site::Site;
 pub use state::{RevisionState, State};

@@ -26,15 +26,30 @@ use crate::wait::{eventually, settled};
 const WORKERS: u32 = 2;
 
 /// What to start.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[must_use]
 pub struct Builder {
     directory: Arc<TempDir>,
+    /// Which command, and the flags of every test.
+    base: Vec<String>,
+    /// Flags that `arguments` may set otherwise.
+    defaults: Vec<(&'static str, String)>,
     arguments: Vec<String>,
     workers: u32,
 }
 
 impl Builder {
+    /// Runs this command of `parkway`; `directory` is its own.
+    pub(crate) fn of_command(directory: TempDir, base: &[&str]) -> Self {
+        Self {
+            directory: Arc::new(directory),
+            base: base.iter().map(|word| (*word).to_owned()).collect(),
+            defaults: Vec::new(),
+            arguments: Vec::new(),
+            workers: WORKERS,
+        }
+    }
+
     /// Adds a manifest, to be found again by its name (without `.yaml`) in [`Parkway::edit`].
     pub fn manifest(self, name: &str, yaml: impl Display) -> Self {
         write_manifest(self.directory.path(), name, &yaml.to_string());
@@ -44,6 +59,12 @@ impl Builder {
     /// Adds a flag with its value.
     pub fn flag(mut self, name: &str, value: impl Display) -> Self {
         self.arguments.extend([name.to_owned(), value.to_string()]);
+        self
+    }
+
+    /// Adds a flag that a test may set otherwise.
+    pub(crate) fn default_flag(mut self, name: &'static str, value: &str) -> Self {
+        self.defaults.push((name, value.to_owned()));
         self
     }
 
@@ -78,43 +99,25 @@ impl Builder {
     }
 
     fn command(&self) -> std::process::Command {
-        let path = |name: &str| {
-            self.directory
-                .path()
-                .join(name)
-                .into_os_string()
-                .into_string()
-                .unwrap()
-        };
-        let (workers, manifests, state) =
-            (self.workers.to_string(), path("manifests"), path("state"));
-        let nowhere = "127.0.0.1:0";
-        let mut command = command(&[
-            "run",
-            &manifests,
-            "--listen",
-            nowhere,
-            "--listen-local",
-            nowhere,
-        ]);
+        let mut command = command(&[]);
         command
-            .args([
-                "--admin",
-                nowhere,
-                "--workers",
-                &workers,
-                "--state-dir",
-                &state,
-                "--log-format",
-                "json",
-            ])
+            .args(&self.base)
+            .args(["--workers", &self.workers.to_string()])
+            .args(["--log-format", "json"]);
+        for (name, value) in &self.defaults {
+            if !self.arguments.iter().any(|argument| argument == name) {
+                command.args([name, value.as_str()]);
+            }
+        }
+        command
             .args(&self.arguments)
             .env(MARK, mark_of(self.directory.path()))
             .stdin(Stdio::null());
         command
     }
 
-    async fn spawn(self) -> Parkway {
+    /// Starts it and waits until it serves; it need not be ready.
+    pub async fn spawn(self) -> Parkway {
         raise_file_limit();
         let mut child = self
             .command()
@@ -134,7 +137,7 @@ impl Builder {
                 logs,
                 directory: Arc::clone(&self.directory),
             },
-            addresses: None,
+            serving: Value::Null,
             builder: self,
         };
         let serving = eventually("Parkway to serve", async || {
@@ -147,47 +150,41 @@ impl Builder {
             parkway
                 .logged("serving")
                 .into_iter()
-                .find(|line| line["external"].is_string())
+                .find(|line| line["admin"].is_string())
         })
         .await;
-        let address = |name: &str| serving[name].as_str().unwrap().parse().unwrap();
-        parkway.addresses = Some(Addresses {
-            external: address("external"),
-            local: address("local"),
-            admin: address("admin"),
-        });
+        parkway.serving = serving;
         parkway
     }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Addresses {
-    external: SocketAddr,
-    local: SocketAddr,
-    admin: SocketAddr,
 }
 
 /// A running Parkway. Dropping it ends it and all it started.
 #[derive(Debug)]
 pub struct Parkway {
     started: Started,
-    addresses: Option<Addresses>,
+    /// What it said when it began to serve: its addresses.
+    serving: Value,
     builder: Builder,
 }
 
 impl Parkway {
     /// What to start; nothing yet.
     pub fn builder() -> Builder {
-        let directory = tempfile::Builder::new()
-            .prefix("parkway-tests-")
-            .tempdir()
-            .unwrap();
-        fs::create_dir(directory.path().join("manifests")).unwrap();
-        Builder {
-            directory: Arc::new(directory),
-            arguments: Vec::new(),
-            workers: WORKERS,
-        }
+        let directory = directory();
+        let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+        let (manifests, state) = (path("manifests"), path("state"));
+        fs::create_dir(&manifests).unwrap();
+        let nowhere = "127.0.0.1:0";
+        let entrances = [
+            "--listen",
+            nowhere,
+            "--listen-local",
+            nowhere,
+            "--admin",
+            nowhere,
+        ];
+        let base = [&["run", &manifests, "--state-dir", &state], &entrances[..]].concat();
+        Builder::of_command(directory, &base)
     }
 
     /// Starts with one file of manifests, `main`.
@@ -197,17 +194,24 @@ impl Parkway {
 
     /// The external entrance.
     pub fn external(&self) -> SocketAddr {
-        self.addresses.unwrap().external
+        self.listens("external")
     }
 
     /// The cluster-local entrance.
     pub fn local(&self) -> SocketAddr {
-        self.addresses.unwrap().local
+        self.listens("local")
     }
 
     /// The admin entrance.
     pub fn admin(&self) -> SocketAddr {
-        self.addresses.unwrap().admin
+        self.listens("admin")
+    }
+
+    /// Any of its addresses, by the name that it has when it says that it serves.
+    pub fn listens(&self, name: &str) -> SocketAddr {
+        let address = self.serving[name].as_str();
+        let address = address.unwrap_or_else(|| panic!("no {name} in {}", self.serving));
+        address.parse().unwrap()
     }
 
     /// A Service of the namespace `default` at the external entrance.
@@ -405,13 +409,8 @@ impl Parkway {
     pub async fn kill(mut self) -> Killed {
         signal(self.pid(), Signal::KILL);
         self.ended().await;
-        let builder = Builder {
-            directory: Arc::clone(&self.builder.directory),
-            arguments: self.builder.arguments.clone(),
-            workers: self.builder.workers,
-        };
         Killed {
-            builder,
+            builder: self.builder.clone(),
             _until_then: self,
         }
     }
@@ -442,16 +441,7 @@ impl Killed {
 
     /// What started it, to start it again.
     pub fn builder(&self) -> Builder {
-        let Builder {
-            directory,
-            arguments,
-            workers,
-        } = &self.builder;
-        Builder {
-            directory: Arc::clone(directory),
-            arguments: arguments.clone(),
-            workers: *workers,
-        }
+        self.builder.clone()
     }
 }
 
@@ -521,6 +511,12 @@ fn mark_of(directory: &Path) -> String {
         .unwrap()
         .to_string_lossy()
         .into_owned()
+}
+
+/// A folder of a test's own.
+pub(crate) fn directory() -> TempDir {
+    let named = tempfile::Builder::new().prefix("parkway-tests-").tempdir();
+    named.unwrap()
 }
 
 /// A thousand clients are a thousand files.
