@@ -29,6 +29,7 @@
 //! | [`throttler`] | the async shell: all queues, workers, tickets, permits |
 //! | [`stats`] | how many requests there are, for the autoscaler |
 //! | [`prober`] | when to probe which endpoint; brings back those that refused a connection |
+//! | [`backends`] | which Pods of a Revision in a cluster may be used, and which must be asked first |
 //! | [`subset`] | which endpoints are ours when several Parkways share a Revision |
 //!
 //! # What holds
@@ -48,6 +49,7 @@
 //!
 //! `tests/simulation.rs` checks these against a model, with random arrivals, hang-ups and endpoint churn.
 
+pub mod backends;
 pub mod endpoint;
 pub mod policy;
 pub mod prober;

@@ -24,48 +24,60 @@ pub const NEW_ENDPOINT_PAUSE_MAX: Duration = Duration::from_millis(50);
 /// Longest pause between two probes of a suspect endpoint.
 pub const SUSPECT_PAUSE_MAX: Duration = Duration::from_millis(250);
 
-/// How long a suspect may take to answer a probe; a later answer counts as none. As in knative/serving
+/// How long a suspect may take to answer a probe, unless the probe says otherwise. As in knative/serving
 /// `pkg/activator/net/revision_backends.go`, `probeTimeout`.
 pub const SUSPECT_PROBE_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Probes of suspects under way at once; further ones wait for their turn.
+/// Probes of suspects under way at once, unless the probe says otherwise; further ones wait for their turn.
 pub const SUSPECT_PROBES_MAX: usize = 64;
 
 /// The first pause.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 
-/// Pauses between probes: 1 ms at first, each a quarter longer than the last, up to a cap.
+/// Pauses between probes: 1 ms at first, each longer than the last by the same fraction, up to a cap.
 ///
-/// So the time at which an endpoint is found ready exceeds the time it took by about a fifth, and never by more than
-/// the cap.
+/// So the time at which an endpoint is found ready exceeds the time it took by no more than that fraction and a
+/// millisecond, and never by more than the cap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cadence {
     pause: Duration,
     cap: Duration,
+    /// Each pause is longer by one part in this many.
+    growth: u32,
 }
 
 impl Cadence {
-    /// For an endpoint that is starting: pauses grow to [`NEW_ENDPOINT_PAUSE_MAX`].
+    /// For an endpoint that is starting: pauses grow by a quarter each, to [`NEW_ENDPOINT_PAUSE_MAX`].
     pub fn new_endpoint() -> Self {
-        Self::up_to(NEW_ENDPOINT_PAUSE_MAX)
+        Self::up_to(NEW_ENDPOINT_PAUSE_MAX, 4)
     }
 
-    /// For an endpoint that refused a connection: pauses grow to [`SUSPECT_PAUSE_MAX`].
+    /// For an endpoint that refused a connection: pauses grow by a quarter each, to [`SUSPECT_PAUSE_MAX`].
     pub fn suspect() -> Self {
-        Self::up_to(SUSPECT_PAUSE_MAX)
+        Self::up_to(SUSPECT_PAUSE_MAX, 4)
+    }
+
+    /// For a Pod that has an address and does not listen yet: pauses grow slowly, by a sixty-fourth each, to
+    /// [`NEW_ENDPOINT_PAUSE_MAX`].
+    ///
+    /// A refused connection costs both sides a few tens of microseconds, and a cold request waits for the first one
+    /// that is accepted: after 160 ms the pause is 3.5 ms, after 3 s the cap.
+    pub fn not_listening() -> Self {
+        Self::up_to(NEW_ENDPOINT_PAUSE_MAX, 64)
     }
 
     /// How long to pause before the next probe.
     pub fn next_pause(&mut self) -> Duration {
         let pause = self.pause;
-        self.pause = (pause + pause / 4).min(self.cap);
+        self.pause = (pause + pause / self.growth).min(self.cap);
         pause
     }
 
-    fn up_to(cap: Duration) -> Self {
+    fn up_to(cap: Duration, growth: u32) -> Self {
         Self {
             pause: FIRST_PAUSE,
             cap,
+            growth,
         }
     }
 }
@@ -75,18 +87,29 @@ pub trait Probe {
     /// Whether the endpoint can take requests of the Revision. May be dropped before it has ended.
     fn probe(&self, revision: &RevisionId, endpoint: Endpoint)
     -> impl Future<Output = bool> + Send;
+
+    /// How long one probe may take; a later answer counts as none. [`SUSPECT_PROBE_TIMEOUT`] unless said otherwise.
+    fn deadline(&self) -> Duration {
+        SUSPECT_PROBE_TIMEOUT
+    }
+
+    /// How many suspects are probed at once; further ones wait for their turn. [`SUSPECT_PROBES_MAX`] unless said
+    /// otherwise: more, where a probe may take long.
+    fn at_once(&self) -> usize {
+        SUSPECT_PROBES_MAX
+    }
 }
 
 /// Probes suspect endpoints until they answer, and then lets the throttler choose them again.
 ///
-/// An endpoint that leaves or is restored by others is forgotten. At most [`SUSPECT_PROBES_MAX`] probes are under way
-/// at once. Never ends.
+/// An endpoint that leaves or is restored by others is forgotten. At most [`Probe::at_once`] probes are under way at
+/// once. Never ends.
 ///
 /// # Cancel safety
 ///
 /// Dropping it ends its probes; suspects it knew of stay suspect.
 pub async fn restore_suspects(throttler: Throttler, probe: impl Probe) {
-    let places = Semaphore::new(SUSPECT_PROBES_MAX);
+    let places = Semaphore::new(probe.at_once());
     let mut watched = HashSet::new();
     let mut rounds = FuturesUnordered::new();
     loop {
@@ -130,7 +153,7 @@ async fn round(
 ) -> Round {
     sleep(cadence.next_pause()).await;
     let place = places.acquire().await;
-    let answer = timeout(SUSPECT_PROBE_TIMEOUT, probe.probe(&suspect.0, suspect.1)).await;
+    let answer = timeout(probe.deadline(), probe.probe(&suspect.0, suspect.1)).await;
     drop(place);
     (suspect, cadence, answer == Ok(true))
 }

@@ -13,9 +13,11 @@
 //! ```
 //!
 //! With several addresses there is one connection to each, and a list goes over the first that stands: every
-//! autoscaler takes everything and passes on what it does not own. Sending each Revision to the owner of its bucket
-//! is a matter of `RemoteSink::connection_for` alone.
+//! autoscaler takes everything and passes on what it does not own. Where the owners of the autoscaler's buckets are known
+//! ([`RemoteSink::set_owners`]), there is one connection to each owner besides, and what is said of a Revision goes to
+//! the owner of its bucket, which saves the detour; while the connection to an owner does not stand, the others do.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
@@ -24,8 +26,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::stream::FuturesUnordered;
 use futures::{Sink, SinkExt, Stream, StreamExt};
+use parking_lot::RwLock;
+use parkway_activator::subset::choose_subset;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -129,8 +133,31 @@ impl Backoff {
 #[derive(Clone, Debug)]
 pub struct RemoteSink {
     /// With the last clone the channels close, which ends the driver.
-    connections: Arc<[Connection]>,
+    shared: Arc<Shared>,
 }
+
+#[derive(Debug)]
+struct Shared {
+    /// To the addresses that were given.
+    connections: Box<[Arc<Connection>]>,
+    /// To the owners of the autoscaler's buckets, by bucket. Owners of several buckets have one connection.
+    owners: RwLock<Owners>,
+    timing: Timing,
+    new_drivers: mpsc::Sender<Driver>,
+}
+
+/// Who owns which bucket.
+#[derive(Debug, Default)]
+struct Owners {
+    /// All buckets there are, owned or not: which one a Revision falls to depends on all of them.
+    buckets: Vec<String>,
+    connections: BTreeMap<String, Arc<Connection>>,
+}
+
+/// How many buckets the autoscaler may have at most: `buckets` of config-leader-election (knative/pkg
+/// `leaderelection/config.go`). Owners of further ones are left aside; what is said of their Revisions goes over the other
+/// connections.
+pub const MAX_BUCKETS: usize = 10;
 
 /// What has become of the connections, for metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,61 +188,162 @@ impl RemoteSink {
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (connections, drivers): (Vec<_>, Vec<_>) = addresses
             .into_iter()
-            .map(|address| {
-                let (waiting, lists) = mpsc::channel(WAITING_LISTS);
-                let status = Arc::new(Status::default());
-                let driver = Driver {
-                    url: url(&address),
-                    timing,
-                    lists,
-                    status: Arc::clone(&status),
-                };
-                (
-                    Connection {
-                        address,
-                        status,
-                        waiting,
-                    },
-                    driver,
-                )
-            })
+            .map(|address| Connection::new(address, timing))
             .unzip();
-        let sink = Self {
+        let (new_drivers, mut more) = mpsc::channel(MAX_BUCKETS);
+        let shared = Shared {
             connections: connections.into(),
+            owners: RwLock::default(),
+            timing,
+            new_drivers,
+        };
+        let sink = Self {
+            shared: Arc::new(shared),
         };
         let driver = async move {
-            join_all(drivers.into_iter().map(Driver::run)).await;
+            let mut running: FuturesUnordered<_> = drivers.into_iter().map(Driver::run).collect();
+            let mut is_open = true;
+            // Ends with the last connection, after nobody can ask for another one.
+            while is_open || !running.is_empty() {
+                tokio::select! {
+                    driver = more.recv(), if is_open => match driver {
+                        Some(driver) => running.push(driver.run()),
+                        None => is_open = false,
+                    },
+                    Some(()) = running.next() => {}
+                }
+            }
         };
         (sink, driver)
     }
 
-    /// How the connections are, in the order of the addresses.
-    pub fn connections(&self) -> Vec<ConnectionState> {
-        self.connections.iter().map(Connection::state).collect()
+    /// Says who owns which of the autoscaler's buckets: `host:port` by the bucket's name, all of them.
+    ///
+    /// A bucket that is missing has no owner that is known. A connection to one that owns nothing any more is closed
+    /// when it has sent what waits. At most [`MAX_BUCKETS`].
+    pub fn set_owners(&self, owners: BTreeMap<String, String>) {
+        let mut known = self.shared.owners.write();
+        let mut by_address: HashMap<String, Arc<Connection>> = { known.connections.values() }
+            .map(|connection| (connection.address.clone(), Arc::clone(connection)))
+            .collect();
+        let mut next = Owners {
+            buckets: owners
+                .keys()
+                .next()
+                .map_or_else(Vec::new, |one| siblings(one)),
+            connections: BTreeMap::new(),
+        };
+        for (bucket, address) in owners.into_iter().take(MAX_BUCKETS) {
+            let connection = match by_address.get(&address) {
+                Some(connection) => Arc::clone(connection),
+                None => {
+                    let (connection, driver) = Connection::new(address.clone(), self.shared.timing);
+                    if self.shared.new_drivers.try_send(driver).is_err() {
+                        warn!(
+                            bucket,
+                            address, "too many autoscalers at once: this one is told over another"
+                        );
+                        continue;
+                    }
+                    by_address.insert(address, Arc::clone(&connection));
+                    connection
+                }
+            };
+            next.connections.insert(bucket, connection);
+        }
+        let before = std::mem::replace(&mut *known, next);
+        drop(known);
+        drop(before); // the last holder of a connection closes it
     }
 
-    /// The connection that takes the next list: the first that stands, or else the first.
-    fn connection_for(&self, _messages: &[StatMessage]) -> Option<&Connection> {
-        let standing = self
-            .connections
+    /// How the connections are: those to the given addresses in their order, then those to the owners of buckets.
+    pub fn connections(&self) -> Vec<ConnectionState> {
+        let given = self.shared.connections.iter();
+        let mut states: Vec<_> = given.map(|connection| connection.state()).collect();
+        for connection in self.shared.owners.read().connections.values() {
+            if states
+                .iter()
+                .all(|state| state.address != connection.address)
+            {
+                states.push(connection.state());
+            }
+        }
+        states
+    }
+
+    /// The connection that takes what is said of any Revision: the first that stands, or else the first.
+    fn any(&self) -> Option<&Arc<Connection>> {
+        let connections = &self.shared.connections;
+        let standing = connections
             .iter()
             .find(|connection| connection.status.is_connected());
-        standing.or(self.connections.first())
+        standing.or(connections.first())
     }
 }
 
 impl StatSink for RemoteSink {
     fn send(&self, messages: Vec<StatMessage>) {
-        if let Some(connection) = self.connection_for(&messages) {
-            connection.send(messages);
+        let owners = self.shared.owners.read();
+        let mut of_owner: BTreeMap<&str, Vec<StatMessage>> = BTreeMap::new();
+        let mut of_others = Vec::new();
+        for message in messages {
+            let owner = owners.of(&message);
+            match owner.filter(|owner| owner.status.is_connected()) {
+                Some(owner) => of_owner.entry(&owner.address).or_default().push(message),
+                None => of_others.push(message),
+            }
+        }
+        for (address, messages) in of_owner {
+            let mut connections = owners.connections.values();
+            if let Some(owner) = connections.find(|connection| connection.address == address) {
+                owner.send(messages);
+            }
+        }
+        if !of_others.is_empty()
+            && let Some(connection) = self.any()
+        {
+            connection.send(of_others);
         }
     }
 
     fn is_connected(&self) -> bool {
-        self.connections
-            .iter()
-            .any(|connection| connection.status.is_connected())
+        let is_connected = |connection: &Arc<Connection>| connection.status.is_connected();
+        self.shared.connections.iter().any(is_connected)
+            || self
+                .shared
+                .owners
+                .read()
+                .connections
+                .values()
+                .any(is_connected)
     }
+}
+
+impl Owners {
+    /// The connection to the owner of the bucket that a Revision falls to, if there is one.
+    ///
+    /// Source: `BucketSet.Owner`, knative/pkg `hash/bucketer.go`: the subset of one, by `namespace/name`.
+    fn of(&self, message: &StatMessage) -> Option<&Arc<Connection>> {
+        let buckets = self.buckets.iter().map(String::as_str);
+        let chosen = choose_subset(buckets, 1, &message.revision.to_string());
+        self.connections.get(chosen.into_iter().next()?)
+    }
+}
+
+/// All buckets of the set that one belongs to, by its name: `autoscaler-bucket-00-of-03`.
+///
+/// Source: `bucketName`, knative/serving `pkg/autoscaler/bucket/bucket.go`.
+fn siblings(bucket: &str) -> Vec<String> {
+    let parsed = bucket.rsplit_once("-of-").and_then(|(numbered, total)| {
+        let (prefix, _) = numbered.rsplit_once('-')?;
+        Some((prefix, total.parse::<usize>().ok()?))
+    });
+    let Some((prefix, total)) = parsed.filter(|(_, total)| *total <= MAX_BUCKETS) else {
+        return vec![bucket.to_owned()];
+    };
+    (0..total)
+        .map(|number| format!("{prefix}-{number:02}-of-{total:02}"))
+        .collect()
 }
 
 /// Our end of one connection.
@@ -227,6 +355,23 @@ struct Connection {
 }
 
 impl Connection {
+    fn new(address: String, timing: Timing) -> (Arc<Self>, Driver) {
+        let (waiting, lists) = mpsc::channel(WAITING_LISTS);
+        let status = Arc::new(Status::default());
+        let driver = Driver {
+            url: url(&address),
+            timing,
+            lists,
+            status: Arc::clone(&status),
+        };
+        let connection = Self {
+            address,
+            status,
+            waiting,
+        };
+        (Arc::new(connection), driver)
+    }
+
     fn send(&self, messages: Vec<StatMessage>) {
         if !self.status.is_connected() || self.waiting.try_send(messages).is_err() {
             self.status.dropped.fetch_add(1, Ordering::Relaxed);
@@ -299,6 +444,7 @@ impl fmt::Display for End {
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// Keeps one connection.
+#[derive(Debug)]
 struct Driver {
     url: String,
     timing: Timing,

@@ -111,6 +111,11 @@ impl Peer {
         wire::decode(&payload).unwrap()
     }
 
+    /// Waits for a close frame.
+    async fn until_closed(&mut self) {
+        assert_eq!(self.frame().await.0, 0x88);
+    }
+
     async fn restart(&mut self) {
         self.stream
             .write_all(b"\x88\x0c\x03\xf4Restarting")
@@ -398,6 +403,62 @@ async fn an_address_that_is_none_is_an_error_and_not_a_panic() {
             .all(|connection| connection.errors >= 2)
     })
     .await;
+
+    drop(sink);
+    soon(driver).await.unwrap();
+}
+
+#[tokio::test]
+async fn each_revision_is_reported_to_the_owner_of_its_bucket_and_to_the_others_while_the_owner_is_away()
+ {
+    let (service, owner) = (Autoscaler::start().await, Autoscaler::start().await);
+    let (sink, driver) = RemoteSink::with_timing(vec![service.address()], hasty(still()));
+    let driver = tokio::spawn(driver);
+    let mut at_service = service.welcome().await;
+
+    // Knative's own vectors: of three buckets default/hello-00001 falls to 00, ns1/a-00001 to 02.
+    let bucket = |number: u8| format!("autoscaler-bucket-{number:02}-of-03");
+    let elsewhere = Autoscaler::start().await;
+    let owners = [
+        (bucket(0), owner.address()),
+        (bucket(1), elsewhere.address()),
+        (bucket(2), elsewhere.address()),
+    ];
+    sink.set_owners(owners.into());
+    let mut at_owner = owner.welcome().await;
+    let mut at_elsewhere = elsewhere.welcome().await;
+    eventually(|| {
+        sink.connections()
+            .iter()
+            .all(|connection| connection.is_connected)
+    })
+    .await;
+    assert_eq!(
+        sink.connections().len(),
+        3,
+        "one connection to each, however many buckets it owns"
+    );
+
+    let about = |namespace: &str, name: &str| {
+        StatMessage::first_request(RevisionId::new(namespace, name), &"parkway-0".into())
+    };
+    let (hello, a) = (about("default", "hello-00001"), about("ns1", "a-00001"));
+    sink.send(vec![hello.clone(), a.clone()]);
+    assert_eq!(at_owner.list().await, std::slice::from_ref(&hello));
+    assert_eq!(at_elsewhere.list().await, std::slice::from_ref(&a));
+
+    // One bucket passes to nobody: its Revisions are reported over the Service, the others' as before.
+    sink.set_owners(
+        [
+            (bucket(1), elsewhere.address()),
+            (bucket(2), elsewhere.address()),
+        ]
+        .into(),
+    );
+    at_owner.until_closed().await;
+    sink.send(vec![hello.clone(), a.clone()]);
+    assert_eq!(at_elsewhere.list().await, [a]);
+    assert_eq!(at_service.list().await, [hello]);
 
     drop(sink);
     soon(driver).await.unwrap();

@@ -16,7 +16,9 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use parkway_activator::endpoint::Endpoint;
 use parkway_activator::revision::RevisionId;
-use parkway_ingress::routing::headers::{self, Arrival, Entry, HostMode, Present, Scheme};
+use parkway_ingress::routing::headers::{
+    self, Arrival, EntranceKind, Entry, HostMode, Present, Scheme,
+};
 use parkway_ingress::routing::host::Host;
 use parkway_ingress::routing::rules::{
     Backend, IngressName, IngressRules, PathRule, Rule, Target, Visibility,
@@ -164,7 +166,7 @@ const BROWSER: [(&str, &str); 14] = [
 fn head(rounds: Rounds<'_>, client: &str, fields: &[(&str, &str)]) {
     let snapshot = snapshot(64);
     let entry = Entry::new(Arrival {
-        entrance: Visibility::ExternalIp,
+        entrance: EntranceKind::Gateway(Visibility::ExternalIp),
         peer: [192, 0, 2, 7].into(),
         scheme: Scheme::Http,
         trusted_hops: 0,

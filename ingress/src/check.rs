@@ -1,4 +1,6 @@
-//! `parkway check`: what is wrong with manifests, without running anything.
+//! `parkway check`: what is wrong with manifests, or in a cluster, without running anything.
+
+pub mod live;
 
 use std::process::ExitCode;
 
@@ -15,6 +17,9 @@ const MISTAKES: u8 = 2;
 ///
 /// When a path cannot be read.
 pub fn run(settings: &Check) -> anyhow::Result<ExitCode> {
+    if settings.live.live {
+        return live::run(&settings.live);
+    }
     let mut provider = app::file_provider(&settings.paths, &settings.domain);
     let world = match provider.load() {
         Ok(world) => world,

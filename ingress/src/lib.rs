@@ -30,6 +30,7 @@ pub mod config;
 pub mod explain;
 pub mod frontend;
 pub mod hello;
+pub mod install;
 pub mod provider;
 pub mod proxy;
 pub mod ready;

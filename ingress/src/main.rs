@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use parkway_ingress::cli::{Cli, Command};
-use parkway_ingress::{app, check, explain, hello};
+use parkway_ingress::{app, check, explain, hello, install};
 use tikv_jemallocator::Jemalloc;
 
 /// Gives memory back when a burst of connections or parked requests is over; its settings are in `.cargo/config.toml`.
@@ -15,6 +15,8 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(run) => app::run(&run),
         Command::Serve(serve) => app::serve(&serve),
+        Command::Install(settings) => install::run(&settings),
+        Command::Uninstall(settings) => install::run_uninstall(&settings),
         Command::Check(check) => check::run(&check),
         Command::Explain(explain) => explain::run(&explain),
         Command::Hello => serve_hello(),

@@ -8,14 +8,18 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cli::LogFormat;
 
+/// What is not logged unless the filter asks for it: kube's client calls every failed request an error, and whoever
+/// sent it says so too, once and with the reason.
+const QUIET: &str = "kube_client::client::builder=off";
+
 /// Sends the log to standard error.
 ///
 /// # Errors
 ///
 /// When the filter cannot be read.
 pub fn init(format: LogFormat, filter: &str) -> anyhow::Result<()> {
-    let filter =
-        EnvFilter::try_new(filter).map_err(|error| anyhow::anyhow!("--log {filter:?}: {error}"))?;
+    let filter = EnvFilter::try_new(format!("{QUIET},{filter}"))
+        .map_err(|error| anyhow::anyhow!("--log {filter:?}: {error}"))?;
     let is_terminal = std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules of `ingress` and what each may name of the others.
-const MAY_NAME: [(&str, &[&str]); 15] = [
+const MAY_NAME: [(&str, &[&str]); 16] = [
     ("routing", &[]),
     ("config", &[]),
     ("cli", &[]),
@@ -33,6 +33,7 @@ const MAY_NAME: [(&str, &[&str]); 15] = [
             "telemetry",
         ],
     ),
+    ("install", &["cli", "provider"]),
     ("check", &["app", "cli", "provider", "routing"]),
     (
         "app",

@@ -25,6 +25,7 @@
 )]
 
 mod answer;
+pub mod api;
 mod binary;
 mod gate;
 pub mod http1;

@@ -78,8 +78,9 @@ fn pauses_grow_from_a_millisecond_to_their_cap() {
     for (mut cadence, cap) in [
         (Cadence::new_endpoint(), NEW_ENDPOINT_PAUSE_MAX),
         (Cadence::suspect(), SUSPECT_PAUSE_MAX),
+        (Cadence::not_listening(), NEW_ENDPOINT_PAUSE_MAX),
     ] {
-        let pauses: Vec<_> = (0..40).map(|_| cadence.next_pause()).collect();
+        let pauses: Vec<_> = (0..300).map(|_| cadence.next_pause()).collect();
 
         assert_eq!(pauses[0], Duration::from_millis(1));
         assert!(pauses.is_sorted());
@@ -91,15 +92,21 @@ fn pauses_grow_from_a_millisecond_to_their_cap() {
 fn a_new_endpoint_is_found_soon_after_it_is_ready() {
     for ready_ms in [1, 10, 50, 200, 1_000, 30_000] {
         let ready = Duration::from_millis(ready_ms);
-        let mut cadence = Cadence::new_endpoint();
-        let mut now = Duration::ZERO;
-        while now < ready {
-            now += cadence.next_pause();
-        }
+        for (mut cadence, fraction) in
+            [(Cadence::new_endpoint(), 4), (Cadence::not_listening(), 64)]
+        {
+            let mut now = Duration::ZERO;
+            while now < ready {
+                now += cadence.next_pause();
+            }
 
-        let late = now - ready;
-        let allowed = (ready / 4 + Duration::from_millis(1)).min(NEW_ENDPOINT_PAUSE_MAX);
-        assert!(late <= allowed, "{ready:?} found {late:?} late");
+            let late = now - ready;
+            let allowed = ready / fraction + Duration::from_millis(1);
+            assert!(
+                late <= allowed.min(NEW_ENDPOINT_PAUSE_MAX),
+                "{ready:?} found {late:?} late"
+            );
+        }
     }
 }
 
@@ -206,4 +213,34 @@ async fn probe_that_never_ends_does_not_keep_an_endpoint_away() {
     }
 
     assert!(started.elapsed() < SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_may_say_how_long_it_takes_and_how_many_there_are_at_once() {
+    struct Patient(Scripted);
+    impl Probe for Patient {
+        async fn probe(&self, revision: &RevisionId, endpoint: Endpoint) -> bool {
+            self.0.probe(revision, endpoint).await;
+            sleep(2 * SECOND).await;
+            true
+        }
+        fn deadline(&self) -> Duration {
+            3 * SECOND
+        }
+        fn at_once(&self) -> usize {
+            150
+        }
+    }
+    let endpoints = endpoints(200);
+    let throttler = throttler_with_suspects(&endpoints);
+    let mut scripted = Scripted::recovering_at(Instant::now() + SECOND / 2);
+    scripted.hangs = true;
+    let under_way = Arc::clone(&scripted.under_way);
+
+    tokio::select! {
+        () = restore_suspects(throttler.clone(), Patient(scripted)) => unreachable!("never ends"),
+        () = all_restored(&throttler, &endpoints) => {}
+    }
+
+    assert_eq!(under_way.lock().1, 150);
 }

@@ -52,21 +52,16 @@ struct Talk {
 }
 
 async fn talk(pipe_bytes: usize) -> Talk {
-    let (waiting, lists) = mpsc::channel(WAITING_LISTS);
-    let status = Arc::new(Status::default());
-    let driver = Driver {
-        url: "ws://autoscaler:8080".into(),
-        timing: Timing::default(),
-        lists,
-        status: Arc::clone(&status),
-    };
-    let connection = Connection {
-        address: "autoscaler:8080".into(),
-        status,
-        waiting,
-    };
+    let timing = Timing::default();
+    let (connection, driver) = Connection::new("autoscaler:8080".into(), timing);
+    let (new_drivers, _nobody) = mpsc::channel(1);
     let sink = RemoteSink {
-        connections: Arc::new([connection]),
+        shared: Arc::new(Shared {
+            connections: [connection].into(),
+            owners: RwLock::default(),
+            timing,
+            new_drivers,
+        }),
     };
     let (ours, peer) = duplex(pipe_bytes);
     let socket = WebSocketStream::from_raw_socket(ours, Role::Client, None).await;
@@ -271,7 +266,7 @@ async fn lists_from_before_the_connection_are_not_sent() {
         socket,
         mut peer,
     } = talk(1024).await;
-    sink.connections[0]
+    sink.shared.connections[0]
         .waiting
         .try_send(vec![message("old")])
         .unwrap();

@@ -26,6 +26,8 @@ use tracing::error;
 
 use crate::frontend::worker::{Peek, Routes};
 use crate::provider::kubernetes::WatchHealth;
+use crate::provider::kubernetes::lease::Leadership;
+use crate::provider::kubernetes::status::StatusBoard;
 use crate::provider::problem::Problem;
 use crate::proxy::observe::RequestCounts;
 use crate::ready::Ready;
@@ -49,6 +51,8 @@ pub struct Admin {
     pub processes: Option<Processes>,
     /// How the cluster is seen; none without one.
     pub watches: Option<WatchHealth>,
+    /// Who leads, and how the writing of status goes; none where there is nothing to write.
+    pub leading: Option<(Leadership, StatusBoard)>,
     /// The autoscaler.
     pub autoscaler: Autoscaler,
     /// What is wrong with the configuration.

@@ -9,6 +9,8 @@ use tokio::time::Instant;
 
 use super::{Admin, Autoscaler};
 use crate::provider::kubernetes::WatchHealth;
+use crate::provider::kubernetes::lease::Leadership;
+use crate::provider::kubernetes::status::StatusBoard;
 use crate::routing::rules::Visibility;
 use crate::standalone::{Processes, ReplicaState};
 
@@ -55,7 +57,34 @@ pub(super) fn of(admin: &Admin) -> Value {
         },
         "autoscaler": autoscaler(&admin.autoscaler),
         "watches": admin.watches.as_ref().map(WatchHealth::state),
+        "leader": admin.leading.as_ref().map(leading),
         "revisions": revisions,
+    })
+}
+
+/// How many KIngresses that are not Ready are shown.
+const WAITING_SHOWN: usize = 100;
+
+fn leading((leadership, board): &(Leadership, StatusBoard)) -> Value {
+    let counts = board.counts();
+    let waiting = board.waiting(WAITING_SHOWN);
+    let waiting = waiting.iter().map(|ingress| {
+        json!({
+            "ingress": ingress.key.to_string(),
+            "generation": ingress.generation,
+            "seconds": ingress.since.elapsed().as_secs_f64(),
+            "for": ingress.why,
+        })
+    });
+    json!({
+        "isUs": leadership.is_leader(),
+        "holder": leadership.holder().as_deref(),
+        "known": counts.known,
+        "unsettled": counts.unsettled,
+        "writes": counts.writes,
+        "conflicts": counts.conflicts,
+        "errors": counts.errors,
+        "waiting": waiting.collect::<Vec<_>>(),
     })
 }
 

@@ -21,6 +21,7 @@ use super::validate::autoscaler_config;
 use crate::frontend::worker::RoutePublisher;
 use crate::provider::{RevisionEntry, World};
 use crate::proxy::observe::RequestCounts;
+use crate::routing::revisions::Revisions;
 use crate::routing::rules::{IngressName, IngressRules, Target};
 use crate::routing::table::{Age, Conflict, DEFAULT_CLUSTER_DOMAIN, RouteTable};
 use crate::standalone::Processes;
@@ -107,7 +108,8 @@ impl Applier {
             }
         }
         let snapshot = self.applied.routes.snapshot(world.generation);
-        self.publisher.publish(snapshot);
+        // There are no activator ports, so nobody names Revisions.
+        self.publisher.publish(snapshot, Revisions::default());
     }
 
     async fn set_up_externals(&mut self, gone: &[IngressName], new: &[(usize, Arc<IngressRules>)]) {

@@ -31,8 +31,9 @@ use super::signals::Signals;
 use super::{names, summary, validate};
 use crate::admin::{self, Admin, Autoscaler, Problems};
 use crate::cli::{AutoscalerChoice, Run};
+use crate::frontend::health::Health;
 use crate::frontend::listener;
-use crate::frontend::worker::{Entrance, RoutePublisher, WorkerParts};
+use crate::frontend::worker::{Entrance, EntranceKind, RoutePublisher, WorkerParts};
 use crate::provider::file::{FileProvider, Watch};
 use crate::provider::{self, Problem, ServiceUrl, World};
 use crate::proxy::observe::RequestCounts;
@@ -131,6 +132,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         limits: Arc::new(limits(&settings.data_path, settings.drain())),
         policy: Arc::new(policy(&settings.data_path)),
         routes: routes.clone(),
+        health: Health::default(),
         throttler: throttler.clone(),
         stats: stats.clone(),
         counts: counts.clone(),
@@ -151,6 +153,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         counts,
         processes: Some(processes.clone()),
         watches: None,
+        leading: None,
         autoscaler,
         problems: problems.clone(),
         connections,
@@ -335,7 +338,7 @@ impl Entrances {
         let entrance = |visibility| {
             move |listener| Entrance {
                 listener,
-                visibility,
+                kind: EntranceKind::Gateway(visibility),
             }
         };
         let external = self

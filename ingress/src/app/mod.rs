@@ -4,6 +4,7 @@
 
 mod applier;
 mod cluster;
+pub mod endpoints;
 mod events;
 mod local;
 mod names;

@@ -89,6 +89,7 @@ pub(super) fn policy(settings: &DataPath) -> Policy {
         trusted_hops: settings.trusted_hops,
         client_shares: settings.client_share.map(|_| shares()),
         access_log: settings.access_log,
+        ..Policy::default()
     }
 }
 

@@ -3,6 +3,7 @@
 //! Every flag has an environment variable; everything is checked here, so that nothing later can find a setting wrong.
 
 mod data_path;
+mod install;
 mod serve;
 
 use std::net::SocketAddr;
@@ -12,7 +13,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use data_path::DataPath;
-pub use serve::{DEFAULT_INGRESS_CLASS, Role, Serve};
+pub use install::{Access, Install, Live, Target, Uninstall};
+pub use serve::{DEFAULT_INGRESS_CLASS, PeerAuth, Role, Serve};
 
 /// Parks requests for workloads at zero, wakes them, and routes everything else.
 #[derive(Debug, Parser)]
@@ -37,7 +39,14 @@ pub enum Command {
     /// Watches the API server for what Knative Serving makes of its Services, parks requests for Revisions at zero,
     /// reports to Knative's autoscaler, and routes everything. Runs in a Pod, or outside with a kubeconfig.
     Serve(Box<Serve>),
-    /// Checks manifests and says what is wrong, without running anything.
+    /// Installs Parkway into a cluster that has Knative Serving, or prints what that takes.
+    ///
+    /// Applies the manifests, waits until its Pods are ready, makes its ingress class that of the cluster, and waits
+    /// until everything is served. What was there before is kept in the cluster. Begun again, it goes on where it was.
+    Install(Box<Install>),
+    /// Removes Parkway from a cluster; what was there before is there again.
+    Uninstall(Box<Uninstall>),
+    /// Checks manifests, or what a cluster has, and says what is wrong, without running or changing anything.
     ///
     /// Ends with status 0 when nothing is wrong and 2 when something is.
     Check(Check),
@@ -134,7 +143,7 @@ impl Run {
 #[derive(Args, Debug)]
 pub struct Check {
     /// Manifests: files, or folders whose .yaml, .yml and .json files are read.
-    #[arg(required = true, value_name = "PATH")]
+    #[arg(required_unless_present = "live", value_name = "PATH")]
     pub paths: Vec<PathBuf>,
 
     /// Domain of the hosts of Services without another by config-domain.
@@ -145,6 +154,10 @@ pub struct Check {
         value_name = "DOMAIN"
     )]
     pub domain: String,
+
+    /// Instead of manifests.
+    #[command(flatten)]
+    pub live: Live,
 }
 
 /// `parkway explain`.
@@ -232,9 +245,10 @@ mod tests {
     }
 
     #[test]
-    fn every_flag_of_run_and_serve_has_an_environment_variable() {
+    fn every_flag_of_what_runs_or_installs_has_an_environment_variable() {
         let command = Cli::command();
-        let commands = ["run", "serve"].map(|name| command.find_subcommand(name).unwrap());
+        let commands = ["run", "serve", "install", "uninstall"]
+            .map(|name| command.find_subcommand(name).unwrap());
         let without: Vec<_> = commands
             .iter()
             .flat_map(|command| command.get_arguments())

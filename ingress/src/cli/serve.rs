@@ -50,7 +50,7 @@ pub struct Serve {
     #[arg(long, env = "CLUSTER_DOMAIN", value_name = "DOMAIN")]
     pub cluster_domain: Option<String>,
 
-    /// Knative's autoscaler. Default: ws://autoscaler.NAMESPACE.svc.DOMAIN:8080 of the system namespace.
+    /// Knative's autoscaler. Default: `autoscaler` of the system namespace, port 8080.
     #[arg(long, env = "PARKWAY_AUTOSCALER", value_name = "ws://HOST:PORT")]
     pub autoscaler: Option<String>,
 
@@ -129,6 +129,25 @@ pub struct Serve {
     )]
     pub listen_peers: SocketAddr,
 
+    /// How replicas that ask show that they are: by a token of their ServiceAccount, or not at all.
+    #[arg(
+        long,
+        env = "PARKWAY_PEER_AUTH",
+        value_enum,
+        default_value = "token",
+        value_name = "HOW"
+    )]
+    pub peer_auth: PeerAuth,
+
+    /// This Pod's token for asking other replicas, projected with the audience parkway-peers.
+    #[arg(
+        long,
+        env = "PARKWAY_PEER_TOKEN_FILE",
+        default_value = "/var/run/secrets/parkway/peers/token",
+        value_name = "PATH"
+    )]
+    pub peer_token_file: PathBuf,
+
     /// /metrics, /healthz and /readyz, and nothing else.
     #[arg(
         long,
@@ -177,6 +196,15 @@ pub enum Role {
     Ingress,
     /// Answers for `activator-service`.
     Activator,
+}
+
+/// How replicas that ask show that they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PeerAuth {
+    /// By a token of their ServiceAccount, which the API server reviews.
+    Token,
+    /// Not at all: for places where nobody else reaches the port.
+    None,
 }
 
 impl Serve {

@@ -24,8 +24,7 @@ use super::http1::Wake;
 use super::worker::Worker;
 use super::{http1, http2};
 use crate::proxy::sweep::Alarm;
-use crate::routing::headers::{Arrival, Entry, Scheme};
-use crate::routing::rules::Visibility;
+use crate::routing::headers::{Arrival, EntranceKind, Entry, Scheme};
 
 /// Whose connection it is and where it came in.
 #[derive(Debug)]
@@ -33,7 +32,7 @@ pub(super) struct Peer {
     pub(super) worker: Rc<Worker>,
     pub(super) address: SocketAddr,
     /// By the entrance, never by a header.
-    pub(super) visibility: Visibility,
+    pub(super) kind: EntranceKind,
     /// What its requests are given on their way.
     pub(super) entry: Entry,
     /// Hears of the drain. Only the connection's own task asks.
@@ -41,9 +40,9 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(worker: Rc<Worker>, address: SocketAddr, visibility: Visibility) -> Self {
+    pub(super) fn new(worker: Rc<Worker>, address: SocketAddr, kind: EntranceKind) -> Self {
         let arrival = Arrival {
-            entrance: visibility,
+            entrance: kind,
             peer: address.ip(),
             scheme: Scheme::Http,
             trusted_hops: worker.policy.trusted_hops,
@@ -52,7 +51,7 @@ impl Peer {
             drain: Listener::new(&worker.drain),
             worker,
             address,
-            visibility,
+            kind,
             entry: Entry::new(arrival),
         }
     }

@@ -8,11 +8,12 @@ use std::rc::Rc;
 
 use http::request::Parts;
 use http::{Method, Response, Version, header};
+use parkway_activator::revision::Protocol;
 use parkway_activator::throttler::{Admission, Permit};
 use tokio::time::Instant;
 
 use super::connection::Peer;
-use super::respond::{Asked, respond_probe};
+use super::respond::Asked;
 use crate::proxy::deadlines::Deadlines;
 use crate::proxy::destination::Destination;
 use crate::proxy::failure::Failure;
@@ -20,10 +21,11 @@ use crate::proxy::forward::{Framing, Job, Waiting};
 use crate::proxy::head::PackedHead;
 use crate::proxy::held::Held;
 use crate::proxy::observe::Observation;
-use crate::routing::headers::Present;
+use crate::routing::headers::{EntranceKind, Present};
 use crate::routing::host::{Host, WrittenHost};
-use crate::routing::probe::{ProbeAnswer, probe_answer};
-use crate::routing::rules::Target;
+use crate::routing::identify;
+use crate::routing::probe::{ProbeAnswer, activator_answer, probe_answer};
+use crate::routing::rules::{Target, Visibility};
 use crate::routing::timeout::parse_grpc_timeout;
 use crate::routing::validate::{self, Checked};
 
@@ -41,19 +43,29 @@ pub(super) enum Begin {
 pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
     let worker = &peer.worker;
     let arrived = Instant::now();
-    let mut observation = Observation::new(Rc::clone(&worker.counts), arrived);
-    if worker.policy.access_log {
-        let host = head
-            .uri
-            .authority()
-            .map(|authority| authority.as_str().to_owned());
-        let host = host.or_else(|| Some(head.headers.get(header::HOST)?.to_str().ok()?.to_owned()));
-        observation.log(&head.method, &host.unwrap_or_default(), head.uri.path());
+    let checked = validate::validate(head, &worker.request_limits);
+    if peer.kind == EntranceKind::Activator
+        && checked.is_ok()
+        && let Some(answer) = activator_answer(&head.headers, || worker.health.reason())
+    {
+        let response = Asked::of(peer, head).respond_probe(answer, None);
+        return Begin::Answer(response);
     }
-    let (destination, framing) = match route(peer, head) {
+    let mut observation = Observation::new(Rc::clone(&worker.counts), arrived);
+    note(peer, head, &mut observation);
+    let routed = checked
+        .map_err(Failure::from)
+        .and_then(|checked| match peer.kind {
+            EntranceKind::Gateway(visibility) => route(peer, visibility, head, &checked),
+            EntranceKind::Activator => identify(peer, head, &checked),
+        });
+    let (destination, framing) = match routed {
         Ok(Routed::To(destination, framing)) => (destination, framing),
-        Ok(Routed::Probe(answer)) => return Begin::Answer(respond_probe(answer, observation)),
-        Err(failure) => return refuse(head, &failure, observation),
+        Ok(Routed::Probe(answer)) => {
+            let response = Asked::of(peer, head).respond_probe(answer, Some(observation));
+            return Begin::Answer(response);
+        }
+        Err(failure) => return refuse(peer, head, &failure, observation),
     };
     observation.destination(&destination);
     let in_flight = destination
@@ -70,16 +82,45 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
         .client_shares
         .as_ref()
         .map(|shares| shares.key(peer, head));
-    let mut job = Job {
+    let protocol = match peer.kind {
+        EntranceKind::Gateway(_) => destination.spec.protocol,
+        // As the client speaks, whatever the Revision's is (knative/serving `pkg/activator/handler/handler.go`, its
+        // transport).
+        EntranceKind::Activator if head.version == Version::HTTP_2 => Protocol::H2c,
+        EntranceKind::Activator => Protocol::Http1,
+    };
+    let job = Job {
         destination,
+        protocol,
         in_flight,
         deadlines,
         client,
         attempts: 0,
+        turned_away: 0,
         framing,
         observation,
     };
-    let throttle = &worker.forwarder.throttle;
+    admit(peer, head, job)
+}
+
+/// Notes what is written down of the head, if anything is.
+fn note(peer: &Peer, head: &Parts, observation: &mut Observation) {
+    if let Some(line) = peer.worker.policy.request_log.begin(head, peer.address) {
+        observation.log_request(line);
+    }
+    if peer.worker.policy.access_log {
+        let host = head
+            .uri
+            .authority()
+            .map(|authority| authority.as_str().to_owned());
+        let host = host.or_else(|| Some(head.headers.get(header::HOST)?.to_str().ok()?.to_owned()));
+        observation.log(&head.method, &host.unwrap_or_default(), head.uri.path());
+    }
+}
+
+/// Asks for a permit.
+fn admit(peer: &Peer, head: &Parts, mut job: Job) -> Begin {
+    let throttle = &peer.worker.forwarder.throttle;
     if let Some(permit) = throttle.admit_warm(&job.destination.id) {
         return Begin::Forward(job, permit);
     }
@@ -94,12 +135,12 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
                 head: PackedHead::pack(head),
             }))
         }
-        Admission::Refused(refusal) => refuse(head, &refusal.into(), job.observation),
+        Admission::Refused(refusal) => refuse(peer, head, &refusal.into(), job.observation),
     }
 }
 
-fn refuse(head: &Parts, failure: &Failure, observation: Observation) -> Begin {
-    Begin::Answer(Asked::of(head).respond(failure, observation))
+fn refuse(peer: &Peer, head: &Parts, failure: &Failure, observation: Observation) -> Begin {
+    Begin::Answer(Asked::of(peer, head).respond(failure, observation))
 }
 
 enum Routed {
@@ -107,22 +148,27 @@ enum Routed {
     Probe(ProbeAnswer),
 }
 
-/// Checks a request, finds out what it is for, and edits its headers as the rules on the way say.
-fn route(peer: &Peer, head: &mut Parts) -> Result<Routed, Failure> {
+/// Finds out by the rules what a request is for, and edits its headers as the rules on the way say.
+fn route(
+    peer: &Peer,
+    visibility: Visibility,
+    head: &mut Parts,
+    checked: &Checked,
+) -> Result<Routed, Failure> {
     let worker = &peer.worker;
-    let Checked { host, present } = validate::validate(head, &worker.request_limits)?;
-    let framing = Framing::of(head, present);
+    let Checked { host, present } = checked;
+    let framing = Framing::of(head, *present);
     let written = host.as_ref().map(WrittenHost::written);
-    peer.entry.admit(head, present, written);
+    peer.entry.admit(head, *present, written);
     let host = host.as_ref().map_or(Host::NONE, WrittenHost::host);
     let routes = worker.routes();
     let mut dealer = worker.dealer.borrow_mut();
     let resolved = routes.resolve(
-        peer.visibility,
+        visibility,
         &host,
         head.uri.path(),
         &mut head.headers,
-        present,
+        *present,
         |matched| dealer.choose(matched.key, &matched.path.splits),
     )?;
     let target = &resolved.backend.target;
@@ -133,6 +179,23 @@ fn route(peer: &Peer, head: &mut Parts) -> Result<Routed, Failure> {
         return Ok(Routed::Probe(answer));
     }
     let destination = worker.destination(target)?;
+    Ok(Routed::To(destination, framing))
+}
+
+/// Reads from a request which Revision it is for.
+fn identify(peer: &Peer, head: &mut Parts, checked: &Checked) -> Result<Routed, Failure> {
+    let worker = &peer.worker;
+    let written = checked.host.as_ref().map(WrittenHost::written);
+    let host = written.and_then(|written| written.to_str().ok());
+    let named = identify::identify(&head.headers, host, &worker.policy.cluster_domain);
+    let found = named.as_ref().and_then(|id| worker.revision(id));
+    let Some(destination) = found else {
+        let name = named.as_ref().map(|id| id.name().as_bytes());
+        let name = name.unwrap_or_else(|| identify::half_a_name(&head.headers));
+        return Err(Failure::NoRevision(identify::not_found(name)));
+    };
+    let framing = Framing::of(head, checked.present);
+    peer.entry.admit(head, checked.present, written);
     Ok(Routed::To(destination, framing))
 }
 

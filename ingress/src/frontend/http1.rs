@@ -338,7 +338,8 @@ impl hyper::service::Service<Request<Incoming>> for Service {
                 Begin::Forward(job, permit)
             }
             Some(Resume::Answer(job, failure)) => {
-                Begin::Answer(Asked::of(&head).respond(&failure, job.observation))
+                let asked = Asked::of(&self.peer, &head);
+                Begin::Answer(asked.respond(&failure, job.observation))
             }
             None => exchange::begin(&self.peer, &mut head),
         };
@@ -356,7 +357,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
             Begin::Forward(job, permit) => {
                 let (peer, desk) = (Rc::clone(&self.peer), Rc::clone(&self.desk));
                 Box::pin(async move {
-                    let asked = Asked::of(&head);
+                    let asked = Asked::of(&peer, &head);
                     let forwarder = &peer.worker.forwarder;
                     match forwarder.forward(job, permit, head, body, Some(busy)).await {
                         Outcome::Answered(response) => Ok(response),

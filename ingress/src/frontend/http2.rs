@@ -302,7 +302,7 @@ impl Parked {
         Some(match decided {
             Ok(permit) => Stream::Running(Box::pin(run(peer, job, permit, head, body, respond))),
             Err(failure) => {
-                let response = Asked::of(&head).respond(&failure, job.observation);
+                let response = Asked::of(&peer, &head).respond(&failure, job.observation);
                 Stream::Running(Box::pin(async move {
                     answer(respond, response, None).await;
                     None
@@ -321,7 +321,7 @@ async fn run(
     body: RequestBody,
     mut respond: SendResponse<Bytes>,
 ) -> Option<Box<Parked>> {
-    let asked = Asked::of(&head);
+    let asked = Asked::of(&peer, &head);
     let line = Rc::new(Line::default());
     line.expects_continue
         .set(head.headers.contains_key(header::EXPECT));

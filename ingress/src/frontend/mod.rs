@@ -1,17 +1,21 @@
 //! The entrances: listeners, connections, and a request's first steps.
 //!
-//! [`worker`] is where a connection lives; `connection` tells its protocol; `http1` and `http2` are the engines;
-//! `exchange` takes a request in, whatever engine it came by; `respond` says what went wrong; by `drain` connections hear
-//! that it is time to end.
+//! There are two kinds: the gateway's, where rules say which Revision is meant, and the activator's ports, where the
+//! request says so itself. [`worker`] is where a connection lives, whichever it came in by; `connection` tells its
+//! protocol; `http1` and `http2` are the engines; `exchange` takes a request in, whatever engine it came by; `respond`
+//! says what went wrong; by `drain` connections hear that it is time to end, and by [`health`] the kubelet hears of it
+//! before. [`published`] is what requests are routed by.
 
 mod connection;
 mod drain;
 pub mod exchange;
 mod framing;
+pub mod health;
 mod http1;
 mod http2;
 mod input;
 pub mod listener;
+pub mod published;
 mod respond;
 #[cfg(test)]
 mod sizes;

@@ -9,10 +9,13 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use parkway_activator::throttler::Refusal;
 
+use super::connection::Peer;
 use crate::proxy::body::ResponseBody;
 use crate::proxy::failure::Failure;
 use crate::proxy::held::{Held, Holds};
 use crate::proxy::observe::Observation;
+use crate::routing::headers::EntranceKind;
+use crate::routing::identify;
 use crate::routing::names::NETWORK_HASH;
 use crate::routing::probe::ProbeAnswer;
 
@@ -21,10 +24,12 @@ use crate::routing::probe::ProbeAnswer;
 pub(super) struct Asked {
     is_grpc: bool,
     is_head: bool,
+    /// The request said itself which Revision it is for.
+    names_revision: bool,
 }
 
 impl Asked {
-    pub(super) fn of(head: &Parts) -> Self {
+    pub(super) fn of(peer: &Peer, head: &Parts) -> Self {
         let content_type = head
             .headers
             .get(header::CONTENT_TYPE)
@@ -32,20 +37,18 @@ impl Asked {
         Self {
             is_grpc: content_type.starts_with(b"application/grpc"),
             is_head: head.method == Method::HEAD,
+            names_revision: peer.kind == EntranceKind::Activator,
         }
     }
 
     /// The answer to a request that no endpoint answered.
     pub(super) fn respond(self, failure: &Failure, observation: Observation) -> Response<Held> {
+        let not_found = self.not_found(failure, &observation);
+        let failure = not_found.as_ref().unwrap_or(failure);
         if self.is_grpc && !matches!(failure, Failure::BadRequest(_)) {
             return grpc(failure, observation);
         }
-        let mut response = local(
-            failure.status(),
-            text_of(failure),
-            self.is_head,
-            observation,
-        );
+        let mut response = self.local(failure.status(), text_of(failure), Some(observation));
         let fields = response.headers_mut();
         if let Some(after) = failure.retry_after() {
             fields.insert(
@@ -59,6 +62,66 @@ impl Asked {
         }
         response
     }
+
+    /// The answer to a probe; without an observation, nobody counts it.
+    pub(super) fn respond_probe(
+        self,
+        answer: ProbeAnswer,
+        observation: Option<Observation>,
+    ) -> Response<Held> {
+        let mut response = self.local(answer.status, answer.body.into_owned(), observation);
+        if let Some(hash) = answer.hash {
+            response.headers_mut().insert(NETWORK_HASH, hash);
+        }
+        response
+    }
+
+    /// A Revision that is gone when it is asked for a place, or while the request is parked, is spoken of like one that
+    /// was never there: at the activator's ports, by its name.
+    fn not_found(self, failure: &Failure, observation: &Observation) -> Option<Failure> {
+        let Failure::Refused(Refusal::UnknownRevision | Refusal::RevisionGone) = failure else {
+            return None;
+        };
+        let id = observation.revision().filter(|_| self.names_revision)?;
+        let text = identify::not_found(id.name().as_bytes());
+        Some(Failure::NoRevision(text))
+    }
+
+    /// An answer of our own: axum's form of a status and a text.
+    fn local(
+        self,
+        status: StatusCode,
+        text: String,
+        mut observation: Option<Observation>,
+    ) -> Response<Held> {
+        if let Some(observation) = &mut observation {
+            observation.status(status);
+        }
+        let length = text.len();
+        let answer = (status, text).into_response();
+        let (mut head, body) = answer.into_parts();
+        head.headers
+            .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        if length == 0 {
+            head.headers.remove(header::CONTENT_TYPE);
+        } else if !status.is_success() {
+            // As Go's `http.Error` has it.
+            head.headers.insert(
+                header::X_CONTENT_TYPE_OPTIONS,
+                HeaderValue::from_static("nosniff"),
+            );
+        }
+        let body = if self.is_head || length == 0 {
+            ResponseBody::Empty
+        } else {
+            ResponseBody::Local(body)
+        };
+        let held = match observation {
+            Some(observation) => Held::new(body, Holds::of_answer(observation)),
+            None => Held::bare(body),
+        };
+        Response::from_parts(head, held)
+    }
 }
 
 /// What the client reads. Queue full and timeout are the activator's words: knative/serving
@@ -70,45 +133,6 @@ fn text_of(failure: &Failure) -> String {
         Failure::Refused(Refusal::QueueFull { .. }) => "pending request queue full\n".to_owned(),
         _ => format!("{failure}\n"),
     }
-}
-
-/// An answer of our own: axum's form of a status and a text.
-fn local(
-    status: StatusCode,
-    text: String,
-    is_head: bool,
-    mut observation: Observation,
-) -> Response<Held> {
-    observation.status(status);
-    let length = text.len();
-    let answer = (status, text).into_response();
-    let (mut head, body) = answer.into_parts();
-    head.headers
-        .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    if length == 0 {
-        head.headers.remove(header::CONTENT_TYPE);
-    } else {
-        // As Go's `http.Error` has it.
-        head.headers.insert(
-            header::X_CONTENT_TYPE_OPTIONS,
-            HeaderValue::from_static("nosniff"),
-        );
-    }
-    let body = if is_head || length == 0 {
-        ResponseBody::Empty
-    } else {
-        ResponseBody::Local(body)
-    };
-    Response::from_parts(head, Held::new(body, Holds::of_answer(observation)))
-}
-
-/// The answer to a probe.
-pub(super) fn respond_probe(answer: ProbeAnswer, observation: Observation) -> Response<Held> {
-    let mut response = local(answer.status, answer.body.into_owned(), false, observation);
-    if let Some(hash) = answer.hash {
-        response.headers_mut().insert(NETWORK_HASH, hash);
-    }
-    response
 }
 
 fn grpc(failure: &Failure, mut observation: Observation) -> Response<Held> {

@@ -7,11 +7,10 @@ use std::cell::{Cell, Ref, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use parkway_activator::revision::RevisionMap;
+use parkway_activator::revision::{RevisionId, RevisionMap, RevisionSpec};
 use parkway_activator::stats::Stats;
 use parkway_activator::throttler::Throttler;
 use tokio::net::TcpListener;
@@ -25,66 +24,27 @@ use tracing::{debug, info, warn};
 use super::connection::{self, OpenConnection, Peer};
 use super::drain::Drain;
 use super::exchange::ClientShares;
+use super::health::Health;
+use super::published::Current;
+pub use super::published::{RoutePublisher, Routes};
 use crate::config::Limits;
 use crate::proxy::destination::Destination;
 use crate::proxy::failure::Failure;
 use crate::proxy::forward::Forwarder;
 use crate::proxy::observe::{RequestCounts, WorkerCounts};
 use crate::proxy::pool::Pool;
+use crate::proxy::request_log::RequestLog;
 use crate::proxy::sweep::Sweep;
+pub use crate::routing::headers::EntranceKind;
 use crate::routing::headers::HostMode;
 use crate::routing::retry::{Budget, BudgetLimits};
-use crate::routing::rules::{Target, Visibility};
+use crate::routing::rules::Target;
 use crate::routing::split::{Dealer, PathKey, Percentile};
-use crate::routing::table::RouteSnapshot;
+use crate::routing::table::{DEFAULT_CLUSTER_DOMAIN, RouteSnapshot};
 use crate::routing::validate;
 
-/// The current routes; the holder of [`RoutePublisher`] is the only one who changes them.
-#[derive(Clone, Debug)]
-pub struct Routes(Arc<Published>);
-
-#[derive(Debug)]
-struct Published {
-    generation: AtomicU64,
-    current: ArcSwap<RouteSnapshot>,
-}
-
-/// Publishes routes to all workers.
-#[derive(Debug)]
-pub struct RoutePublisher(Routes);
-
-impl RoutePublisher {
-    /// A publisher of `first`, and what readers hold.
-    pub fn new(first: RouteSnapshot) -> (Self, Routes) {
-        let routes = Routes(Arc::new(Published {
-            generation: AtomicU64::new(first.generation()),
-            current: ArcSwap::from_pointee(first),
-        }));
-        (Self(routes.clone()), routes)
-    }
-
-    /// Makes `snapshot` what new requests are routed by; running ones keep theirs.
-    pub fn publish(&self, snapshot: RouteSnapshot) {
-        let generation = snapshot.generation();
-        let published = &self.0.0;
-        published.current.store(Arc::new(snapshot));
-        published.generation.store(generation, Ordering::Release);
-    }
-}
-
-impl Routes {
-    /// The routes of this moment.
-    pub fn current(&self) -> Arc<RouteSnapshot> {
-        self.0.current.load_full()
-    }
-
-    fn generation(&self) -> u64 {
-        self.0.generation.load(Ordering::Acquire)
-    }
-}
-
 /// What decides about requests besides routes and limits.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Policy {
     /// How many proxies in front of the external entrance are trusted to have appended to `X-Forwarded-For`. Default 0:
     /// what comes from outside is replaced.
@@ -93,6 +53,25 @@ pub struct Policy {
     pub client_shares: Option<ClientShares>,
     /// Whether each request is logged when it ends.
     pub access_log: bool,
+    /// Where requests to Revisions are written down. Default: nowhere.
+    pub request_log: RequestLog,
+    /// Who restores the Host that a client meant: queue-proxy, or nobody because processes are local. Default: nobody.
+    pub host_mode: HostMode,
+    /// The cluster's DNS domain: by it a host at the activator ports names a Revision. Default `cluster.local`.
+    pub cluster_domain: Arc<str>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            trusted_hops: 0,
+            client_shares: None,
+            access_log: false,
+            request_log: RequestLog::default(),
+            host_mode: HostMode::default(),
+            cluster_domain: DEFAULT_CLUSTER_DOMAIN.into(),
+        }
+    }
 }
 
 /// What all workers are made of.
@@ -104,8 +83,10 @@ pub struct WorkerParts {
     pub limits: Arc<Limits>,
     /// Decisions.
     pub policy: Arc<Policy>,
-    /// The current routes.
+    /// The current routes and Revisions.
     pub routes: Routes,
+    /// What the kubelet is told at the activator ports.
+    pub health: Health,
     /// Queues and slots.
     pub throttler: Throttler,
     /// Accounting for the autoscaler.
@@ -114,7 +95,8 @@ pub struct WorkerParts {
     pub counts: RequestCounts,
     /// Client connections open, over all workers.
     pub connections: Arc<AtomicUsize>,
-    /// Cancelled when no new connections and requests are taken.
+    /// Cancelled when no new connections are taken any more and those that are there end. [`WorkerParts::health`] fails
+    /// before that: until this is cancelled, everything is taken as ever.
     pub drain: CancellationToken,
 }
 
@@ -129,9 +111,10 @@ pub struct Worker {
     pub(super) request_limits: validate::Limits,
     pub(super) dealer: RefCell<Dealer>,
     pub(super) drain: Rc<Drain>,
+    pub(super) health: Health,
     turning_away: Arc<Semaphore>,
     routes: Routes,
-    kept: RefCell<Arc<RouteSnapshot>>,
+    kept: RefCell<Arc<Current>>,
     kept_generation: Cell<u64>,
     stats: Stats,
     destinations: RefCell<RevisionMap<Rc<Destination>>>,
@@ -139,7 +122,7 @@ pub struct Worker {
 
 impl Worker {
     fn new(index: usize, parts: &WorkerParts) -> Self {
-        let kept = parts.routes.current();
+        let kept = parts.routes.load();
         Self {
             index,
             limits: Arc::clone(&parts.limits),
@@ -150,7 +133,7 @@ impl Worker {
                 sweep: Sweep::new(Instant::now()),
                 pool: Pool::new(Arc::clone(&parts.limits), parts.workers),
                 budget: RefCell::new(Budget::new(BudgetLimits::default())),
-                host_mode: HostMode::Process,
+                host_mode: parts.policy.host_mode,
                 limits: Arc::clone(&parts.limits),
             }),
             counts: Rc::new(parts.counts.of_worker(index)),
@@ -161,9 +144,10 @@ impl Worker {
             },
             dealer: RefCell::new(Dealer::new(u64::try_from(index).unwrap_or_default())),
             drain: Rc::default(),
+            health: parts.health.clone(),
             turning_away: Arc::new(Semaphore::new(connection::TURNED_AWAY)),
             routes: parts.routes.clone(),
-            kept_generation: Cell::new(kept.generation()),
+            kept_generation: Cell::new(kept.routes.generation()),
             kept: RefCell::new(kept),
             stats: parts.stats.clone(),
             destinations: RefCell::default(),
@@ -172,16 +156,21 @@ impl Worker {
 
     /// The routes for a request that arrives now; what it needs of them later, it takes along.
     pub(super) fn routes(&self) -> Ref<'_, RouteSnapshot> {
+        Ref::map(self.current(), |current| &current.routes)
+    }
+
+    /// Routes and Revisions for a request that arrives now.
+    fn current(&self) -> Ref<'_, Current> {
         let generation = self.routes.generation();
         if generation != self.kept_generation.get() {
-            let snapshot = self.routes.current();
-            self.kept_generation.set(snapshot.generation());
+            let current = self.routes.load();
+            self.kept_generation.set(current.routes.generation());
             self.dealer
                 .borrow_mut()
-                .retain(|path| snapshot.has_path(path));
+                .retain(|path| current.routes.has_path(path));
             // What a name stands for may have changed, and a Revision that came again has new counters.
             self.destinations.borrow_mut().clear();
-            self.kept.replace(snapshot);
+            self.kept.replace(current);
         }
         Ref::map(self.kept.borrow(), |kept| &**kept)
     }
@@ -192,23 +181,44 @@ impl Worker {
     ///
     /// When the split names something that is not there.
     pub(super) fn destination(&self, target: &Target) -> Result<Rc<Destination>, Failure> {
-        let (id, spec, is_scaled) = match target {
-            Target::Revision { id, spec } => (id, spec, true),
-            Target::Service { id, spec } | Target::External { id, spec, .. } => (id, spec, false),
-            Target::Missing { reason } => return Err(Failure::Misconfigured(reason.to_string())),
-        };
+        match target {
+            Target::Revision { id, spec } => Ok(self.known(id, spec, true, || target.clone())),
+            Target::Service { id, spec } | Target::External { id, spec, .. } => {
+                Ok(self.known(id, spec, false, || target.clone()))
+            }
+            Target::Missing { reason } => Err(Failure::Misconfigured(reason.to_string())),
+        }
+    }
+
+    /// What is known of a Revision that a request names itself. `None`: there is no such Revision.
+    pub(super) fn revision(&self, id: &RevisionId) -> Option<Rc<Destination>> {
+        let current = self.current();
+        let spec = current.revisions.get(id)?;
+        Some(self.known(id, spec, true, || Target::Revision {
+            id: id.clone(),
+            spec: Arc::clone(spec),
+        }))
+    }
+
+    fn known(
+        &self,
+        id: &RevisionId,
+        spec: &Arc<RevisionSpec>,
+        is_scaled: bool,
+        target: impl FnOnce() -> Target,
+    ) -> Rc<Destination> {
         let mut known = self.destinations.borrow_mut();
         if let Some(destination) = known.get(id) {
-            return Ok(Rc::clone(destination));
+            return Rc::clone(destination);
         }
         let destination = Rc::new(Destination {
             id: id.clone(),
             spec: Arc::clone(spec),
-            target: target.clone(),
+            target: target(),
             stats: is_scaled.then(|| self.stats.revision(id)),
         });
         known.insert(id.clone(), Rc::clone(&destination));
-        Ok(destination)
+        destination
     }
 }
 
@@ -217,8 +227,8 @@ impl Worker {
 pub struct Entrance {
     /// Bound with `SO_REUSEPORT`.
     pub listener: std::net::TcpListener,
-    /// What may be reached by it.
-    pub visibility: Visibility,
+    /// Who asks there, and what may be reached.
+    pub kind: EntranceKind,
 }
 
 /// A question to a worker: what would the next request on this path draw?
@@ -252,10 +262,7 @@ pub fn start(
         let _entered = runtime.enter();
         let listen = |entrance: Entrance| {
             entrance.listener.set_nonblocking(true)?;
-            Ok((
-                TcpListener::from_std(entrance.listener)?,
-                entrance.visibility,
-            ))
+            Ok((TcpListener::from_std(entrance.listener)?, entrance.kind))
         };
         entrances
             .into_iter()
@@ -287,18 +294,18 @@ impl Drop for Ended {
 async fn run(
     index: usize,
     parts: WorkerParts,
-    listeners: Vec<(TcpListener, Visibility)>,
+    listeners: Vec<(TcpListener, EntranceKind)>,
     peeks: mpsc::Receiver<Peek>,
 ) {
     let worker = Rc::new(Worker::new(index, &parts));
     let connections = TaskTracker::new();
     let accepting: Vec<_> = listeners
         .into_iter()
-        .map(|(listener, visibility)| {
+        .map(|(listener, kind)| {
             let accept = accept(
                 Rc::clone(&worker),
                 listener,
-                visibility,
+                kind,
                 parts.drain.clone(),
                 connections.clone(),
                 Arc::clone(&parts.connections),
@@ -351,7 +358,7 @@ async fn run(
 async fn accept(
     worker: Rc<Worker>,
     listener: TcpListener,
-    visibility: Visibility,
+    kind: EntranceKind,
     drain: CancellationToken,
     connections: TaskTracker,
     open: Arc<AtomicUsize>,
@@ -364,7 +371,7 @@ async fn accept(
         };
         match accepted {
             Ok((stream, address)) => {
-                welcome(&worker, stream, address, visibility, &connections, &open);
+                welcome(&worker, stream, address, kind, &connections, &open);
             }
             Err(error) => refuse_for_a_moment(&error).await,
         }
@@ -372,14 +379,14 @@ async fn accept(
     match queued(listener) {
         Ok(queued) => {
             for (stream, address) in queued {
-                welcome(&worker, stream, address, visibility, &connections, &open);
+                welcome(&worker, stream, address, kind, &connections, &open);
             }
         }
         Err(error) => warn!(%error, "connections that were queued are lost"),
     }
     info!(
         worker = worker.index,
-        ?visibility,
+        ?kind,
         "no longer accepting connections"
     );
 }
@@ -409,7 +416,7 @@ fn welcome(
     worker: &Rc<Worker>,
     stream: tokio::net::TcpStream,
     address: SocketAddr,
-    visibility: Visibility,
+    kind: EntranceKind,
     connections: &TaskTracker,
     open: &Arc<AtomicUsize>,
 ) {
@@ -420,7 +427,7 @@ fn welcome(
         }
         return;
     };
-    let peer = Rc::new(Peer::new(Rc::clone(worker), address, visibility));
+    let peer = Rc::new(Peer::new(Rc::clone(worker), address, kind));
     connections.spawn_local(connection::serve(peer, stream, open));
 }
 

@@ -39,7 +39,7 @@ impl Difference {
     }
 
     /// The places of those that are new.
-    pub(crate) fn new(&self) -> impl Iterator<Item = usize> {
+    pub(crate) fn added(&self) -> impl Iterator<Item = usize> {
         let places = self.before.iter().enumerate();
         places
             .filter(|(_, before)| before.is_none())

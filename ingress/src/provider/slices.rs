@@ -75,7 +75,7 @@ impl Slices {
         let still = self.about.iter();
         let still = still.filter_map(|(hash, before)| Some((*hash, places[*before]?)));
         let mut about: Vec<(u64, usize)> = still.collect();
-        for place in difference.new() {
+        for place in difference.added() {
             let names = names_of(&all[place]);
             about.extend(names.map(|name| (self.hash(&all[place], name), place)));
         }
@@ -90,7 +90,7 @@ impl Slices {
 
     /// What those slices are about that came, or went.
     pub(crate) fn changed_since(&self, before: &Self, difference: &Difference) -> Changed {
-        let new = difference.new().map(|place| &self.all[place]);
+        let new = difference.added().map(|place| &self.all[place]);
         let gone = difference.gone.iter().map(|place| &before.all[*place]);
         let names = new.chain(gone).flat_map(|slice| {
             names_of(slice).map(|name| (Arc::clone(&slice.meta.namespace), name.into()))

@@ -19,6 +19,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+pub use self::ahead::Ahead;
 use super::http1::answer::{BrokenAnswer, Http1Answer};
 use crate::routing::headers;
 
@@ -296,6 +297,20 @@ impl Replay {
         Some(std::mem::replace(&mut source.body, RequestBody::Empty))
     }
 
+    /// Ends all attempts there are, before the next one begins: whoever still sends the body gets
+    /// [`BodyError::Superseded`].
+    pub fn supersede(&self) {
+        let reader = {
+            let mut source = self.0.borrow_mut();
+            source.attempt += 1;
+            source.reader.take()
+        };
+        // Outside the borrow: it may run code of others.
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
     /// Whether nothing was read from the client yet.
     pub fn is_untouched(&self) -> bool {
         !self.0.borrow().is_touched
@@ -516,6 +531,8 @@ pub enum ResponseBody {
     Http1(Http1Answer),
     /// From an HTTP/2 endpoint.
     Http2(h2::RecvStream),
+    /// From an endpoint, and begun to be read.
+    Ahead(Box<Ahead>),
 }
 
 impl Body for ResponseBody {
@@ -531,12 +548,14 @@ impl Body for ResponseBody {
             Self::Local(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Local),
             Self::Http1(body) => body.poll_frame(cx).map_err(BodyError::Answer),
             Self::Http2(body) => poll_h2_frame(body, cx),
+            Self::Ahead(body) => body.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
+            Self::Ahead(body) => body.is_end_stream(),
             Self::Local(body) => body.is_end_stream(),
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(body) => body.is_end_stream(),
@@ -548,11 +567,13 @@ impl Body for ResponseBody {
             Self::Empty => SizeHint::with_exact(0),
             Self::Local(body) => body.size_hint(),
             Self::Http1(body) => body.size_hint(),
+            Self::Ahead(body) => body.size_hint(),
             Self::Http2(body) if body.is_end_stream() => SizeHint::with_exact(0),
             Self::Http2(_) => SizeHint::default(),
         }
     }
 }
 
+mod ahead;
 #[cfg(test)]
 mod tests;

@@ -19,6 +19,9 @@ pub enum Failure {
     /// No rule matches.
     #[error("{0}")]
     NoRoute(#[from] table::NoRoute),
+    /// The Revision that the request names is not there; in the activator's words.
+    #[error("{0}")]
+    NoRevision(String),
     /// The rule refers to something that is not there.
     #[error("{0}")]
     Misconfigured(String),
@@ -30,6 +33,9 @@ pub enum Failure {
     /// Text and status: knative/serving `pkg/activator/handler/main_test.go` and `pkg/http/handler/timeout.go`.
     #[error("activator request timeout")]
     TimedOut,
+    /// The endpoint had no room, and what it was sent cannot be sent again. The text is queue-proxy's.
+    #[error("pending request queue full")]
+    TurnedAway,
     /// The endpoint broke off or answered nonsense, and the request must not be sent again.
     #[error("{0}")]
     BadGateway(String),
@@ -44,8 +50,10 @@ impl Failure {
         match self {
             Self::BadRequest(bad) => bad.status(),
             Self::NoRoute(missing) => missing.status(),
-            Self::Refused(Refusal::UnknownRevision) => StatusCode::NOT_FOUND,
-            Self::Refused(_) | Self::Misconfigured(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoRevision(_) | Self::Refused(Refusal::UnknownRevision) => StatusCode::NOT_FOUND,
+            Self::Refused(_) | Self::Misconfigured(_) | Self::TurnedAway => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
             Self::BadGateway(_) => StatusCode::BAD_GATEWAY,
             Self::Incomplete => StatusCode::BAD_REQUEST,
@@ -58,7 +66,9 @@ impl Failure {
             Self::Refused(
                 Refusal::QueueFull { retry_after, .. } | Refusal::StartFailed { retry_after, .. },
             ) => Some(*retry_after),
-            Self::Refused(Refusal::Draining | Refusal::NoEndpoint) => Some(Duration::from_secs(1)),
+            Self::Refused(Refusal::Draining | Refusal::NoEndpoint) | Self::TurnedAway => {
+                Some(Duration::from_secs(1))
+            }
             _ => None,
         }
     }

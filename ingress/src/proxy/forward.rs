@@ -2,7 +2,8 @@
 //!
 //! What has not been started is always sent again, what may have been started only if that does no harm, what has begun
 //! to answer never; `routing::retry` decides, within a budget. An endpoint that refuses is set aside. Between two
-//! attempts the request has no permit: it asks for one again, first in line, and may have to be parked again.
+//! attempts the request has no permit: it asks for one again, first in line, and may have to be parked again. So does one
+//! that queue-proxy had no room for, which others that share the Pod have taken: it goes on waiting instead of hearing so.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use http::request::Parts;
 use http::{HeaderValue, Response, header};
 use parkway_activator::endpoint::Endpoint;
+use parkway_activator::revision::Protocol;
 use parkway_activator::stats::InFlight;
 use parkway_activator::throttler::{Admission, Ask, Permit, Throttler, Ticket, Worker};
 use tokio::time::Instant;
@@ -31,10 +33,12 @@ use super::pool::{Http1Lease, Pool};
 use super::send::{Answered, Attempt, SendError, send};
 pub use super::sweep::Elapsed;
 use super::sweep::{Alarm, Sweep};
+use super::turned_away;
 use crate::config::Limits;
 use crate::routing::headers;
 use crate::routing::headers::{HostMode, Present};
-use crate::routing::retry::{BodyState, Budget, Failed, Verdict};
+use crate::routing::retry::{self, BodyState, Budget, Failed, Verdict};
+use crate::routing::rules::Target;
 
 /// What forwarding needs of its worker.
 #[derive(Debug)]
@@ -66,8 +70,12 @@ pub struct Job {
     pub deadlines: Option<Deadlines>,
     /// Which client it counts for in the queue, where shares are bounded.
     pub client: Option<u64>,
-    /// How often it was sent.
+    /// What its endpoint is spoken to.
+    pub protocol: Protocol,
+    /// How often it was sent, and not turned away.
     pub attempts: u32,
+    /// How often it was turned away by an endpoint without room; stops at the greatest number.
+    pub turned_away: u8,
     /// How its message was framed, for a connection that is built anew.
     pub framing: Framing,
     /// What is written down when it ends.
@@ -180,7 +188,7 @@ impl Forwarder {
         let is_upgrade = head.headers.contains_key(header::UPGRADE);
         let expects_continue = head.headers.contains_key(header::EXPECT);
         let body = (!body.is_empty()).then(|| Replay::new(body, self.limits.replay_bytes));
-        if job.attempts == 0 {
+        if job.attempts == 0 && job.turned_away == 0 {
             self.budget.borrow_mut().arrived(Instant::now());
         }
         loop {
@@ -190,7 +198,7 @@ impl Forwarder {
             headers::address(&mut head.headers, target, self.host_mode, endpoint);
             let attempt = Attempt {
                 endpoint,
-                protocol: job.destination.spec.protocol,
+                protocol: job.protocol,
                 head: &head,
                 body: body.as_ref(),
                 is_upgrade,
@@ -201,24 +209,50 @@ impl Forwarder {
                 let sending = pin!(send(&self.pool, &self.limits, attempt));
                 self.in_time(job.due(), &mut permit, sending).await
             };
-            let error = match sent {
+            let looked = match sent {
                 Err(Elapsed) => return Outcome::Failed(Failure::TimedOut, job.observation),
-                Ok(Ok(answered)) => {
+                Ok(Ok(answered)) if !self.may_be_turned_away(&job, &answered) => {
                     let alarm = self.sweep.alarm();
                     return answer(job, permit, alarm, answered, busy, body);
                 }
-                Ok(Err(error)) => error,
+                // On the heap: rare.
+                Ok(Ok(answered)) => {
+                    let method = head.method.clone();
+                    Ok(Box::pin(turned_away::unless(
+                        answered,
+                        method,
+                        body.clone(),
+                    )))
+                }
+                Ok(Err(error)) => Err(error),
+            };
+            let error = match looked {
+                Err(error) => error,
+                Ok(mut looking) => match self.sweep.within(job.due(), looking.as_mut()).await {
+                    Err(Elapsed) => return Outcome::Failed(Failure::TimedOut, job.observation),
+                    Ok(Ok(answered)) => {
+                        let alarm = self.sweep.alarm();
+                        return answer(job, permit, alarm, answered, busy, body);
+                    }
+                    Ok(Err(error)) => error,
+                },
             };
             debug!(revision = %job.destination.id, endpoint = %permit.endpoint(), attempts = job.attempts, %error, "attempt failed");
             let failed = permit.endpoint();
             if error.is_refusal() {
                 self.throttler.suspect(&job.destination.id, failed);
             }
-            // The slot goes to others while this request asks anew.
-            drop(permit);
             if let Some(failure) = self.gives_up(&error, &head, body.as_ref(), job.attempts) {
                 return Outcome::Failed(failure, job.observation);
             }
+            if matches!(error, SendError::TurnedAway) {
+                // With the permit: while it pauses, nobody else is sent to where there is no room.
+                if let Err(Elapsed) = Box::pin(self.pause(&mut job)).await {
+                    return Outcome::Failed(Failure::TimedOut, job.observation);
+                }
+            }
+            // The slot goes to others while this request asks anew.
+            drop(permit);
             let ask = job.ask(PackedHead::packed_len(&head), Some(failed));
             permit = match self.throttle.admit(&job.destination.id, ask) {
                 Admission::Granted(permit) => permit,
@@ -289,6 +323,24 @@ impl Forwarder {
         }
     }
 
+    /// Whether queue-proxy may have said that it had no room.
+    fn may_be_turned_away(&self, job: &Job, answered: &Answered) -> bool {
+        turned_away::is_likely(&answered.head)
+            && self.host_mode == HostMode::QueueProxy
+            && matches!(job.destination.target, Target::Revision { .. })
+    }
+
+    /// Lets a moment pass after the endpoint had no room for the request, which has not been begun with.
+    async fn pause(&self, job: &mut Job) -> Result<(), Elapsed> {
+        let pause = tokio::time::sleep(retry::pause(job.turned_away));
+        job.attempts = job.attempts.saturating_sub(1);
+        job.turned_away = job.turned_away.saturating_add(1);
+        job.observation.has_parked();
+        let paused = self.sweep.within(job.due(), pin!(pause)).await;
+        job.observation.goes_on();
+        paused
+    }
+
     /// The failure that ends the request, unless it may be sent again.
     fn gives_up(
         &self,
@@ -314,6 +366,7 @@ impl Forwarder {
         };
         match failed.decide(&mut budget, Instant::now()) {
             Verdict::SendAgain => None,
+            _ if matches!(error, SendError::TurnedAway) => Some(Failure::TurnedAway),
             Verdict::GiveUp(_) | Verdict::Truncate => Some(Failure::BadGateway(error.to_string())),
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! [`forward`] tells the story of one request; [`send`] is one attempt, behind which sit the protocol engines, of which
 //! [`http1`] is ours; [`pool`] keeps the connections; [`body`] and [`held`] are what streams; [`sweep`] keeps the
-//! deadlines of all of it. Everything here lives on one worker.
+//! deadlines of all of it. Everything here lives on one worker, but for [`probe`], which asks Pods whether they may
+//! have requests at all.
 
 pub mod body;
 pub mod deadlines;
@@ -14,6 +15,9 @@ pub mod held;
 pub mod http1;
 pub mod observe;
 pub mod pool;
+pub mod probe;
+pub mod request_log;
 pub mod send;
 pub mod sweep;
 pub mod tunnel;
+mod turned_away;

@@ -1,4 +1,5 @@
-//! What is written down about each request when it ends: counters, a duration, an access log line.
+//! What is written down about each request when it ends: counters, a duration, a line of the access log, one of the
+//! request log.
 //!
 //! Every worker counts for itself; the admin adds the workers up when it is asked.
 
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::destination::Destination;
+use super::request_log::Pending;
 
 /// Upper bounds of the duration buckets in seconds, as Knative's histograms have them.
 ///
@@ -176,7 +178,7 @@ impl Counts {
 #[derive(Debug)]
 pub struct Observation {
     counts: Rc<WorkerCounts>,
-    log: Option<Box<LogLine>>,
+    lines: Option<Box<Lines>>,
     destination: Option<Rc<Destination>>,
     arrived: Instant,
     status: Option<StatusCode>,
@@ -187,15 +189,22 @@ pub struct Observation {
     has_timed_out: bool,
 }
 
-/// What the access log says besides figures.
-#[derive(Debug)]
-struct LogLine {
-    method: Method,
-    host: String,
-    path: String,
+/// The lines that tell of the request, as far as it is known, and what they need besides figures.
+#[derive(Debug, Default)]
+struct Lines {
+    access: Option<Access>,
+    request: Option<Pending>,
     parked: Duration,
     /// Since when it waits, while it does.
     waits_since: Option<Instant>,
+}
+
+/// What the access log says of a head.
+#[derive(Debug)]
+struct Access {
+    method: Method,
+    host: String,
+    path: String,
 }
 
 impl Observation {
@@ -203,7 +212,7 @@ impl Observation {
     pub fn new(counts: Rc<WorkerCounts>, arrived: Instant) -> Self {
         Self {
             counts,
-            log: None,
+            lines: None,
             destination: None,
             arrived,
             status: None,
@@ -217,18 +226,30 @@ impl Observation {
 
     /// Notes what the access log shows.
     pub fn log(&mut self, method: &Method, host: &str, path: &str) {
-        self.log = Some(Box::new(LogLine {
+        self.lines().access = Some(Access {
             method: method.clone(),
             host: host.to_owned(),
             path: path.to_owned(),
-            parked: Duration::ZERO,
-            waits_since: None,
-        }));
+        });
+    }
+
+    /// The line of the request log; it is written if the request turns out to be for a Revision.
+    pub fn log_request(&mut self, line: Pending) {
+        self.lines().request = Some(line);
+    }
+
+    fn lines(&mut self) -> &mut Lines {
+        self.lines.get_or_insert_default()
     }
 
     /// The request is for this destination.
     pub fn destination(&mut self, destination: &Rc<Destination>) {
         self.destination = Some(Rc::clone(destination));
+    }
+
+    /// Whose endpoints the request is for, if that is known.
+    pub fn revision(&self) -> Option<&RevisionId> {
+        self.destination.as_ref().map(|destination| &destination.id)
     }
 
     /// The request had to wait for an endpoint, and does so from now on.
@@ -239,14 +260,14 @@ impl Observation {
 
     /// The request waits from now on.
     pub fn waits(&mut self) {
-        if let Some(log) = &mut self.log {
+        if let Some(log) = &mut self.lines {
             log.waits_since = Some(Instant::now());
         }
     }
 
     /// The request waits no longer.
     pub fn goes_on(&mut self) {
-        if let Some(log) = &mut self.log
+        if let Some(log) = &mut self.lines
             && let Some(since) = log.waits_since.take()
         {
             log.parked += since.elapsed();
@@ -282,18 +303,32 @@ impl Observation {
 impl Drop for Observation {
     fn drop(&mut self) {
         self.counts.record(self);
-        let Some(log) = &self.log else { return };
+        if let Some(lines) = self.lines.take() {
+            self.write(*lines);
+        }
+    }
+}
+
+impl Observation {
+    fn write(&self, lines: Lines) {
+        let took = self.arrived.elapsed();
+        if let (Some(line), Some(destination)) = (lines.request, &self.destination)
+            && destination.stats.is_some()
+        {
+            line.end(destination, self.status, self.response_bytes, took);
+        }
+        let Some(access) = lines.access else { return };
         info!(
             target: "parkway::access",
-            method = %log.method,
-            host = %log.host,
-            path = %log.path,
+            method = %access.method,
+            host = %access.host,
+            path = %access.path,
             status = self.status.map_or(0, |status| status.as_u16()),
             revision = self.destination.as_ref().map(|destination| tracing::field::display(&destination.id)),
             bytes = self.response_bytes,
             attempts = self.attempts,
-            parked_ms = u64::try_from(log.parked.as_millis()).unwrap_or(u64::MAX),
-            took_ms = u64::try_from(self.arrived.elapsed().as_millis()).unwrap_or(u64::MAX),
+            parked_ms = u64::try_from(lines.parked.as_millis()).unwrap_or(u64::MAX),
+            took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             ended = self.is_ended,
             timed_out = self.has_timed_out,
             "request"

@@ -38,6 +38,9 @@ pub enum SendError {
     /// is going away and the stream is above the last one it serves (RFC 9113 section 6.8).
     #[error("the endpoint did not take the request: {0}")]
     NotStarted(#[source] Box<dyn StdError>),
+    /// queue-proxy had no room for the request, and said so instead of passing it on.
+    #[error("the endpoint has no room")]
+    TurnedAway,
     /// Bytes were written to a connection kept from an earlier request, and it ended before a response head.
     #[error("the endpoint ended the connection before it answered: {0}")]
     MaybeStartedOnKept(#[source] Box<dyn StdError>),
@@ -57,6 +60,7 @@ impl SendError {
     pub fn progress(&self) -> Progress {
         match self {
             Self::Connect(_) | Self::NotStarted(_) => Progress::NotStarted,
+            Self::TurnedAway => Progress::TurnedAway,
             Self::MaybeStartedOnKept(_) => Progress::MaybeStartedOnKept,
             Self::MaybeStarted(_) => Progress::MaybeStarted,
             Self::Invalid(_) | Self::Client => Progress::ResponseBegun,

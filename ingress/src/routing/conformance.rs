@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use http::{HeaderMap, Request, Version};
 
 use super::fixture::{headers as fields, recorded};
-use super::headers::{self, Arrival, HostMode, Present, Scheme};
+use super::headers::{self, Arrival, EntranceKind, HostMode, Present, Scheme};
 use super::host::Host;
 use super::probe::probe_answer;
 use super::rules::{Target, Visibility};
@@ -84,7 +84,7 @@ impl Gateway {
         parts.headers.extend(fields(sent));
         let host = validate(&parts, &Limits::default()).unwrap().host.unwrap();
         let arrival = Arrival {
-            entrance,
+            entrance: EntranceKind::Gateway(entrance),
             peer: [192, 0, 2, 1].into(),
             scheme: Scheme::Http,
             trusted_hops: 0,

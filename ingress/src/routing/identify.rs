@@ -2,9 +2,10 @@
 //!
 //! Source: knative/serving `pkg/activator/handler/context_handler.go`.
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use parkway_activator::revision::RevisionId;
 
+use super::go::quoted;
 use super::names::{SERVING_NAMESPACE, SERVING_REVISION};
 
 /// Reads the Revision from `Knative-Serving-Namespace` and `-Revision`, else from a host
@@ -17,6 +18,21 @@ pub fn identify(
     cluster_domain: &str,
 ) -> Option<RevisionId> {
     from_headers(headers).or_else(|| from_host(host?, cluster_domain))
+}
+
+/// The words for a Revision that is not there: those of a lister's error behind the activator's prefix (knative/serving
+/// `pkg/activator/handler/context_handler.go`, `sendError`; kubernetes/apimachinery `pkg/api/errors/errors.go`,
+/// `NewNotFound`).
+pub fn not_found(name: &[u8]) -> String {
+    let name = quoted(name);
+    format!("Error getting active endpoint: revision.serving.knative.dev {name} not found")
+}
+
+/// The name to speak of when [`identify`] finds none: what the header says, though it says no namespace; else nothing.
+pub fn half_a_name(headers: &HeaderMap) -> &[u8] {
+    headers
+        .get(SERVING_REVISION)
+        .map_or(b"", HeaderValue::as_bytes)
 }
 
 fn from_headers(headers: &HeaderMap) -> Option<RevisionId> {
@@ -102,6 +118,19 @@ mod tests {
         );
         assert_eq!(by_host("cart.shop.SVC.cluster.local"), None);
         assert_eq!(by_host("cart.shop.svc.Cluster.Local"), None);
+    }
+
+    #[test]
+    fn what_is_not_there_is_spoken_of_as_a_lister_does() {
+        let not_found_in = |headers: &HeaderMap| not_found(half_a_name(headers));
+        assert_eq!(
+            not_found_in(&headers("", "cart\"1")),
+            r#"Error getting active endpoint: revision.serving.knative.dev "cart\"1" not found"#
+        );
+        assert_eq!(
+            not_found_in(&HeaderMap::new()),
+            r#"Error getting active endpoint: revision.serving.knative.dev "" not found"#
+        );
     }
 
     #[test]

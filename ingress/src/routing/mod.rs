@@ -3,10 +3,11 @@
 //! Everything here is pure and synchronous: no clock, no I/O, no task. A provider hands over [`rules`]; [`table`]
 //! compiles them into an immutable [`RouteSnapshot`](table::RouteSnapshot). A request is checked by [`validate`], cleaned by [`headers`], and
 //! followed through the snapshot by [`resolve`], which asks [`split`] for the share it falls to. [`retry`] and
-//! [`timeout`] say what may happen when an attempt does not go well; [`identify`] and [`probe`] are the activator's side
-//! of the same contract; [`explain`] tells people all of it.
+//! [`timeout`] say what may happen when an attempt does not go well; [`identify`], [`revisions`] and [`probe`] are
+//! the activator's side of the same contract; [`explain`] tells people all of it.
 
 pub mod explain;
+mod go;
 pub mod headers;
 pub mod host;
 pub mod identify;
@@ -14,6 +15,7 @@ pub mod names;
 pub mod probe;
 pub mod resolve;
 pub mod retry;
+pub mod revisions;
 pub mod rules;
 pub mod split;
 pub mod table;

@@ -1,24 +1,60 @@
-//! What a probe gets whose target is a Revision: the answer of the activator, without waking anything.
+//! What a probe gets: the answer of the activator, without waking anything.
 //!
-//! Source: knative/networking `pkg/http/probe/handler.go` (`probe`), knative/serving
-//! `pkg/activator/handler/probe_handler.go` (everything else).
+//! At the gateway that concerns probes whose target is a Revision, at the activator ports every request. Source:
+//! knative/serving `pkg/activator/handler/healthz_handler.go` (the kubelet's), knative/networking
+//! `pkg/http/probe/handler.go` (`probe`), knative/serving `pkg/activator/handler/probe_handler.go` (everything else), in
+//! this order (knative/serving `cmd/activator/main.go`).
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 
+use http::header::USER_AGENT;
 use http::{HeaderMap, HeaderValue, StatusCode};
 
-use super::names::{ACTIVATOR, HASH_OVERRIDE, NETWORK_HASH, NETWORK_PROBE};
+use super::go::quoted;
+use super::names::{ACTIVATOR, HASH_OVERRIDE, KUBELET_PROBE, NETWORK_HASH, NETWORK_PROBE};
 
 /// The answer to a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeAnswer {
-    /// 200 or 400. A 400 is plain text, like all of Go's error answers.
+    /// 200, 400, or 500 for the kubelet. Errors are plain text, like all of Go's error answers.
     pub status: StatusCode,
     /// The body, byte for byte.
     pub body: Cow<'static, str>,
     /// What goes into `K-Network-Hash` of the answer.
     pub hash: Option<HeaderValue>,
+}
+
+/// The answer to a probe at the activator ports, whatever its path and method; none when it is no probe.
+///
+/// `unhealthy` says why the process is not healthy, if it is not: only the kubelet is told.
+pub fn activator_answer(
+    headers: &HeaderMap,
+    unhealthy: impl FnOnce() -> Option<String>,
+) -> Option<ProbeAnswer> {
+    if is_kubelet_probe(headers) {
+        return Some(kubelet_answer(unhealthy()));
+    }
+    // No KIngress is known here: whatever stands for its hash is echoed.
+    probe_answer(headers, HASH_OVERRIDE)
+}
+
+/// Source: knative/networking `pkg/http/header/header.go`, `IsKubeletProbe`.
+fn is_kubelet_probe(headers: &HeaderMap) -> bool {
+    let agent = headers.get(USER_AGENT);
+    let marked = headers.get(KUBELET_PROBE);
+    agent.is_some_and(|agent| agent.as_bytes().starts_with(b"kube-probe/"))
+        || marked.is_some_and(|mark| !mark.is_empty())
+}
+
+fn kubelet_answer(unhealthy: Option<String>) -> ProbeAnswer {
+    match unhealthy {
+        None => ok("", None),
+        Some(reason) => ProbeAnswer {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            body: (reason + "\n").into(),
+            hash: None,
+        },
+    }
 }
 
 /// The answer to a request with `K-Network-Probe`; none when it is no probe.
@@ -63,22 +99,6 @@ fn bad(body: Cow<'static, str>) -> ProbeAnswer {
     }
 }
 
-/// As Go's `%q` writes it, except that all beyond ASCII is shown as bytes.
-fn quoted(value: &[u8]) -> String {
-    let mut text = String::from('"');
-    for byte in value {
-        match byte {
-            b'"' | b'\\' => text.extend(['\\', char::from(*byte)]),
-            b'\t' => text.push_str("\\t"),
-            b' '..=b'~' => text.push(char::from(*byte)),
-            // Writing to a string cannot fail.
-            _ => write!(text, "\\x{byte:02x}").unwrap_or_default(),
-        }
-    }
-    text.push('"');
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +110,62 @@ mod tests {
         let answer = probe_answer(&fields.collect(), "3f2a")?;
         let hash = answer.hash.map(|hash| hash.to_str().unwrap().to_owned());
         Some((answer.status.as_u16(), answer.body.into_owned(), hash))
+    }
+
+    fn at_activator(
+        fields: &[(&'static str, &'static str)],
+        unhealthy: Option<&str>,
+    ) -> Option<(u16, String, Option<String>)> {
+        let fields = fields
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)));
+        let unhealthy = || unhealthy.map(str::to_owned);
+        let answer = activator_answer(&fields.collect(), unhealthy)?;
+        let hash = answer.hash.map(|hash| hash.to_str().unwrap().to_owned());
+        Some((answer.status.as_u16(), answer.body.into_owned(), hash))
+    }
+
+    #[test]
+    fn the_kubelet_learns_first_of_all_whether_the_process_is_healthy() {
+        let marked = [("k-kubelet-probe", "queue"), ("k-network-probe", "probe")];
+        let named = [("user-agent", "kube-probe/1.36"), ("k-network-probe", "x")];
+        for fields in [marked, named] {
+            assert_eq!(
+                at_activator(&fields, None),
+                Some((200, String::new(), None))
+            );
+            assert_eq!(
+                at_activator(&fields, Some("it is late")),
+                Some((500, "it is late\n".into(), None))
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_quite_a_kubelets_probe_is_none() {
+        for field in [
+            ("user-agent", "Kube-Probe/1.36"),
+            ("user-agent", "curl kube-probe/1"),
+            ("user-agent", "kube-probe"),
+            ("k-kubelet-probe", ""),
+        ] {
+            assert_eq!(at_activator(&[field], Some("unhealthy")), None, "{field:?}");
+        }
+    }
+
+    #[test]
+    fn others_are_told_at_the_activator_too_while_it_is_unhealthy() {
+        let unhealthy = Some("it is late");
+        assert_eq!(
+            at_activator(&[("k-network-probe", "activator")], unhealthy),
+            Some((200, "activator".into(), None))
+        );
+        let override_ = [("k-network-probe", "probe"), ("k-network-hash", "override")];
+        assert_eq!(
+            at_activator(&override_, unhealthy),
+            Some((200, String::new(), Some("override".into())))
+        );
+        assert_eq!(at_activator(&[("k-network-hash", "x")], unhealthy), None);
     }
 
     #[test]

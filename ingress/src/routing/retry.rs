@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! not started     nothing left us                      again, whatever the method
+//! turned away     queue-proxy had no room              again, whatever the method, as long as it takes
 //! maybe started   bytes left us, no response head      again if repeating is harmless and the body is at hand; else 502
 //! response begun  the client has the head              never: the client must see the truncation
 //! ```
@@ -21,6 +22,8 @@ pub enum Progress {
     /// Nothing was processed: connecting failed, the message came back unsent, `REFUSED_STREAM`, or `GOAWAY`
     /// below our stream.
     NotStarted,
+    /// It arrived, and queue-proxy had no room for it: the workload has not seen it.
+    TurnedAway,
     /// Something was written to a connection kept from an earlier request, and it ended without a response head: most
     /// likely the endpoint closed it while the request was on its way.
     MaybeStartedOnKept,
@@ -61,15 +64,34 @@ pub struct Failed<'r> {
     pub method: &'r Method,
     /// What is left of its body.
     pub body: BodyState,
-    /// How many attempts were made, this one included.
+    /// How many attempts were made, this one included, and without those that were turned away.
     pub attempts: u32,
 }
+
+/// How long a request that was turned away, and before that `times` in a row, waits before it asks for a place again.
+///
+/// Long enough not to spin, short enough to be there when the endpoint has room: 5 ms doubling to 100 ms.
+pub fn pause(times: u8) -> Duration {
+    FIRST_PAUSE
+        .saturating_mul(1 << times.min(DOUBLINGS))
+        .min(LONGEST_PAUSE)
+}
+
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+/// After so many it is the longest.
+const DOUBLINGS: u8 = 5;
 
 impl Failed<'_> {
     /// Decides, and takes from the budget if the request is sent again.
     pub fn decide(self, budget: &mut Budget, now: Instant) -> Verdict {
         let cost = match self.progress {
             Progress::ResponseBegun => return Verdict::Truncate,
+            // It waits as it would in our own queue: its deadline bounds it, and it pauses before each attempt.
+            Progress::TurnedAway if self.body == BodyState::Gone => {
+                return Verdict::GiveUp(StatusCode::SERVICE_UNAVAILABLE);
+            }
+            Progress::TurnedAway => return Verdict::SendAgain,
             Progress::NotStarted => COST_NOT_STARTED,
             Progress::MaybeStartedOnKept if is_harmless_to_repeat(self.method) => COST_ON_KEPT,
             Progress::MaybeStarted if is_harmless_to_repeat(self.method) => COST_MAYBE_STARTED,
@@ -269,6 +291,37 @@ mod tests {
                 "{method}"
             );
         }
+    }
+
+    #[test]
+    fn what_was_turned_away_is_sent_again_whatever_the_method_however_often_and_at_no_cost() {
+        let now = Instant::now();
+        let mut budget = Budget::default();
+        for method in ALL {
+            let method = method.parse().unwrap();
+            let failed = Failed {
+                progress: Progress::TurnedAway,
+                method: &method,
+                body: BodyState::Buffered,
+                attempts: 10_000,
+            };
+            for _ in 0..1_000 {
+                assert_eq!(failed.decide(&mut budget, now), Verdict::SendAgain);
+            }
+        }
+        assert_eq!(retries(&mut budget, Progress::MaybeStarted, now), 100);
+        assert_eq!(
+            decide(Progress::TurnedAway, "GET", BodyState::Gone),
+            Verdict::GiveUp(StatusCode::SERVICE_UNAVAILABLE)
+        );
+    }
+
+    #[test]
+    fn pauses_double_up_to_the_longest() {
+        let pauses: Vec<_> = [0, 1, 2, 3, 4, 5, 6, 255]
+            .map(|times| pause(times).as_millis())
+            .into();
+        assert_eq!(pauses, [5, 10, 20, 40, 80, 100, 100, 100]);
     }
 
     #[test]

@@ -284,7 +284,7 @@ mod tests {
     use http::{HeaderName, HeaderValue, Request};
     use proptest::prelude::*;
 
-    use super::super::headers::{Arrival, Scheme, admit};
+    use super::super::headers::{Arrival, EntranceKind, Scheme, admit};
     use super::super::probe::probe_answer;
     use super::super::rules::Visibility;
 
@@ -540,7 +540,7 @@ mod tests {
             let passes = check(&parts).is_ok();
             let answer = probe_answer(&parts.headers, "3f2a");
             prop_assert!(answer.is_none_or(|answer| [200, 400].contains(&answer.status.as_u16())));
-            admit(&mut parts, &Arrival { entrance, peer: [192, 0, 2, 1].into(), scheme: Scheme::Http, trusted_hops });
+            admit(&mut parts, &Arrival { entrance: EntranceKind::Gateway(entrance), peer: [192, 0, 2, 1].into(), scheme: Scheme::Http, trusted_hops });
             prop_assert!(!passes || host_of(&parts).is_ok());
         }
     }

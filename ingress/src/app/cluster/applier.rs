@@ -5,26 +5,33 @@
 //! what was in effect before them stays until then; everything else goes on meanwhile.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parkway_activator::backends::{Pods, Replicas};
 use parkway_activator::revision::{RevisionId, RevisionMap, RevisionSpec};
 use parkway_activator::stats::Stats;
 use parkway_activator::throttler::{Parking, Throttler};
 use tokio::time::Instant;
 use tracing::info;
 
+use super::super::endpoints::ClusterEndpoints;
 use super::super::names::{Name, Resolved, Resolver};
 use crate::frontend::worker::RoutePublisher;
 use crate::provider::kubernetes::{Changes, IngressChange, Key, RevisionChange, ServiceChange};
 use crate::proxy::observe::RequestCounts;
+use crate::routing::revisions::Revisions;
 use crate::routing::rules::{IngressName, IngressRules, Target};
-use crate::routing::table::{Age, Conflict, RouteTable};
+use crate::routing::table::{Age, RouteTable};
 
 /// Everything the cluster reaches.
 #[derive(Debug)]
 pub(super) struct Applier {
     pub(super) throttler: Throttler,
+    pub(super) endpoints: ClusterEndpoints,
+    /// Our address, where the public endpoints of a Revision say who serves it: without a gateway of ours.
+    pub(super) sharing_by_public: Option<IpAddr>,
     pub(super) stats: Stats,
     pub(super) counts: RequestCounts,
     pub(super) publisher: RoutePublisher,
@@ -37,13 +44,18 @@ pub(super) struct Applier {
 #[derive(Debug, Default)]
 pub(super) struct Applied {
     generation: u64,
-    revisions: RevisionMap<Arc<RevisionSpec>>,
+    /// Something about routes or Revisions is not published yet.
+    is_changed: bool,
+    /// What is published with the routes.
+    revisions: Revisions,
     services: RevisionMap<()>,
     names: BTreeMap<RevisionId, NamedTarget>,
     /// The names that the rules in effect, or held, lead to.
     names_of: HashMap<Key, Vec<RevisionId>>,
     /// Rules that wait for look-ups.
     held: BTreeMap<Key, IngressChange>,
+    /// Revisions whose Pods cannot start: why, and since when that is known.
+    failing: BTreeMap<RevisionId, (Arc<str>, Instant)>,
     /// What no route leads to any more, and since when: last requests may still run.
     retiring: BTreeMap<RevisionId, Instant>,
 }
@@ -58,8 +70,9 @@ struct NamedTarget {
 }
 
 impl Applier {
-    /// Makes `changes` real. Returns the KIngresses whose state may have changed by it, as they are in effect now.
-    pub(super) fn apply(&mut self, changes: Changes) -> Vec<IngressChange> {
+    /// Makes `changes` real, and that the KIngresses `gone` are gone. Returns the others that are as they are told now,
+    /// with their rules in effect if they can be.
+    pub(super) fn apply(&mut self, changes: Changes, gone: &[Key]) -> Vec<IngressChange> {
         for (id, change) in &changes.revisions {
             if let Some(revision) = change {
                 self.set_up_revision(id, revision);
@@ -71,20 +84,30 @@ impl Applier {
             }
         }
         let mut in_effect = Vec::new();
-        for key in &changes.gone {
+        for key in gone {
             self.applied.held.remove(key);
             self.lead_to(key, &[]);
             self.table.remove(&IngressName::from(key));
+            self.applied.is_changed = true;
         }
         for change in changes.ingresses {
             self.take(change, &mut in_effect);
+        }
+        for (id, _) in changes
+            .revisions
+            .iter()
+            .filter(|(_, change)| change.is_none())
+        {
+            self.applied.revisions.remove(id);
+            self.applied.failing.remove(id);
+            self.applied.is_changed = true;
         }
         self.publish();
         for (id, change) in changes.revisions {
             if change.is_none() {
                 info!(revision = %id, "is gone: retires when its last request has ended");
-                self.applied.revisions.remove(&id);
                 // What is parked for it has nothing to wait for.
+                self.endpoints.remove(&id);
                 self.throttler.remove(&id);
                 self.applied.retiring.insert(id, Instant::now());
             }
@@ -98,9 +121,24 @@ impl Applier {
         in_effect
     }
 
-    /// The hosts that more than one KIngress claims.
-    pub(super) fn conflicts(&self) -> Vec<Conflict> {
-        self.table.conflicts()
+    /// The KIngresses that do not have all their hosts, because older ones have them, and what to say of it.
+    pub(super) fn conflicts(&self) -> BTreeMap<Key, String> {
+        let mut conflicts: BTreeMap<Key, String> = BTreeMap::new();
+        for conflict in self.table.conflicts() {
+            let name = &conflict.ingress;
+            let key = Key::new(Arc::clone(&name.namespace), Arc::clone(&name.name));
+            let said = conflicts.entry(key).or_default();
+            if !said.is_empty() {
+                said.push_str("; ");
+            }
+            said.push_str(&conflict.to_string());
+        }
+        conflicts
+    }
+
+    /// Whether rules of this KIngress wait for look-ups.
+    pub(super) fn holds(&self, key: &Key) -> bool {
+        self.applied.held.contains_key(key)
     }
 
     /// Takes in what a name stands for now. Returns the KIngresses that waited for it, now in effect.
@@ -163,6 +201,28 @@ impl Applier {
         self.counts.retain(|id| self.applied.knows(id));
     }
 
+    /// Answers those who wait for Pods that cannot start, and says why. Called again and again while some cannot.
+    ///
+    /// What a Revision says of an earlier start is no reason to give up this one: either it was said after the start
+    /// began, or the start has lasted for [`PATIENCE`].
+    pub(super) fn fail_starts(&self) {
+        for (id, (reason, told)) in &self.applied.failing {
+            let state = self.throttler.revision_state(id);
+            let Some(since) = state.and_then(|state| state.starting_since) else {
+                continue;
+            };
+            if *told > since || since.elapsed() >= PATIENCE {
+                self.throttler
+                    .start_failed(id, Arc::clone(reason), RETRY_START);
+            }
+        }
+    }
+
+    /// Whether there is something to look after with [`fail_starts`](Self::fail_starts).
+    pub(super) fn is_failing(&self) -> bool {
+        !self.applied.failing.is_empty()
+    }
+
     /// Whether there is something to look after with [`finish_retiring`](Self::finish_retiring).
     pub(super) fn is_retiring(&self) -> bool {
         !self.applied.retiring.is_empty()
@@ -174,11 +234,35 @@ impl Applier {
         if !known.is_some_and(|known| Arc::ptr_eq(known, &revision.spec)) {
             self.throttler
                 .upsert(id, Arc::clone(&revision.spec), Parking::Allowed);
-            self.applied
-                .revisions
-                .insert(id.clone(), Arc::clone(&revision.spec));
+            let spec = Arc::clone(&revision.spec);
+            self.applied.revisions.insert(id.clone(), spec);
+            self.applied.is_changed = true;
         }
-        self.throttler.set_endpoints(id, revision.ready.clone());
+        let pods = Pods {
+            ready: revision.ready.clone(),
+            not_ready: revision.not_ready.clone(),
+            trusts_early: revision.trusts_early,
+            service: revision.service,
+        };
+        self.endpoints
+            .set(id, &revision.spec, &revision.private_service, pods);
+        if let Some(us) = self.sharing_by_public {
+            let place = Replicas {
+                index: revision.public.iter().position(|address| *address == us),
+                count: revision.public.len(),
+            };
+            self.endpoints.set_revision_replicas(id, place);
+        }
+        match &revision.failure {
+            None => drop(self.applied.failing.remove(id)),
+            Some(reason) => {
+                let known = self.applied.failing.get(id);
+                if known.is_none_or(|(known, _)| **known != **reason) {
+                    let told = (reason.as_ref().into(), Instant::now());
+                    self.applied.failing.insert(id.clone(), told);
+                }
+            }
+        }
     }
 
     fn set_up_service(&mut self, id: &RevisionId, service: &ServiceChange) {
@@ -209,8 +293,9 @@ impl Applier {
                 self.applied.held.insert(change.key.clone(), change);
                 return;
             }
-            self.table
-                .set(Age::Created(change.created), Arc::clone(rules));
+            let age = Age::Created(change.created);
+            self.table.set(age, Arc::clone(rules));
+            self.applied.is_changed = true;
         }
         in_effect.push(change);
     }
@@ -265,16 +350,21 @@ impl Applier {
         }
     }
 
+    /// Makes the routes and Revisions what new requests are routed by, unless nothing about them has changed.
     fn publish(&mut self) {
+        if !std::mem::take(&mut self.applied.is_changed) {
+            return;
+        }
         self.applied.generation += 1;
         let snapshot = self.table.snapshot(self.applied.generation);
-        self.publisher.publish(snapshot);
+        self.publisher
+            .publish(snapshot, self.applied.revisions.clone());
     }
 }
 
 impl Applied {
     fn knows(&self, id: &RevisionId) -> bool {
-        self.revisions.contains_key(id)
+        self.revisions.get(id).is_some()
             || self.retiring.contains_key(id)
             || self.services.contains_key(id)
             || self.names.contains_key(id)
@@ -284,6 +374,12 @@ impl Applied {
 /// How long what has no route any more stays at least: a worker that has found its way there by the routes before may
 /// not have asked for a place yet, or its place may not show yet.
 const LEAVE: Duration = Duration::from_secs(1);
+
+/// How long a start may last although its Revision has said before that its Pods cannot start.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long newcomers are refused after a start has failed; the next one then starts it again.
+const RETRY_START: Duration = Duration::from_secs(10);
 
 /// The ExternalName targets of rules, each once.
 fn externals(rules: &IngressRules) -> Vec<(RevisionId, Name, Arc<RevisionSpec>)> {

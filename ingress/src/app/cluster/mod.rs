@@ -1,15 +1,18 @@
 //! `parkway serve`: what it consists of, in the order in which it starts, and what stops it.
 
 mod applier;
+mod config;
+mod leading;
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use parkway_activator::backends::Replicas;
 use parkway_activator::prober;
 use parkway_activator::stats::Stats;
 use parkway_activator::throttler::Throttler;
@@ -22,6 +25,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::endpoints::{ClusterEndpoints, ProbeLimits};
 use super::names;
 use super::parts::{
     Workers, joined, limits, policy, queue_limits, raise_file_limit, start_workers,
@@ -29,18 +33,23 @@ use super::parts::{
 use super::signals::Signals;
 use crate::admin::{self, Admin, Autoscaler, Problems};
 use crate::cli::{Role, Serve};
+use crate::frontend::health::{HealthPublisher, HealthState, TERMINATING};
 use crate::frontend::listener;
-use crate::frontend::worker::{Entrance, RoutePublisher, WorkerParts};
+use crate::frontend::worker::{Entrance, EntranceKind, Policy, RoutePublisher, WorkerParts};
 use crate::provider::kubernetes::client::client;
-use crate::provider::kubernetes::{self, Key, KubernetesProvider};
+use crate::provider::kubernetes::{self, Changes, IngressChange, Key, KubernetesProvider, Replica};
 use crate::proxy::observe::RequestCounts;
+use crate::proxy::probe;
+use crate::proxy::request_log::RequestLogPublisher;
 use crate::ready::Ready;
+use crate::routing::headers::HostMode;
 use crate::routing::rules::Visibility;
 use crate::routing::table::{DEFAULT_CLUSTER_DOMAIN, RouteSnapshot, RouteTable};
 use crate::telemetry;
 use applier::{Applied, Applier};
+use leading::Leading;
 
-/// How often what retires is looked at.
+/// How often what retires, and what cannot start, is looked at.
 const RETIRE_TICK: Duration = Duration::from_millis(200);
 
 /// Serves a cluster until it is told to stop.
@@ -70,6 +79,7 @@ pub fn serve(settings: &Serve) -> anyhow::Result<ExitCode> {
 async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new();
     let entrances = Entrances::bind(settings).await?;
+    let addresses = entrances.addresses()?;
     let client = client(settings.kubeconfig.as_deref(), settings.context.as_deref()).await?;
     let cluster_domain = cluster_domain(settings);
 
@@ -81,6 +91,16 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     let stats = Stats::new(workers);
     let counts = RequestCounts::new(workers);
     let (publisher, routes) = RoutePublisher::new(RouteSnapshot::default());
+    let (request_log_publisher, request_log, request_log_writer) = RequestLogPublisher::new();
+    std::thread::Builder::new()
+        .name("request-log".to_owned())
+        .spawn(move || {
+            if let Err(error) = request_log_writer.run(std::io::stdout()) {
+                warn!(%error, "requests are not written down any more");
+            }
+        })
+        .context("cannot start the thread of the request log")?;
+    let (health_publisher, health) = HealthPublisher::new(HealthState::Healthy);
 
     let mut tasks = JoinSet::new();
     let (sink, connection) = RemoteSink::new(vec![autoscaler(settings, &cluster_domain)]);
@@ -91,17 +111,22 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         stat_sink,
         settings.pod_name.clone(),
     ));
+    let (endpoints, asking) =
+        ClusterEndpoints::new(throttler.clone(), probe::Tcp, ProbeLimits::default());
+    tasks.spawn(asking);
     tasks.spawn(prober::restore_suspects(
         throttler.clone(),
-        super::local::ConnectProbe,
+        endpoints.suspect_probe(probe::Tcp),
     ));
     let (resolver, resolving) = names::Resolver::new();
     tasks.spawn(resolving);
 
     let mut provider = KubernetesProvider::new(&client, &provider_settings(settings));
     let problems = Problems::default();
-    let mut applier = Applier {
+    let applier = Applier {
         throttler: throttler.clone(),
+        endpoints,
+        sharing_by_public: settings.pod_ip.filter(|_| !settings.has(Role::Ingress)),
         stats: stats.clone(),
         counts: counts.clone(),
         publisher,
@@ -114,15 +139,28 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     let parts = WorkerParts {
         workers,
         limits: Arc::new(limits(&settings.data_path, settings.drain())),
-        policy: Arc::new(policy(&settings.data_path)),
+        policy: Arc::new(Policy {
+            host_mode: HostMode::QueueProxy,
+            request_log,
+            cluster_domain: cluster_domain.as_str().into(),
+            ..policy(&settings.data_path)
+        }),
         routes: routes.clone(),
+        health,
         throttler: throttler.clone(),
         stats: stats.clone(),
         counts: counts.clone(),
         connections: Arc::clone(&connections),
         drain: drain.clone(),
     };
-    let (per_worker, metrics, admin_listener) = entrances.into_parts();
+    let Entrances {
+        requests,
+        peers,
+        metrics,
+        admin: admin_listener,
+        ..
+    } = entrances;
+    let per_worker = per_worker(workers, requests);
     let admin = Admin {
         ready: ready.clone(),
         routes,
@@ -131,7 +169,8 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         counts,
         processes: None,
         watches: Some(provider.health()),
-        autoscaler: Autoscaler::Remote(sink),
+        leading: None,
+        autoscaler: Autoscaler::Remote(sink.clone()),
         problems: problems.clone(),
         connections,
         workers,
@@ -139,6 +178,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     };
     // From here on it can be seen what is waited for.
     tasks.spawn(admin::serve_metrics(metrics, admin.clone()));
+    info!(metrics = %addresses.metrics, "waiting for the cluster to tell what there is");
 
     let first = tokio::select! {
         changes = provider.changed() => changes,
@@ -149,81 +189,240 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         revisions = first.revisions.len(),
         "the cluster has told what there is"
     );
-    drop(applier.apply(first));
+    let leading = peers.map(|peers| {
+        let config = first.config.as_deref();
+        Leading::start(
+            settings,
+            &cluster_domain,
+            &client,
+            peers,
+            config,
+            &mut tasks,
+        )
+    });
+    let mut running = Running {
+        provider,
+        applier,
+        sink,
+        request_log: request_log_publisher,
+        pod_ip: settings.pod_ip,
+        leading,
+        conflicts: BTreeMap::new(),
+        tasks,
+    };
+    running.take(first);
     let Workers {
         threads,
         peeks,
         ended,
     } = start_workers(per_worker, &parts)?;
-    tasks.spawn(admin::serve(admin_listener, Admin { peeks, ..admin }));
+    running.tasks.spawn(admin::serve(
+        admin_listener,
+        Admin {
+            peeks,
+            leading: running.leading.as_ref().map(Leading::shown),
+            ..admin
+        },
+    ));
     drop(starting);
-    info!(workers, roles = ?settings.roles, class = %settings.ingress_class, "serving");
+    info!(
+        workers,
+        roles = ?settings.roles,
+        class = %settings.ingress_class,
+        external = addresses.external.map(display),
+        local = addresses.local.map(display),
+        activator = addresses.activator.map(display),
+        activator_h2c = addresses.activator_h2c.map(display),
+        peers = addresses.peers.map(display),
+        metrics = %addresses.metrics,
+        admin = %addresses.admin,
+        "serving"
+    );
 
-    let code = steady(&mut provider, &mut applier, &mut signals, ended, &mut tasks).await;
-    let draining = ready.wait_for("nothing: the process is ending");
-    stop(settings, &drain, &throttler, threads, &mut signals).await;
-    drop(draining);
-    tasks.shutdown().await;
+    let workers = Workers {
+        threads,
+        peeks: Vec::new(),
+        ended,
+    };
+    let code = running.until_the_end(settings, &drain, workers, &mut signals, || {
+        health_publisher.publish(HealthState::Unhealthy(TERMINATING.into()));
+        ready.wait_for("nothing: the process is ending")
+    });
+    let code = code.await;
+    running.tasks.shutdown().await;
     Ok(code)
 }
 
-/// Runs until a signal, or until something that should never end does.
-async fn steady(
-    provider: &mut KubernetesProvider,
-    applier: &mut Applier,
-    signals: &mut Signals,
-    mut ended: mpsc::Receiver<usize>,
-    tasks: &mut JoinSet<()>,
-) -> ExitCode {
-    let mut tick = tokio::time::interval(RETIRE_TICK);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = signals.stop() => return ExitCode::SUCCESS,
-            changes = provider.changed() => drop(applier.apply(changes)),
-            resolved = applier.resolver.next() => drop(applier.resolved(resolved)),
-            _ = tick.tick(), if applier.is_retiring() => applier.finish_retiring(),
-            Some(worker) = ended.recv() => {
-                error!(worker, "a worker has ended before its time");
-                return ExitCode::FAILURE;
+/// Everything that goes on while requests are served, to the last one.
+struct Running {
+    provider: KubernetesProvider,
+    applier: Applier,
+    sink: RemoteSink,
+    request_log: RequestLogPublisher,
+    /// Our address.
+    pod_ip: Option<IpAddr>,
+    /// None where there are no KIngresses to speak of.
+    leading: Option<Leading>,
+    /// KIngresses that do not have all their hosts.
+    conflicts: BTreeMap<Key, String>,
+    tasks: JoinSet<()>,
+}
+
+impl Running {
+    /// Serves until a signal, then ends in order: the cluster learns that we leave, no new connections, parked and running
+    /// requests. What the cluster tells takes effect all the while: parked requests wait for it.
+    async fn until_the_end<P>(
+        &mut self,
+        settings: &Serve,
+        drain: &CancellationToken,
+        workers: Workers,
+        signals: &mut Signals,
+        leave: impl FnOnce() -> P,
+    ) -> ExitCode {
+        let Workers {
+            threads, mut ended, ..
+        } = workers;
+        let mut ended = Some(&mut ended);
+        if self.until(signals.stop(), &mut ended).await.is_err() {
+            return ExitCode::FAILURE;
+        }
+        let _leaving = leave();
+        if let Some(leading) = &self.leading {
+            leading.stand_down();
+        }
+        info!(
+            seconds = settings.drain_delay_seconds,
+            "not ready any more; serving until the cluster has noticed, or a second signal"
+        );
+        let noticed = async {
+            tokio::select! {
+                () = tokio::time::sleep(settings.drain_delay()) => {}
+                () = signals.stop() => {}
             }
-            Some(ended) = tasks.join_next() => {
-                error!(?ended, "a task that should never end has ended");
-                return ExitCode::FAILURE;
+        };
+        if self.until(noticed, &mut ended).await.is_err() {
+            return ExitCode::FAILURE;
+        }
+        let throttler = self.applier.throttler.clone();
+        info!(
+            parked = throttler.parked(),
+            "stopping: parked and running requests may end; once more to stop at once"
+        );
+        throttler.drain();
+        drain.cancel();
+        let over = async {
+            tokio::select! {
+                () = joined(threads) => info!("all requests have ended"),
+                () = signals.stop() => warn!("stopping at once"),
+                // The workers keep the deadline themselves; this is for a worker that cannot.
+                () = tokio::time::sleep(settings.drain() + Duration::from_secs(1)) => warn!("drain deadline passed"),
+            }
+        };
+        match self.until(over, &mut None).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(Broken) => ExitCode::FAILURE,
+        }
+    }
+
+    /// Makes changes real, and tells whom they concern.
+    fn take(&mut self, mut changes: Changes) {
+        if let Some(replicas) = changes.replicas.take() {
+            let ours = |replica: &Replica| Some(replica.address) == self.pod_ip;
+            let place = Replicas {
+                index: replicas.iter().position(ours),
+                count: replicas.len(),
+            };
+            info!(replicas = place.count, index = ?place.index, "the gateway's replicas");
+            self.applier.endpoints.set_replicas(place);
+            if let Some(leading) = &self.leading {
+                leading.set_replicas(replicas);
+            }
+        }
+        if let Some(config) = &changes.config {
+            let (mode, passthrough) = config::mesh(config);
+            self.applier.endpoints.set_mesh(mode, passthrough);
+            match config::request_log(config) {
+                Ok(template) => self.request_log.publish(template),
+                Err(error) => {
+                    warn!(%error, "config-observability: logging.request-log-template cannot be used; the one before stays");
+                }
+            }
+        }
+        if let Some(owners) = changes.bucket_owners.take() {
+            self.sink.set_owners(owners);
+        }
+        let gone = std::mem::take(&mut changes.gone);
+        let in_effect = self.applier.apply(changes, &gone);
+        self.tell(in_effect, &gone);
+    }
+
+    /// Says of KIngresses that their present state is in effect here, and of others whether they have their hosts now.
+    fn tell(&mut self, mut in_effect: Vec<IngressChange>, gone: &[Key]) {
+        let Some(leading) = &self.leading else {
+            return;
+        };
+        let conflicts = self.applier.conflicts();
+        let before = std::mem::replace(&mut self.conflicts, conflicts);
+        let differs = |key: &&Key| before.get(key) != self.conflicts.get(key);
+        let others: Vec<Key> = { before.keys().chain(self.conflicts.keys()) }
+            .filter(differs)
+            .cloned()
+            .collect();
+        if !others.is_empty() {
+            let known = self.provider.known(&others).into_iter();
+            in_effect.extend(known.filter(|change| !self.applier.holds(&change.key)));
+        }
+        leading.tell(in_effect, gone, &self.conflicts);
+    }
+
+    /// Takes in what happens until `end`.
+    ///
+    /// # Errors
+    ///
+    /// When something ends that never should; workers (`ended` tells) may, while draining.
+    async fn until(
+        &mut self,
+        end: impl Future<Output = ()>,
+        ended: &mut Option<&mut mpsc::Receiver<usize>>,
+    ) -> Result<(), Broken> {
+        let mut end = std::pin::pin!(end);
+        let mut tick = tokio::time::interval(RETIRE_TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = &mut end => return Ok(()),
+                changes = self.provider.changed() => self.take(changes),
+                resolved = self.applier.resolver.next() => {
+                    let in_effect = self.applier.resolved(resolved);
+                    self.tell(in_effect, &[]);
+                }
+                _ = tick.tick(), if self.applier.is_retiring() || self.applier.is_failing() => {
+                    self.applier.finish_retiring();
+                    self.applier.fail_starts();
+                }
+                Some(worker) = next(ended) => {
+                    error!(worker, "a worker has ended before its time");
+                    return Err(Broken);
+                }
+                Some(ended) = self.tasks.join_next() => {
+                    error!(?ended, "a task that should never end has ended");
+                    return Err(Broken);
+                }
             }
         }
     }
 }
 
-/// Ends in order: the cluster learns that we leave, no new connections, parked and running requests.
-async fn stop(
-    settings: &Serve,
-    drain: &CancellationToken,
-    throttler: &Throttler,
-    threads: Vec<JoinHandle<()>>,
-    signals: &mut Signals,
-) {
-    info!(
-        seconds = settings.drain_delay_seconds,
-        "not ready any more; serving until the cluster has noticed, or a second signal"
-    );
-    tokio::select! {
-        () = tokio::time::sleep(settings.drain_delay()) => {}
-        () = signals.stop() => {}
-    }
-    info!(
-        parked = throttler.parked(),
-        "stopping: parked and running requests may end; once more to stop at once"
-    );
-    throttler.drain();
-    drain.cancel();
-    tokio::select! {
-        () = joined(threads) => info!("all requests have ended"),
-        () = signals.stop() => warn!("stopping at once"),
-        // The workers keep the deadline themselves; this is for a worker that cannot.
-        () = tokio::time::sleep(settings.drain() + Duration::from_secs(1)) => warn!("drain deadline passed"),
+/// The next worker that has ended, where that is watched for.
+async fn next(ended: &mut Option<&mut mpsc::Receiver<usize>>) -> Option<usize> {
+    match ended {
+        Some(ended) => ended.recv().await,
+        None => std::future::pending().await,
     }
 }
+
+/// Something has ended that never should.
+struct Broken;
 
 fn provider_settings(settings: &Serve) -> kubernetes::Settings {
     let is_ingress = settings.has(Role::Ingress);
@@ -271,12 +470,46 @@ fn search_domain(resolver: &str) -> Option<String> {
 /// Bound listeners, so that a taken address is noticed before anything is started.
 struct Entrances {
     workers: usize,
-    gateway: Vec<(Vec<std::net::TcpListener>, Visibility)>,
+    requests: Vec<(Vec<std::net::TcpListener>, EntranceKind)>,
+    /// For other replicas; an ingress has others.
+    peers: Option<TcpListener>,
     metrics: TcpListener,
     admin: TcpListener,
 }
 
+/// Where the entrances are, once the system has chosen ports for those that left it the choice.
+struct Addresses {
+    external: Option<SocketAddr>,
+    local: Option<SocketAddr>,
+    activator: Option<SocketAddr>,
+    activator_h2c: Option<SocketAddr>,
+    peers: Option<SocketAddr>,
+    metrics: SocketAddr,
+    admin: SocketAddr,
+}
+
 impl Entrances {
+    fn addresses(&self) -> std::io::Result<Addresses> {
+        let of_kind = |wanted: EntranceKind| {
+            let all = self.requests.iter();
+            let of_kind = all.filter(move |(_, kind)| *kind == wanted);
+            of_kind.filter_map(|(listeners, _)| listeners.first()?.local_addr().ok())
+        };
+        let gateway = |visibility| of_kind(EntranceKind::Gateway(visibility)).next();
+        // In the order in which they were bound.
+        let mut activators = of_kind(EntranceKind::Activator);
+        let peers = self.peers.as_ref().map(TcpListener::local_addr);
+        Ok(Addresses {
+            external: gateway(Visibility::ExternalIp),
+            local: gateway(Visibility::ClusterLocal),
+            activator: activators.next(),
+            activator_h2c: activators.next(),
+            peers: peers.transpose()?,
+            metrics: self.metrics.local_addr()?,
+            admin: self.admin.local_addr()?,
+        })
+    }
+
     async fn bind(settings: &Serve) -> anyhow::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let workers = settings.data_path.workers.map_or(cores, usize::from);
@@ -285,15 +518,31 @@ impl Entrances {
         };
         let bind =
             |flag, address| listener::bind(address, workers).with_context(|| taken(flag, address));
-        let mut gateway = Vec::new();
+        let mut requests = Vec::new();
         if settings.has(Role::Ingress) {
-            gateway.push((bind("--listen", settings.listen)?, Visibility::ExternalIp));
+            let external = bind("--listen", settings.listen)?;
+            requests.push((external, EntranceKind::Gateway(Visibility::ExternalIp)));
             let local = bind("--listen-local", settings.listen_local)?;
-            gateway.push((local, Visibility::ClusterLocal));
+            requests.push((local, EntranceKind::Gateway(Visibility::ClusterLocal)));
         }
+        if settings.has(Role::Activator) {
+            let http1 = bind("--listen-activator", settings.listen_activator)?;
+            requests.push((http1, EntranceKind::Activator));
+            let h2c = bind("--listen-activator-h2c", settings.listen_activator_h2c)?;
+            requests.push((h2c, EntranceKind::Activator));
+        }
+        let peers = match settings.has(Role::Ingress) {
+            true => Some(
+                TcpListener::bind(settings.listen_peers)
+                    .await
+                    .with_context(|| taken("--listen-peers", settings.listen_peers))?,
+            ),
+            false => None,
+        };
         Ok(Self {
             workers,
-            gateway,
+            requests,
+            peers,
             metrics: TcpListener::bind(settings.metrics_listen)
                 .await
                 .with_context(|| taken("--metrics-listen", settings.metrics_listen))?,
@@ -302,20 +551,20 @@ impl Entrances {
                 .with_context(|| taken("--admin", settings.admin))?,
         })
     }
+}
 
-    /// What each worker listens on, the listener for everybody, and the admin's.
-    fn into_parts(self) -> (Vec<Vec<Entrance>>, TcpListener, TcpListener) {
-        let mut per_worker: Vec<Vec<Entrance>> = (0..self.workers).map(|_| Vec::new()).collect();
-        for (listeners, visibility) in self.gateway {
-            for (entrances, listener) in per_worker.iter_mut().zip(listeners) {
-                entrances.push(Entrance {
-                    listener,
-                    visibility,
-                });
-            }
+/// What each worker listens on.
+fn per_worker(
+    workers: usize,
+    requests: Vec<(Vec<std::net::TcpListener>, EntranceKind)>,
+) -> Vec<Vec<Entrance>> {
+    let mut per_worker: Vec<Vec<Entrance>> = (0..workers).map(|_| Vec::new()).collect();
+    for (listeners, kind) in requests {
+        for (entrances, listener) in per_worker.iter_mut().zip(listeners) {
+            entrances.push(Entrance { listener, kind });
         }
-        (per_worker, self.metrics, self.admin)
     }
+    per_worker
 }
 
 #[cfg(test)]

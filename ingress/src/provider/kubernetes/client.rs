@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
+use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+
+pub use kube::Client;
 
 /// How long connecting to the API server may take; then it is tried again.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -48,7 +50,7 @@ pub async fn client(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<
         context: context.map(str::to_owned),
         ..KubeConfigOptions::default()
     };
-    let mut config = match kubeconfig {
+    let config = match kubeconfig {
         Some(path) => {
             let failed = |source| NoCluster::Kubeconfig {
                 path: path.display().to_string(),
@@ -68,8 +70,20 @@ pub async fn client(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<
         }
         None => Config::infer().await.map_err(NoCluster::NotFound)?,
     };
+    of(config)
+}
+
+/// A client with our bounds, for what is configured.
+///
+/// # Errors
+///
+/// When no client can be made of it.
+pub fn of(mut config: Config) -> Result<Client, NoCluster> {
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     config.read_timeout = Some(READ_TIMEOUT);
     config.write_timeout = Some(WRITE_TIMEOUT);
+    // Whoever asks waits and asks again, in its own way. kube's would do so 15 times before it says a word, and wait for
+    // minutes in between, or for however long the answer says.
+    config.default_retry = false;
     Client::try_from(config).map_err(NoCluster::Client)
 }

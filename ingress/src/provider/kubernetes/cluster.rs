@@ -50,8 +50,10 @@ pub struct Changes {
     pub revisions: Vec<(RevisionId, Option<RevisionChange>)>,
     /// Endpoints of ordinary Services that rules name; none: no rule does any more.
     pub services: Vec<(RevisionId, Option<ServiceChange>)>,
-    /// The replicas of the gateway that are ready, in the order of their addresses.
+    /// The replicas of the gateway that are ready, in the order of their addresses as text.
     pub replicas: Option<Vec<Replica>>,
+    /// Who owns the autoscaler's buckets: `host:port` by the bucket's name, all of them.
+    pub bucket_owners: Option<BTreeMap<String, String>>,
     /// ConfigMaps of the system namespace by name, all of them.
     pub config: Option<Arc<BTreeMap<String, BTreeMap<String, String>>>>,
 }
@@ -111,7 +113,9 @@ pub struct RevisionChange {
     pub trusts_early: bool,
     /// The private Service, for a mesh.
     pub service: Option<Endpoint>,
-    /// Ready addresses behind the public Service: activators, while they are in the path.
+    /// Its name.
+    pub private_service: Arc<str>,
+    /// Ready addresses behind the public Service, in their order as text: activators, while they are in the path.
     pub public: Vec<IpAddr>,
     /// Why its Pods cannot start.
     pub failure: Option<Box<str>>,
@@ -140,6 +144,8 @@ pub struct Replica {
 pub struct Cluster {
     /// The Service whose ready endpoints are the replicas.
     gateway: Key,
+    /// Where Knative Serving is.
+    system_namespace: Arc<str>,
     has_all: [bool; KINDS],
     ingresses: HashMap<Key, Entry>,
     /// Who names a Service or Revision.
@@ -169,7 +175,27 @@ struct Entry {
     rules: Option<Arc<IngressRules>>,
     /// The Service ports these name.
     ports: Vec<RevisionId>,
-    is_waiting: bool,
+    outcome: Outcome,
+}
+
+impl Entry {
+    fn is_waiting(&self) -> bool {
+        matches!(self.outcome, Outcome::Waiting { .. })
+    }
+
+    fn change(&self, rules: Option<Arc<IngressRules>>) -> IngressChange {
+        let kept = &self.kept;
+        IngressChange {
+            key: kept.key.clone(),
+            uid: Arc::clone(&kept.uid),
+            generation: kept.generation,
+            resource_version: kept.resource_version.clone(),
+            created: kept.created,
+            status: kept.status.clone(),
+            rules,
+            outcome: self.outcome.clone(),
+        }
+    }
 }
 
 /// What is known of a Revision, whichever object told it first.
@@ -178,6 +204,7 @@ struct Known {
     revision: Option<KeptRevision>,
     spec: Arc<RevisionSpec>,
     cluster_ip: Option<IpAddr>,
+    private_service: Option<Arc<str>>,
     told: Option<RevisionChange>,
 }
 
@@ -197,14 +224,17 @@ struct Marks {
     revisions: HashSet<RevisionId>,
     ports: BTreeSet<RevisionId>,
     replicas: bool,
+    bucket_owners: bool,
     config: bool,
 }
 
 impl Cluster {
-    /// Nothing is known yet. `gateway` is the Service whose endpoints are the replicas.
-    pub fn new(gateway: Key) -> Self {
+    /// Nothing is known yet. `gateway` is the Service whose endpoints are the replicas, `system_namespace` where
+    /// Knative Serving is.
+    pub fn new(gateway: Key, system_namespace: &str) -> Self {
         Self {
             gateway,
+            system_namespace: system_namespace.into(),
             has_all: [false; KINDS],
             ingresses: HashMap::new(),
             users: HashMap::new(),
@@ -237,6 +267,12 @@ impl Cluster {
         }
     }
 
+    /// A KIngress as it was told last.
+    pub fn known(&self, key: &Key) -> Option<IngressChange> {
+        let entry = self.ingresses.get(key)?;
+        Some(entry.change(None))
+    }
+
     /// Whether every kind has been listed.
     pub fn is_complete(&self) -> bool {
         self.has_all.iter().all(|has| *has)
@@ -260,6 +296,9 @@ impl Cluster {
         }
         if std::mem::take(&mut self.marks.replicas) {
             changes.replicas = Some(self.replicas());
+        }
+        if std::mem::take(&mut self.marks.bucket_owners) {
+            changes.bucket_owners = Some(self.bucket_owners());
         }
         if std::mem::take(&mut self.marks.config) {
             changes.config = Some(Arc::new(self.config.clone()));
@@ -318,7 +357,7 @@ impl Cluster {
                 refers_to,
                 rules: None,
                 ports: Vec::new(),
-                is_waiting: false,
+                outcome: Outcome::Programmed,
             },
         };
         self.marks.gone.retain(|gone| *gone != key);
@@ -409,8 +448,10 @@ impl Cluster {
             }
             KeptService::PrivateOf(key, id, cluster_ip) => {
                 let known = self.revisions.entry(id.clone()).or_default();
-                if known.cluster_ip != cluster_ip {
+                let name = Some(&key.name);
+                if known.cluster_ip != cluster_ip || known.private_service.as_ref() != name {
                     known.cluster_ip = cluster_ip;
+                    known.private_service = name.cloned();
                     self.marks.revisions.insert(id.clone());
                 }
                 self.private.insert(key, id);
@@ -426,6 +467,7 @@ impl Cluster {
             && let Some(known) = self.revisions.get_mut(&id)
         {
             known.cluster_ip = None;
+            known.private_service = None;
             self.marks.revisions.insert(id);
         }
     }
@@ -487,6 +529,7 @@ impl Cluster {
         }
         let service = slice.service_key();
         self.marks.replicas |= service == self.gateway;
+        self.marks.bucket_owners |= self.is_bucket(&service);
         if let Some(ports) = self.ports_of_service.get(&service) {
             self.marks.ports.extend(ports.iter().cloned());
         }
@@ -494,7 +537,7 @@ impl Cluster {
             if self
                 .ingresses
                 .get(user)
-                .is_some_and(|entry| entry.is_waiting)
+                .is_some_and(|entry| entry.is_waiting())
             {
                 self.marks.ingresses.insert(user.clone());
             }
@@ -526,7 +569,7 @@ impl Cluster {
             return;
         }
         known.told.clone_from(&now);
-        if known.revision.is_none() && known.cluster_ip.is_none() {
+        if known.revision.is_none() && known.private_service.is_none() {
             self.revisions.remove(&id);
         }
         changes.revisions.push((id, now));
@@ -562,7 +605,7 @@ impl Cluster {
         not_ready.dedup();
         // In two slices at once, while it moves from one to the other.
         not_ready.retain(|endpoint| ready.binary_search(endpoint).is_err());
-        public.sort_unstable();
+        public.sort_by_cached_key(IpAddr::to_string);
         public.dedup();
         let address = |ip| Endpoint::new(SocketAddr::new(ip, PRIVATE_SERVICE_PORT));
         Some(RevisionChange {
@@ -571,6 +614,10 @@ impl Cluster {
             not_ready,
             trusts_early: revision.trusts_early,
             service: known.cluster_ip.map(address),
+            private_service: match &known.private_service {
+                Some(name) => Arc::clone(name),
+                None => format!("{}-private", id.name()).into(),
+            },
             public,
             failure: revision.failure.clone(),
         })
@@ -608,18 +655,8 @@ impl Cluster {
         let Some(entry) = self.ingresses.get_mut(key) else {
             return;
         };
-        entry.is_waiting = matches!(outcome, Outcome::Waiting { .. });
-        let kept = &entry.kept;
-        changes.ingresses.push(IngressChange {
-            key: key.clone(),
-            uid: Arc::clone(&kept.uid),
-            generation: kept.generation,
-            resource_version: kept.resource_version.clone(),
-            created: kept.created,
-            status: kept.status.clone(),
-            rules,
-            outcome,
-        });
+        entry.outcome = outcome;
+        changes.ingresses.push(entry.change(rules));
     }
 
     /// The Service ports of new rules, each counted for them.
@@ -689,7 +726,28 @@ impl Cluster {
         }
     }
 
-    /// The ready replicas of the gateway, each once, in the order of their addresses.
+    /// Source: `PodIPBucketSet` and `AutoscalerBucketName`, knative/serving `pkg/autoscaler/bucket/bucket.go`: a bucket's
+    /// owner makes a Service of the bucket's name and is its only endpoint.
+    fn is_bucket(&self, service: &Key) -> bool {
+        service.namespace == self.system_namespace && service.name.starts_with(BUCKET_PREFIX)
+    }
+
+    fn bucket_owners(&self) -> BTreeMap<String, String> {
+        let buckets = self.slices_of_service.iter();
+        let buckets = buckets.filter(|(service, _)| self.is_bucket(service));
+        let owner = |(service, slices): (&Key, &BTreeSet<Key>)| {
+            let mut slices = slices.iter().filter_map(|key| self.slices.get(key));
+            slices.find_map(|slice| {
+                let mut endpoints = slice.endpoints.iter();
+                let owner = endpoints.find(|endpoint| endpoint.phase == Phase::Ready)?;
+                let address = SocketAddr::new(owner.address, slice.port(&["http"])?);
+                Some((service.name.to_string(), address.to_string()))
+            })
+        };
+        buckets.filter_map(owner).collect()
+    }
+
+    /// The ready replicas of the gateway, each once, in the order of their addresses as text, which is Knative's.
     fn replicas(&self) -> Vec<Replica> {
         let slices = self.slices_of_service.get(&self.gateway);
         let slices = slices.into_iter().flatten();
@@ -703,11 +761,13 @@ impl Cluster {
                 pod: endpoint.pod.clone().unwrap_or_default(),
             })
             .collect();
-        replicas.sort();
+        replicas.sort_by_cached_key(|replica| replica.address.to_string());
         replicas.dedup_by(|one, other| one.address == other.address);
         replicas
     }
 }
+
+const BUCKET_PREFIX: &str = "autoscaler-bucket-";
 
 /// Number of the port by which a private Service serves requests, whatever its protocol.
 ///

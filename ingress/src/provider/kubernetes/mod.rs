@@ -7,11 +7,19 @@
 //!
 //! All of `kube` and its objects ends here; what leaves is our own vocabulary, the same that files are translated to.
 
+pub mod applied;
 pub mod client;
 pub mod cluster;
 pub mod kept;
+pub mod lease;
 pub mod objects;
+pub mod peers;
+mod random;
+pub mod status;
 pub mod watch;
+
+#[cfg(test)]
+mod tests;
 
 use kube::{Api, Client};
 use tokio::sync::mpsc;
@@ -55,7 +63,7 @@ impl KubernetesProvider {
     pub fn new(client: &Client, settings: &Settings) -> Self {
         let (news, heard) = mpsc::channel(NEWS);
         let health = WatchHealth::default();
-        let mut cluster = Cluster::new(settings.gateway.clone());
+        let mut cluster = Cluster::new(settings.gateway.clone(), &settings.system_namespace);
         if settings.ingress_class.is_none() {
             cluster.without_ingresses();
         }
@@ -86,6 +94,13 @@ impl KubernetesProvider {
                 return changes;
             }
         }
+    }
+
+    /// These KIngresses as they were told last.
+    pub fn known(&self, keys: &[Key]) -> Vec<IngressChange> {
+        keys.iter()
+            .filter_map(|key| self.cluster.known(key))
+            .collect()
     }
 
     /// How the watches are.

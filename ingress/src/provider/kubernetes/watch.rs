@@ -1,8 +1,12 @@
 //! One watch of one kind: what the API server says, as changes of a table.
 //!
-//! [`kube::runtime::watcher`] lists, watches, and lists again when its place in the history is gone (410); what it is
-//! left to us is to turn a new list into one change (so that what was deleted meanwhile goes, and nothing else does), to
-//! wait between failures, and to say how the watch is.
+//! [`kube::runtime::watcher()`] lists, watches, and lists again when a watch says that its place in the history is gone
+//! (410). What is left to us is to turn a new list into one change (so that what was deleted meanwhile goes, and nothing
+//! else does), to wait between failures, to list anew when a watch is not even begun at our place, and to say how the
+//! watch is.
+//!
+//! A pause after failures is never longer than [`LONGEST_PAUSE`], unless the API server asks for one: however long it
+//! was away, what it says is known soon after it is back. (client-go and kube wait up to a minute.)
 //!
 //! Every [`RELIST`] the list is asked for again even though nothing failed: an event that was lost on the way, which
 //! nobody would notice, is made good then.
@@ -13,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher;
 use kube::{Api, Resource};
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -22,11 +26,22 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::random;
+
 /// How long a watch lasts until it is asked for again, in seconds. A connection that has died without a word is noticed
 /// 5 s later.
 pub const WATCH_SECONDS: u32 = 60;
 /// How often everything is listed anew.
 pub const RELIST: Duration = Duration::from_secs(30 * 60);
+/// How long to wait after a failure; twice as long after each further one. Up to half of it is added by chance, so that
+/// not all ask at once.
+pub const FIRST_PAUSE: Duration = Duration::from_millis(400);
+/// The longest such pause.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Failures count as further ones until the watch has told something, or there was none for so long.
+const FORGIVE_AFTER: Duration = Duration::from_secs(30);
+/// The longest that an API server is left alone that asks for it (`Retry-After`).
+const LONGEST_ASKED: Duration = Duration::from_secs(30);
 
 /// Namespace and name of an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,17 +120,37 @@ impl WatchHealth {
 }
 
 /// What to watch, and what becomes of it.
-pub(super) struct Watch<K, T, N> {
+pub struct Watch<K, T, N> {
     /// The kind, as people call it.
-    pub(super) kind: &'static str,
-    pub(super) api: Api<K>,
+    pub kind: &'static str,
+    /// Where to ask.
+    pub api: Api<K>,
     /// Labels that objects must have; empty: any.
-    pub(super) labels: String,
+    pub labels: String,
     /// What is kept of an object; nothing: it is no concern of ours.
-    pub(super) keep: Box<dyn Fn(K) -> Option<T> + Send + Sync>,
-    pub(super) wrap: fn(Change<T>) -> N,
-    pub(super) news: mpsc::Sender<N>,
-    pub(super) health: WatchHealth,
+    pub keep: Box<dyn Fn(K) -> Option<T> + Send + Sync>,
+    /// What a change is to whoever hears of it.
+    pub wrap: fn(Change<T>) -> N,
+    /// Who hears of changes. While that is full, the watch waits.
+    pub news: mpsc::Sender<N>,
+    /// Where the watch says how it is.
+    pub health: WatchHealth,
+}
+
+impl<K, T, N> Debug for Watch<K, T, N> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watch")
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why everything is listed anew.
+enum Relist {
+    /// It is time.
+    Due,
+    /// A watch cannot begin at the version that was seen last.
+    Lost,
 }
 
 impl<K, T, N> Watch<K, T, N>
@@ -123,17 +158,25 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     /// Tells all changes until nobody listens any more.
-    pub(super) async fn run(self) {
+    pub async fn run(self) {
         let mut config = watcher::Config::default().timeout(WATCH_SECONDS);
         if !self.labels.is_empty() {
             config = config.labels(&self.labels);
         }
         self.health.change(self.kind, |_| ());
+        let mut pauses = Pauses::default();
         loop {
-            let events = watcher(self.api.clone(), config.clone()).default_backoff();
+            let events = watcher(self.api.clone(), config.clone());
             let until = Instant::now() + RELIST;
-            if self.follow(events, until).await.is_err() {
-                return; // the provider is gone
+            match self.follow(events, until, &mut pauses).await {
+                Ok(Relist::Due) => {}
+                Ok(Relist::Lost) => {
+                    info!(
+                        kind = self.kind,
+                        "the version that was seen last cannot be watched from: listing anew"
+                    );
+                }
+                Err(_provider_is_gone) => return,
             }
         }
     }
@@ -142,7 +185,8 @@ where
         &self,
         events: impl futures::Stream<Item = watcher::Result<watcher::Event<K>>>,
         until: Instant,
-    ) -> Result<(), mpsc::error::SendError<N>> {
+        pauses: &mut Pauses,
+    ) -> Result<Relist, mpsc::error::SendError<N>> {
         let mut events = std::pin::pin!(events);
         let mut listed = None;
         while let Ok(event) = tokio::time::timeout_at(until, events.next()).await {
@@ -150,9 +194,13 @@ where
                 Some(Ok(event)) => event,
                 Some(Err(error)) => {
                     self.failed(&error);
+                    pauses.failed(&error).await;
+                    if is_lost(&error) {
+                        return Ok(Relist::Lost);
+                    }
                     continue;
                 }
-                None => return Ok(()),
+                None => return Ok(Relist::Due),
             };
             let change = match event {
                 watcher::Event::Init => {
@@ -182,13 +230,16 @@ where
                 watcher::Event::Delete(object) => Change::Gone(Key::of(&object)),
             };
             self.works();
+            if !matches!(change, Change::All(_)) {
+                pauses.failures = 0; // it gets on; a list alone may be all that works
+            }
             self.news.send((self.wrap)(change)).await?;
         }
-        Ok(())
+        Ok(Relist::Due)
     }
 
     fn failed(&self, error: &watcher::Error) {
-        let message = error.to_string();
+        let message = with_causes(error);
         let is_new = self.health.change(self.kind, |state| {
             state.errors += 1;
             state.failing.replace(message.clone()).is_none()
@@ -214,4 +265,76 @@ where
             info!(kind = self.kind, "the watch works again");
         }
     }
+}
+
+/// How long to wait after failures.
+#[derive(Debug, Default)]
+struct Pauses {
+    /// In a row, and when the last one was.
+    failures: u32,
+    last: Option<Instant>,
+}
+
+impl Pauses {
+    async fn failed(&mut self, error: &watcher::Error) {
+        let now = Instant::now();
+        if self.last.is_none_or(|last| now - last > FORGIVE_AFTER) {
+            self.failures = 0;
+        }
+        let doubled = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(self.failures));
+        self.failures = self.failures.saturating_add(1);
+        self.last = Some(now);
+        let pause = doubled.min(LONGEST_PAUSE);
+        let pause = pause.mul_f64(1.0 + random::fraction() / 2.0);
+        tokio::time::sleep(pause.max(asked_pause(error))).await;
+    }
+}
+
+/// How long the API server wants to be left alone.
+fn asked_pause(error: &watcher::Error) -> Duration {
+    let status = status_of(error);
+    let details = status.and_then(|status| status.details.as_ref());
+    let seconds = details.map_or(0, |details| details.retry_after_seconds);
+    Duration::from_secs(seconds.into()).min(LONGEST_ASKED)
+}
+
+/// Whether a watch was refused because of the version it was to begin at: it is gone, or has never been (a server that
+/// was restored from a backup). `watcher` would ask for the same one again and again.
+///
+/// Source: kubernetes/apimachinery `pkg/api/errors/errors.go`, `IsResourceExpired`, `IsGone`, `NewTooLargeResourceVersionError`.
+fn is_lost(error: &watcher::Error) -> bool {
+    let watcher::Error::WatchStartFailed(_) = error else {
+        return false;
+    };
+    status_of(error).is_some_and(|status| {
+        let causes = status.details.iter().flat_map(|details| &details.causes);
+        let mut causes = causes.map(|cause| cause.reason.as_str());
+        status.code == 410 || causes.any(|cause| cause == "ResourceVersionTooLarge")
+    })
+}
+
+/// What the API server said, if it said anything.
+fn status_of(error: &watcher::Error) -> Option<&kube::core::Status> {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => Some(status),
+        _ => None,
+    }
+}
+
+/// An error with what it was caused by: the client's own words seldom say what is wrong.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !message.contains(&said) {
+            message.push_str(": ");
+            message.push_str(&said);
+        }
+        cause = error.source();
+    }
+    message
 }

@@ -372,7 +372,7 @@ fn adds_a_name_twice<T>(
     meta: impl Fn(&T) -> &Meta,
 ) -> bool {
     let mut new = HashSet::new();
-    if !{ difference.new() }.all(|place| new.insert(meta(&after[place]).key())) {
+    if !{ difference.added() }.all(|place| new.insert(meta(&after[place]).key())) {
         return true;
     }
     for place in &difference.gone {

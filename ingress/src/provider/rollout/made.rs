@@ -35,6 +35,9 @@ struct Fresh {
     urls: Vec<Arc<ServiceUrl>>,
 }
 
+/// What Services put into the world, with the places of the Services.
+pub(super) type Products = Vec<(usize, Product)>;
+
 impl Made {
     pub(super) fn revision(&mut self, id: RevisionId, entry: Arc<RevisionEntry>) {
         self.has_twins |= self.revisions.insert(id, entry).is_some();
@@ -70,7 +73,7 @@ impl Made {
         self,
         input: &Input,
         before: impl Fn(&Meta) -> Option<&'r Arc<IngressRules>>,
-    ) -> Result<(World, Vec<(usize, Product)>), Vec<Problem>> {
+    ) -> Result<(World, Products), Vec<Problem>> {
         let mut warnings = input.warnings.clone();
         warnings.extend(
             self.fresh

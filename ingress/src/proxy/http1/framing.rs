@@ -19,7 +19,7 @@ pub enum Malformed {
 
 /// Reads a body out of the bytes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
+pub(in crate::proxy) enum Framing {
     /// This many bytes are left; none at all is a body that has ended.
     Length(u64),
     /// Chunked.
@@ -30,7 +30,7 @@ pub(super) enum Framing {
 
 /// What comes next in a chunked body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Chunk {
+pub(in crate::proxy) enum Chunk {
     /// A size.
     Size,
     /// This many bytes of data, and the line end behind them.
@@ -43,7 +43,7 @@ pub(super) enum Chunk {
 
 /// What a body goes on with.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Piece {
+pub(in crate::proxy) enum Piece {
     /// Data.
     Data(Bytes),
     /// Trailer fields; the body has ended.
@@ -87,7 +87,7 @@ impl Framing {
     /// # Errors
     ///
     /// When the bytes are no body; nothing more can be read from the connection then.
-    pub(super) fn next(&mut self, unread: &mut Bytes) -> Result<Piece, Malformed> {
+    pub(in crate::proxy) fn next(&mut self, unread: &mut Bytes) -> Result<Piece, Malformed> {
         loop {
             match self {
                 Self::Length(0) => return Ok(Piece::End),

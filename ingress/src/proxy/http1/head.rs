@@ -93,7 +93,7 @@ pub const MOST_FIELDS: usize = 128;
 
 /// Why a response head cannot be passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BadHead {
+pub(in crate::proxy) enum BadHead {
     /// It is no HTTP/1.
     #[error("{0}")]
     Syntax(httparse::Error),
@@ -116,11 +116,11 @@ pub(super) enum BadHead {
 
 /// A response head.
 #[derive(Debug)]
-pub(super) struct Head {
-    pub(super) parts: Parts,
-    pub(super) framing: Framing,
+pub(in crate::proxy) struct Head {
+    pub(in crate::proxy) parts: Parts,
+    pub(in crate::proxy) framing: Framing,
     /// The connection may be used again after the body.
-    pub(super) keeps_connection: bool,
+    pub(in crate::proxy) keeps_connection: bool,
 }
 
 impl Head {
@@ -131,7 +131,7 @@ impl Head {
 }
 
 /// Takes the head of a response to `method` out of `unread`. `None`: it is not complete.
-pub(super) fn parse(
+pub(in crate::proxy) fn parse(
     unread: &mut Bytes,
     method: &Method,
     bounds: HeadBounds,

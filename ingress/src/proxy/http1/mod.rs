@@ -8,8 +8,8 @@
 //! [`answer`] is the response's body. All that can be read in two ways is refused (RFC 9112 sections 6.3, 11.2).
 
 pub mod answer;
-mod framing;
-mod head;
+pub(super) mod framing;
+pub(super) mod head;
 mod socket;
 mod upload;
 

@@ -1,7 +1,8 @@
 //! `X-Forwarded-For`, `-Proto`, `-Host` and `Forwarded`: whom we got the request from.
 //!
 //! What an outsider wrote there is replaced; a set number of entries at the end is believed when proxies of ours stand
-//! in front. At the internal entrance the peer is one of our own, so its entries stay and we append ours.
+//! in front. At the internal entrance the peer is one of our own, so its entries stay and we append ours. At the
+//! activator's ports only the peer's address is appended.
 //! Source: RFC 7239; the runtime contract wants `Forwarded` (knative/specs `specs/serving/runtime-contract.md`).
 
 use std::cell::RefCell;
@@ -12,8 +13,7 @@ use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::super::names::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
-use super::super::rules::Visibility;
-use super::{Arrival, Scheme};
+use super::{Present, Scheme};
 
 /// What a connection's requests say about where they come from; made once, because it is text.
 #[derive(Clone, Debug)]
@@ -85,19 +85,14 @@ impl Sender {
     }
 }
 
-/// Says who sent the request, for which host and under which scheme. `is_claimed`: the head says something of that kind.
+/// Says who sent the request, for which host and under which scheme, behind the last `believed` elements of what the head
+/// says of that kind.
 pub(super) fn append(
     headers: &mut HeaderMap,
     host: Option<&HeaderValue>,
-    arrival: &Arrival,
     sender: &Sender,
-    is_claimed: bool,
+    believed: usize,
 ) {
-    let believed = match arrival.entrance {
-        _ if !is_claimed => 0,
-        Visibility::ExternalIp => arrival.trusted_hops,
-        Visibility::ClusterLocal => usize::MAX,
-    };
     let element = sender.element(host);
     if believed == 0 {
         let scheme = HeaderValue::from_static(sender.scheme.as_str());
@@ -127,6 +122,18 @@ fn append_to_claims(
     if !has_one(headers, &X_FORWARDED_HOST, |v| !v.is_empty()) {
         set(headers, X_FORWARDED_HOST, host.cloned());
     }
+}
+
+/// Puts the sender behind what `X-Forwarded-For` says, whatever that is, and says nothing else: what Go's
+/// `net/http/httputil` reverse proxy does.
+pub(super) fn append_peer(headers: &mut HeaderMap, present: Present, sender: &Sender) {
+    let mut line = sender.address.clone();
+    if present.has(Present::FORWARDING) {
+        let said = headers.get_all(X_FORWARDED_FOR).iter().chain([&line]);
+        let said: Vec<_> = said.map(HeaderValue::as_bytes).collect();
+        line = HeaderValue::from_bytes(&said.join(&b", "[..])).unwrap_or(line);
+    }
+    headers.insert(X_FORWARDED_FOR, line);
 }
 
 /// Makes this the only value of the field; without one, there is none.

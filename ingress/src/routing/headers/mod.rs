@@ -42,11 +42,22 @@ pub const NOT_FROM_OUTSIDE: [HeaderName; 8] = [
     SERVING_DEFAULT_ROUTE,
 ];
 
+/// What an entrance is: who asks there, and what is believed of what they say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntranceKind {
+    /// The gateway's: a rule says which Revision is meant. Anybody may ask at the one for [`Visibility::ExternalIp`].
+    Gateway(Visibility),
+    /// The activator's ports: the request says itself which Revision is meant. Who asks there is a part of Knative, or an
+    /// ingress that has done an ingress's work already, so nothing is taken away and only the peer is added to
+    /// `X-Forwarded-For` (knative/serving `pkg/http/proxy.go`).
+    Activator,
+}
+
 /// How a request came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
     /// At which entrance.
-    pub entrance: Visibility,
+    pub entrance: EntranceKind,
     /// From which address.
     pub peer: IpAddr,
     /// Under which scheme.
@@ -120,19 +131,24 @@ impl Entry {
         }
         let upgrade =
             hop_by_hop::remove_present_from_request(&mut parts.headers, present, parts.version);
-        let is_outside = self.arrival.entrance == Visibility::ExternalIp;
-        if is_outside && present.has(Present::NOT_FROM_OUTSIDE) {
-            remove_untrusted(&mut parts.headers);
-        }
-        let is_claimed = present.has(Present::FORWARDING);
         parts.headers.reserve(OURS);
-        forwarded::append(
-            &mut parts.headers,
-            host,
-            &self.arrival,
-            &self.sender,
-            is_claimed,
-        );
+        match self.arrival.entrance {
+            EntranceKind::Gateway(visibility) => {
+                let is_outside = visibility == Visibility::ExternalIp;
+                if is_outside && present.has(Present::NOT_FROM_OUTSIDE) {
+                    remove_untrusted(&mut parts.headers);
+                }
+                let believed = match visibility {
+                    _ if !present.has(Present::FORWARDING) => 0,
+                    Visibility::ExternalIp => self.arrival.trusted_hops,
+                    Visibility::ClusterLocal => usize::MAX,
+                };
+                forwarded::append(&mut parts.headers, host, &self.sender, believed);
+            }
+            EntranceKind::Activator => {
+                forwarded::append_peer(&mut parts.headers, present, &self.sender);
+            }
+        }
         if parts.version == Version::HTTP_2 {
             join_cookies(&mut parts.headers);
         }
@@ -224,11 +240,12 @@ fn asks_for_hash(headers: &HeaderMap) -> bool {
 }
 
 /// Who restores the Host that the client meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HostMode {
     /// queue-proxy in front of the workload: the Host is the endpoint's address, `K-Original-Host` has the name.
     QueueProxy,
     /// A local process has nobody in front: its Host header has the name, as queue-proxy would leave it.
+    #[default]
     Process,
 }
 
@@ -247,7 +264,11 @@ pub fn address(headers: &mut HeaderMap, target: &Target, mode: HostMode, endpoin
         }
     }
     headers.insert(PROXY_REQUEST, HeaderValue::from_static(ACTIVATOR));
-    let is_renamed = present.has(Present::ORIGINAL_HOST);
+    // One that says nothing is none (knative/networking `pkg/http/header/header.go`, `RewriteHostIn`).
+    let is_renamed = present.has(Present::ORIGINAL_HOST)
+        && headers
+            .get(ORIGINAL_HOST)
+            .is_some_and(|host| !host.is_empty());
     match mode {
         HostMode::QueueProxy => {
             let named_by = if is_renamed { ORIGINAL_HOST } else { HOST };

@@ -10,13 +10,13 @@ use super::super::table::RouteSnapshot;
 use super::*;
 
 const OUTSIDE: Arrival = Arrival {
-    entrance: Visibility::ExternalIp,
+    entrance: EntranceKind::Gateway(Visibility::ExternalIp),
     peer: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7)),
     scheme: Scheme::Http,
     trusted_hops: 0,
 };
 const INSIDE: Arrival = Arrival {
-    entrance: Visibility::ClusterLocal,
+    entrance: EntranceKind::Gateway(Visibility::ClusterLocal),
     ..OUTSIDE
 };
 
@@ -119,6 +119,41 @@ fn what_only_we_may_say_is_removed_outside_and_kept_inside() {
         assert!(!outside.contains_key(name), "{name}");
         assert!(inside.contains_key(name), "{name}");
     }
+}
+
+const AT_ACTIVATOR: Arrival = Arrival {
+    entrance: EntranceKind::Activator,
+    ..OUTSIDE
+};
+
+#[test]
+fn the_activators_ports_take_nothing_away_but_what_is_hop_by_hop_and_add_the_peer_only() {
+    let sent = [
+        FORGED.as_slice(),
+        &[("x-real", "1"), ("connection", "close")],
+    ]
+    .concat();
+    let mut expected = map(&sent);
+    expected.remove("connection");
+    expected.insert("x-forwarded-for", HeaderValue::from_static("192.0.2.7"));
+
+    assert_eq!(admitted(&AT_ACTIVATOR, &sent), expected);
+}
+
+#[test]
+fn the_activators_ports_append_the_peer_to_whatever_was_said_and_leave_the_rest() {
+    let sent = [
+        ("x-forwarded-for", "10.0.0.1, \"10.0.0.2"),
+        ("x-forwarded-for", "not an address"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "theirs"),
+        ("forwarded", "for=10.0.0.2"),
+    ];
+    let mut expected = map(&sent);
+    let line = "10.0.0.1, \"10.0.0.2, not an address, 192.0.2.7";
+    expected.insert("x-forwarded-for", HeaderValue::from_static(line));
+
+    assert_eq!(admitted(&AT_ACTIVATOR, &sent), expected);
 }
 
 #[test]
@@ -452,6 +487,15 @@ fn original_host_of_a_first_pass_is_kept_in_both_modes() {
         addressed(HostMode::Process, &revision("r"), &sent)["host"],
         "cart.example"
     );
+}
+
+#[test]
+fn an_original_host_that_says_nothing_is_none() {
+    let sent = [("host", "cart.example"), ("k-original-host", "")];
+    let to_queue_proxy = addressed(HostMode::QueueProxy, &revision("r"), &sent);
+    assert_eq!(to_queue_proxy["k-original-host"], "cart.example");
+    let to_process = addressed(HostMode::Process, &revision("r"), &sent);
+    assert_eq!(to_process["host"], "cart.example");
 }
 
 #[test]

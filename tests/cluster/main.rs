@@ -1,0 +1,6 @@
+//! Parkway in a cluster: the watch client against what a real API server sent, and the real `parkway serve` against the
+//! API server's double, with scripted queue-proxies in the place of Pods.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod recordings;
