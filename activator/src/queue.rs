@@ -307,7 +307,9 @@ impl<W> RevisionQueue<W> {
     pub fn set_endpoints(&mut self, mut endpoints: Vec<Endpoint>) -> Vec<Grant<W>> {
         endpoints.sort_unstable();
         endpoints.dedup();
-        for old in std::mem::take(&mut self.endpoints) {
+        let before = std::mem::take(&mut self.endpoints);
+        self.endpoints.reserve_exact(endpoints.len());
+        for old in before {
             match endpoints.binary_search(&old.endpoint) {
                 Ok(_) => self.endpoints.push(old),
                 Err(_) if old.in_use > 0 => {

@@ -18,6 +18,7 @@
 //! nothing is woken, and nothing is dropped that could lock.
 
 mod histogram;
+mod history;
 mod lane;
 mod ledger;
 mod mailbox;

@@ -107,7 +107,7 @@ fn the_kingress_made_of_a_service_is_the_one_knative_made() {
     let made = hashes(&load(&parts.each_ref().map(String::as_str)));
     let mut compared = Vec::new();
     for knatives in ingresses("main/ingress.json") {
-        let name = knatives.meta.name.as_str();
+        let name = &*knatives.meta.name;
         let Some(hash) = made.get(name) else { continue };
         if name == "rollout" {
             continue; // was recorded in the middle of a gradual rollout

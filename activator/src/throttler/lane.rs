@@ -1,6 +1,7 @@
 //! What one worker has in flight at one endpoint, counted without a lock.
 
 use std::cell::Cell;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::endpoint::Endpoint;
@@ -84,6 +85,55 @@ impl Lane {
         }
     }
 }
+
+/// The lanes of one Revision by endpoint and worker. Kept while a worker or a permit knows them.
+///
+/// A sorted list: there are few, and one of them is added when a worker first goes to an endpoint.
+#[derive(Debug, Default)]
+pub(super) struct Lanes(Vec<(usize, Arc<Lane>)>);
+
+impl Lanes {
+    /// The lane of a worker to an endpoint.
+    pub(super) fn get(&self, endpoint: Endpoint, worker: usize) -> Option<&Arc<Lane>> {
+        let place = self.place(endpoint, worker).ok()?;
+        Some(&self.0[place].1)
+    }
+
+    /// The same; a new one if there is none.
+    pub(super) fn get_or_insert_with(
+        &mut self,
+        endpoint: Endpoint,
+        worker: usize,
+        new: impl FnOnce() -> Lane,
+    ) -> &Arc<Lane> {
+        let place = self.place(endpoint, worker).unwrap_or_else(|place| {
+            if self.0.len() < FEW {
+                self.0.reserve_exact(1);
+            }
+            self.0.insert(place, (worker, Arc::new(new())));
+            place
+        });
+        &self.0[place].1
+    }
+
+    /// All of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Lane> {
+        self.0.iter().map(|(_, lane)| &**lane)
+    }
+
+    /// Forgets those for which `is_known` says so.
+    pub(super) fn retain(&mut self, mut is_known: impl FnMut(&mut Arc<Lane>) -> bool) {
+        self.0.retain_mut(|(_, lane)| is_known(lane));
+    }
+
+    fn place(&self, endpoint: Endpoint, worker: usize) -> Result<usize, usize> {
+        let wanted = (endpoint, worker);
+        { &self.0 }.binary_search_by_key(&wanted, |(worker, lane)| (lane.endpoint(), *worker))
+    }
+}
+
+/// Up to this many lanes the list has no room to spare: most Revisions have no more.
+const FEW: usize = 8;
 
 /// A number that no other thread of this process has, or ever had.
 pub(super) fn thread_number() -> u64 {

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::histogram::Histogram;
-use super::lane::Lane;
+use super::history::{Failure, History};
+use super::lane::{Lane, Lanes};
 use super::office::Office;
-use super::starts::{RETRY_SOON, Starts, later, whole_seconds};
-use super::state::{Counters, EndpointState, RevisionState};
+use super::starts::{RETRY_SOON, later, whole_seconds};
+use super::state::{EndpointState, RevisionState};
 use super::{Ask, Bound, Parking, Refusal};
 use crate::endpoint::Endpoint;
 use crate::policy::{Draw, better_of_two};
@@ -58,26 +58,14 @@ pub(super) struct Ledger {
     parking: Parking,
     is_gone: bool,
     queue: RevisionQueue<Waiter>,
-    /// By endpoint and worker. Kept while a worker or a permit knows them.
-    lanes: BTreeMap<(Endpoint, usize), Arc<Lane>>,
-    starts: Starts,
-    failure: Option<Failure>,
-    counters: Counters,
-    parked_seconds: Histogram,
-    cold_start_seconds: Histogram,
+    lanes: Lanes,
+    history: History,
     /// What this queue has of the bytes of all; never less than its parked requests hold.
     reserved_bytes: usize,
     /// How many of this queue are counted among the parked of all.
     counted_parked: usize,
     /// The open list was made from the set before the last change.
     list_is_stale: bool,
-}
-
-/// The workload cannot start.
-#[derive(Debug)]
-struct Failure {
-    reason: Arc<str>,
-    until: Instant,
 }
 
 impl Ledger {
@@ -88,12 +76,8 @@ impl Ledger {
             parking: Parking::Allowed,
             is_gone: false,
             queue: RevisionQueue::new(bounds, ContainerConcurrency::Unlimited),
-            lanes: BTreeMap::new(),
-            starts: Starts::default(),
-            failure: None,
-            counters: Counters::default(),
-            parked_seconds: Histogram::default(),
-            cold_start_seconds: Histogram::default(),
+            lanes: Lanes::default(),
+            history: History::default(),
             reserved_bytes: 0,
             counted_parked: 0,
             list_is_stale: false,
@@ -125,8 +109,10 @@ impl Ledger {
         self.is_gone = true;
         self.end_all(&Refusal::RevisionGone, out);
         self.set_endpoints(Vec::new(), out);
-        self.starts.abandon();
-        self.failure = None;
+        if let Some(past) = self.history.any_mut() {
+            past.starts.abandon();
+            past.failure = None;
+        }
     }
 
     pub(super) fn admit(&mut self, ask: Ask, asker: Asker, office: &Office) -> Decision {
@@ -135,12 +121,12 @@ impl Ledger {
         }
         match self.queue.reserve(ask.avoid) {
             Room::Slot(endpoint) => {
-                self.counters.granted_at_once += 1;
+                self.history.past().counters.granted_at_once += 1;
                 Decision::Slot(endpoint)
             }
             Room::Open => Decision::Lane(self.open_lane(asker)),
             Room::Full => self.park(ask, asker, office).unwrap_or_else(|refusal| {
-                self.counters.refused.count(&refusal);
+                self.history.past().counters.refused.count(&refusal);
                 Decision::Refused(refusal)
             }),
         }
@@ -150,8 +136,9 @@ impl Ledger {
         let Some(waiter) = self.queue.cancel(ticket) else {
             return false;
         };
-        self.counters.cancelled += 1;
-        self.parked_seconds.observe(waiter.since.elapsed());
+        let past = self.history.past();
+        past.counters.cancelled += 1;
+        past.parked_seconds.observe(waiter.since.elapsed());
         true
     }
 
@@ -170,7 +157,7 @@ impl Ledger {
         let retry_after = if self.queue.has_endpoints() {
             RETRY_SOON
         } else {
-            self.starts.retry_after(now)
+            self.history.any().starts.retry_after(now)
         };
         Refusal::QueueFull { retry_after, bound }
     }
@@ -202,10 +189,12 @@ impl Ledger {
         if self.is_gone && !endpoints.is_empty() {
             return;
         }
-        if !endpoints.is_empty() {
-            self.failure = None;
-            if let Some(took) = self.starts.ready(Instant::now()) {
-                self.cold_start_seconds.observe(took);
+        if !endpoints.is_empty()
+            && let Some(past) = self.history.any_mut()
+        {
+            past.failure = None;
+            if let Some(took) = past.starts.ready(Instant::now()) {
+                past.cold_start_seconds.observe(took);
             }
         }
         let grants = self.queue.set_endpoints(endpoints);
@@ -224,8 +213,9 @@ impl Ledger {
             retry_after: whole_seconds(retry_in),
         };
         self.end_all(&refusal, out);
-        self.starts.abandon();
-        self.failure = Some(Failure {
+        let past = self.history.past();
+        past.starts.abandon();
+        past.failure = Some(Failure {
             reason,
             until: later(Instant::now(), retry_in),
         });
@@ -266,9 +256,8 @@ impl Ledger {
 
     /// The lane of a worker to an endpoint.
     pub(super) fn lane(&mut self, worker: usize, thread: u64, endpoint: Endpoint) -> Arc<Lane> {
-        let lane = self.lanes.entry((endpoint, worker));
-        let new = || Arc::new(Lane::new(thread, self.id.clone(), endpoint));
-        Arc::clone(lane.or_insert_with(new))
+        let new = || Lane::new(thread, self.id.clone(), endpoint);
+        Arc::clone(self.lanes.get_or_insert_with(endpoint, worker, new))
     }
 
     /// What follows each step: brings what all queues share up to date. Returns the list of endpoints that workers
@@ -285,17 +274,17 @@ impl Ledger {
         if open_now == is_open && !(open_now && stale) {
             return None;
         }
-        let list = if open_now {
-            self.queue.eligible().collect()
-        } else {
-            Vec::new()
-        };
+        let mut list = Vec::new();
+        if open_now {
+            list.extend(self.queue.eligible());
+            list.shrink_to_fit();
+        }
         Some(list)
     }
 
     /// Whether no permit is in use, nor anything parked or ready.
     pub(super) fn is_idle(&self) -> bool {
-        let lanes_are_idle = self.lanes.values().all(|lane| lane.in_flight() == 0);
+        let lanes_are_idle = self.lanes.iter().all(|lane| lane.in_flight() == 0);
         lanes_are_idle && self.queue.parked() == 0 && self.queue.endpoints().is_empty()
     }
 
@@ -304,8 +293,9 @@ impl Ledger {
             return None;
         }
         let endpoints = self.endpoint_states();
-        let mut counters = self.counters;
-        counters.granted_at_once += self.lanes.values().map(|lane| lane.granted()).sum::<u64>();
+        let past = self.history.any();
+        let mut counters = past.counters;
+        counters.granted_at_once += self.lanes.iter().map(|lane| lane.granted()).sum::<u64>();
         Some(RevisionState {
             id: self.id.clone(),
             spec: Arc::clone(&self.spec),
@@ -315,10 +305,10 @@ impl Ledger {
             parked: self.queue.parked(),
             parked_bytes: self.queue.parked_bytes(),
             counters,
-            parked_seconds: self.parked_seconds.clone(),
-            cold_start_seconds: self.cold_start_seconds.clone(),
-            starting_since: self.starts.since(),
-            failure: self
+            parked_seconds: past.parked_seconds.clone(),
+            cold_start_seconds: past.cold_start_seconds.clone(),
+            starting_since: past.starts.since(),
+            failure: past
                 .failure
                 .as_ref()
                 .map(|failure| Arc::clone(&failure.reason)),
@@ -327,8 +317,8 @@ impl Ledger {
 
     fn endpoint_states(&self) -> Vec<EndpointState> {
         let mut in_lanes: BTreeMap<Endpoint, u64> = BTreeMap::new();
-        for ((endpoint, _), lane) in &self.lanes {
-            *in_lanes.entry(*endpoint).or_default() += lane.in_flight();
+        for lane in self.lanes.iter() {
+            *in_lanes.entry(lane.endpoint()).or_default() += lane.in_flight();
         }
         let mut states: Vec<_> = self
             .queue
@@ -356,7 +346,7 @@ impl Ledger {
     fn open_lane(&mut self, asker: Asker) -> Arc<Lane> {
         let lanes: Vec<_> = self.queue.eligible().collect();
         let load = |index: usize| {
-            let lane = self.lanes.get(&(lanes[index], asker.worker));
+            let lane = self.lanes.get(lanes[index], asker.worker);
             lane.map_or(0, |lane| lane.in_flight())
         };
         let chosen = better_of_two(lanes.len(), asker.draw, load)
@@ -386,9 +376,10 @@ impl Ledger {
         let reserved = self.reserve_bytes(ask.bytes, most, office);
         let parked = reserved.and_then(|()| self.queue.park(place, waiter));
         let ticket = parked.map_err(|bound| self.queue_full(bound, now))?;
-        self.counters.parked_total += 1;
-        if !self.queue.has_endpoints() && self.starts.begin(now, is_first) {
-            self.counters.cold_starts += 1;
+        let past = self.history.past();
+        past.counters.parked_total += 1;
+        if !self.queue.has_endpoints() && past.starts.begin(now, is_first) {
+            past.counters.cold_starts += 1;
         }
         Ok(Decision::Parked(ticket, now))
     }
@@ -397,7 +388,7 @@ impl Ledger {
         if self.parking == Parking::Never && !self.queue.has_endpoints() {
             return Err(Refusal::NoEndpoint);
         }
-        if let Some(failure) = &self.failure
+        if let Some(failure) = &self.history.any().failure
             && now < failure.until
         {
             return Err(Refusal::StartFailed {
@@ -425,9 +416,10 @@ impl Ledger {
             return; // most releases: not even the clock is read
         }
         let now = Instant::now();
-        self.counters.released += grants.len() as u64;
+        let past = self.history.past();
+        past.counters.released += grants.len() as u64;
         for Grant { endpoint, waiter } in grants {
-            self.parked_seconds
+            past.parked_seconds
                 .observe(now.duration_since(waiter.since));
             out.push((waiter, Ok(endpoint)));
         }
@@ -436,9 +428,10 @@ impl Ledger {
     fn end_all(&mut self, refusal: &Refusal, out: &mut Outbox) {
         let now = Instant::now();
         for waiter in self.queue.end_all() {
-            self.parked_seconds
+            let past = self.history.past();
+            past.parked_seconds
                 .observe(now.duration_since(waiter.since));
-            self.counters.refused.count(refusal);
+            past.counters.refused.count(refusal);
             out.push((waiter, Err(refusal.clone())));
         }
     }
@@ -451,13 +444,12 @@ impl Ledger {
 
     /// Forgets lanes of endpoints that left, once neither a worker nor a permit knows them.
     fn forget_idle_lanes(&mut self) {
-        let queue = &self.queue;
-        let counters = &mut self.counters;
-        self.lanes.retain(|(endpoint, _), lane| {
+        let (queue, history) = (&self.queue, &mut self.history);
+        self.lanes.retain(|lane| {
             // Exclusive access also shows us all that others counted before they let go of it.
-            let is_known = queue.is_ready(*endpoint) || Arc::get_mut(lane).is_none();
+            let is_known = queue.is_ready(lane.endpoint()) || Arc::get_mut(lane).is_none();
             if !is_known {
-                counters.granted_at_once += lane.granted();
+                history.past().counters.granted_at_once += lane.granted();
             }
             is_known
         });

@@ -1,7 +1,7 @@
 //! One Revision's lock, and the list workers use without it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -27,6 +27,9 @@ pub(super) struct Shell {
     ledger: Mutex<Ledger>,
 }
 
+/// The list of all that have no endpoints to use without asking.
+static NOBODY: LazyLock<Arc<Vec<Endpoint>>> = LazyLock::new(Arc::default);
+
 impl Shell {
     pub(super) fn new(id: RevisionId, office: Arc<Office>) -> Self {
         let bounds = QueueBounds {
@@ -39,7 +42,7 @@ impl Shell {
             ledger: Mutex::new(Ledger::new(id.clone(), bounds)),
             id,
             office,
-            open_list: ArcSwap::default(),
+            open_list: ArcSwap::new(Arc::clone(&NOBODY)),
             generation: AtomicU64::new(0),
         }
     }
@@ -76,7 +79,12 @@ impl Shell {
         let result = act(&mut ledger, &self.office, &mut outbox);
         let was_open = !self.open_list.load().is_empty();
         if let Some(list) = ledger.settle(was_open, &self.office) {
-            self.open_list.store(Arc::new(list));
+            let list = if list.is_empty() {
+                Arc::clone(&NOBODY)
+            } else {
+                Arc::new(list)
+            };
+            self.open_list.store(list);
             self.generation.fetch_add(1, Ordering::Release);
         }
         drop(ledger);

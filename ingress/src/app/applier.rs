@@ -170,7 +170,7 @@ impl Applier {
         self.throttler
             .upsert(id, Arc::clone(&entry.spec), Parking::Allowed);
         if let Some(endpoints) = &entry.endpoints {
-            self.throttler.set_endpoints(id, endpoints.clone());
+            self.throttler.set_endpoints(id, endpoints.to_vec());
         }
         if let Some(workload) = &entry.workload {
             self.processes.set(Arc::clone(workload));
@@ -190,7 +190,7 @@ impl Applier {
                 .scale(id, u32::from(reachability == Reachability::Reachable));
             return;
         };
-        let mut annotations = entry.annotations.clone();
+        let mut annotations = entry.annotations.to_map();
         if entry.takeover {
             // It must be started once to prove itself before it gets the traffic of the one before it.
             annotations

@@ -92,8 +92,8 @@ fn name(url: &ServiceUrl) -> String {
 
 fn reachable(url: &ServiceUrl, entrance: SocketAddr) -> String {
     match entrance.port() {
-        80 => format!("http://{}/", url.host),
-        port => format!("http://{}:{port}/", url.host),
+        80 => format!("http://{}/", url.host()),
+        port => format!("http://{}:{port}/", url.host()),
     }
 }
 

@@ -4,7 +4,7 @@
 //! `pkg/reconciler/route/domains/domains.go`; defaults as in `pkg/apis/serving/v1/revision_defaults.go`.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use parkway_activator::revision::{
 use super::kingress::{HttpRule, IngressPath, IngressRule, IngressSpec, IngressSplit, ServicePort};
 use super::names::{self, go_duration};
 use super::object::{
-    CoreService, CoreServicePort, Ingress, Meta, Probe, ProbeHandler, Service, TemplateSpec,
+    CoreService, CoreServicePort, Ingress, Labels, Meta, Probe, ProbeHandler, Service, TemplateSpec,
 };
 use super::problem::{Origin, Problem};
 use super::settings::{Defaults, Settings};
@@ -49,11 +49,11 @@ const HTTP_PROTOCOL: [&str; 2] = [
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RoutedTarget {
     /// Name of the Revision.
-    pub(crate) revision: String,
+    pub(crate) revision: Arc<str>,
     /// Its share in percent.
     pub(crate) percent: u8,
     /// The tag it can be reached under.
-    pub(crate) tag: Option<String>,
+    pub(crate) tag: Option<Arc<str>>,
 }
 
 /// What a Revision promises, with the defaults filled in and its limits checked.
@@ -160,7 +160,7 @@ pub(crate) fn workload(
     id: &RevisionId,
     spec: &TemplateSpec,
     revision: &RevisionSpec,
-    annotations: &BTreeMap<String, String>,
+    annotations: &Labels,
     origin: &Origin,
     annotations_path: &str,
 ) -> Result<Option<Workload>, Box<Problem>> {
@@ -180,11 +180,11 @@ pub(crate) fn workload(
         working_dir: container
             .working_dir
             .as_ref()
-            .map(|dir| folder.join(PathBuf::from(dir))),
+            .map(|dir| folder.join(&**dir)),
         protocol: revision.protocol,
         readiness: container
             .readiness
-            .as_ref()
+            .as_deref()
             .map(readiness)
             .unwrap_or_default(),
         progress_deadline,
@@ -193,13 +193,13 @@ pub(crate) fn workload(
 }
 
 fn progress_deadline(
-    annotations: &BTreeMap<String, String>,
+    annotations: &Labels,
     origin: &Origin,
     annotations_path: &str,
 ) -> Result<Duration, Box<Problem>> {
     let Some((key, text)) = PROGRESS_DEADLINE
         .iter()
-        .find_map(|key| annotations.get_key_value(*key))
+        .find_map(|key| Some((*key, annotations.get(key)?)))
     else {
         return Ok(DEFAULT_PROGRESS_DEADLINE);
     };
@@ -269,18 +269,18 @@ pub(crate) fn route(
         local_domain,
         domain: (!is_local).then_some(domain),
     };
-    let mut tags: Vec<&str> = targets
+    let mut tags: Vec<&Arc<str>> = targets
         .iter()
-        .filter_map(|target| target.tag.as_deref())
+        .filter_map(|target| target.tag.as_ref())
         .collect();
     tags.sort_unstable();
-    let mut route = builder.empty();
+    let mut route = builder.empty(1 + tags.len());
     builder.add(&mut route, None, &consolidated(targets))?;
     for tag in tags {
         let tagged = targets
             .iter()
-            .find(|target| target.tag.as_deref() == Some(tag));
-        let whole = tagged.map(|target| (target.revision.clone(), 100));
+            .find(|target| target.tag.as_ref() == Some(tag));
+        let whole = tagged.map(|target| (Arc::clone(&target.revision), 100));
         builder.add(&mut route, Some(tag), whole.as_slice())?;
     }
     Ok(route)
@@ -289,8 +289,8 @@ pub(crate) fn route(
 /// The shares of the default host: those of one Revision added up, those of nothing left out.
 ///
 /// Source: knative/serving `pkg/reconciler/route/traffic/traffic.go`, `consolidate`.
-fn consolidated(targets: &[RoutedTarget]) -> Vec<(String, u8)> {
-    let mut shares: Vec<(String, u8)> = Vec::new();
+fn consolidated(targets: &[RoutedTarget]) -> Vec<(Arc<str>, u8)> {
+    let mut shares: Vec<(Arc<str>, u8)> = Vec::with_capacity(targets.len());
     for target in targets.iter().filter(|target| target.percent > 0) {
         match shares
             .iter_mut()
@@ -314,7 +314,7 @@ struct RouteBuilder<'a> {
 }
 
 impl RouteBuilder<'_> {
-    fn empty(&self) -> Route {
+    fn empty(&self, names: usize) -> Route {
         let meta = &self.service.meta;
         let chosen = HTTP_PROTOCOL
             .iter()
@@ -335,8 +335,8 @@ impl RouteBuilder<'_> {
                     ..IngressSpec::default()
                 },
             },
-            urls: Vec::new(),
-            placeholders: Vec::new(),
+            urls: Vec::with_capacity(names),
+            placeholders: Vec::with_capacity(names),
         }
     }
 
@@ -344,13 +344,13 @@ impl RouteBuilder<'_> {
     fn add(
         &self,
         route: &mut Route,
-        tag: Option<&str>,
-        shares: &[(String, u8)],
+        tag: Option<&Arc<str>>,
+        shares: &[(Arc<str>, u8)],
     ) -> Result<(), Box<Problem>> {
         let namespace = &self.service.meta.namespace;
         let service = &self.service.meta.name;
         let name = match tag {
-            None => service.clone(),
+            None => service.to_string(),
             Some(tag) => {
                 let values = HostValues {
                     name: service,
@@ -391,7 +391,7 @@ impl RouteBuilder<'_> {
                 name: &name,
                 namespace,
                 domain,
-                tag: tag.unwrap_or_default(),
+                tag: tag.map_or("", |tag| tag),
             };
             host = self.checked(self.settings.domain_template.fill(values), tag)?;
             route
@@ -406,13 +406,12 @@ impl RouteBuilder<'_> {
             "http"
         };
         route.urls.push(Arc::new(ServiceUrl {
-            namespace: namespace.clone(),
-            service: service.clone(),
-            url: format!("{scheme}://{host}"),
-            host,
-            tag: tag.map(str::to_owned),
+            namespace: Arc::clone(namespace),
+            service: Arc::clone(service),
+            url: format!("{scheme}://{host}").into(),
+            tag: tag.map(Arc::clone),
             is_cluster_local: self.domain.is_none(),
-            shares: shares.to_vec(),
+            shares: shares.into(),
         }));
         route.placeholders.push(self.placeholder(&name, local_host));
         Ok(())
@@ -425,12 +424,12 @@ impl RouteBuilder<'_> {
             Protocol::H2c => 81,
         };
         IngressSplit {
-            service_namespace: namespace.clone(),
+            service_namespace: namespace.to_string(),
             service_name: revision.to_owned(),
             service_port: ServicePort::Number(port),
             percent: percent.into(),
             append_headers: BTreeMap::from([
-                (NAMESPACE_HEADER.to_owned(), namespace.clone()),
+                (NAMESPACE_HEADER.to_owned(), namespace.to_string()),
                 (REVISION_HEADER.to_owned(), revision.to_owned()),
             ]),
         }
@@ -439,7 +438,7 @@ impl RouteBuilder<'_> {
     fn placeholder(&self, name: &str, host: String) -> CoreService {
         let meta = &self.service.meta;
         CoreService {
-            meta: Meta::new(&meta.namespace, name, meta.origin.clone()),
+            meta: Meta::new(Arc::clone(&meta.namespace), name, meta.origin.clone()),
             external_name: Some(host),
             ports: vec![CoreServicePort {
                 name: "http2".to_owned(),
@@ -450,7 +449,7 @@ impl RouteBuilder<'_> {
     }
 
     /// A host name made from templates, if it is one.
-    fn checked(&self, host: String, tag: Option<&str>) -> Result<String, Box<Problem>> {
+    fn checked(&self, host: String, tag: Option<&Arc<str>>) -> Result<String, Box<Problem>> {
         if names::is_dns_subdomain(&host) && host.split('.').all(names::is_dns_label) {
             return Ok(host);
         }

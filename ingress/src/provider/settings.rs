@@ -10,7 +10,7 @@ use parkway_autoscaler_client::embedded;
 
 use super::document::{self, Value};
 use super::names;
-use super::object::ConfigMap;
+use super::object::{ConfigMap, Labels};
 use super::problem::{Problem, did_you_mean};
 use super::template::HostTemplate;
 
@@ -167,7 +167,7 @@ impl Settings {
     /// Takes over what a ConfigMap says. Errors leave the setting as it was.
     pub fn read(&mut self, config: &ConfigMap, problems: &mut Vec<Problem>) {
         let mut reader = Reader { config, problems };
-        match config.meta.name.as_str() {
+        match &*config.meta.name {
             "config-autoscaler" => reader.autoscaler(self),
             "config-network" => reader.network(self),
             "config-defaults" => reader.defaults(&mut self.defaults),
@@ -182,7 +182,7 @@ impl Settings {
     /// The domain of a Service with these labels: the one whose selector asks most; of several, the first by name.
     ///
     /// Source: knative/serving `pkg/reconciler/route/config/domain.go`, `LookupDomainForLabels`.
-    pub fn domain_for(&self, labels: &BTreeMap<String, String>) -> &str {
+    pub fn domain_for(&self, labels: &Labels) -> &str {
         let matches = |domain: &&Domain| {
             domain
                 .selector

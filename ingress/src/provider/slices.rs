@@ -31,7 +31,7 @@ pub struct Slices {
 /// What has been said, or is said, by EndpointSlices that changed.
 #[derive(Debug, Default)]
 pub(crate) struct Changed {
-    names: HashSet<(String, String)>,
+    names: HashSet<(Arc<str>, Box<str>)>,
 }
 
 impl Changed {
@@ -47,9 +47,9 @@ impl Changed {
         };
         if self.names.len() <= FEW_NAMES {
             let mut names = self.names.iter();
-            return names.any(|(other, name)| is_it(name) && other == namespace);
+            return names.any(|(other, name)| is_it(name) && **other == *namespace);
         }
-        let has = |name: String| self.names.contains(&(namespace.to_owned(), name));
+        let has = |name: String| self.names.contains(&(namespace.into(), name.into()));
         has(revision.to_owned()) || has(format!("{revision}-private"))
     }
 }
@@ -93,7 +93,7 @@ impl Slices {
         let new = difference.added().map(|place| &self.all[place]);
         let gone = difference.gone.iter().map(|place| &before.all[*place]);
         let names = new.chain(gone).flat_map(|slice| {
-            names_of(slice).map(|name| (slice.meta.namespace.clone(), name.to_owned()))
+            names_of(slice).map(|name| (Arc::clone(&slice.meta.namespace), name.into()))
         });
         Changed {
             names: names.collect(),
@@ -137,7 +137,7 @@ pub fn revision_endpoints(
     let private_name = format!("{}-private", id.name());
     let belongs = |slice: &&EndpointSlice| {
         let service = label_of(slice, SERVICE_NAME_LABEL);
-        slice.meta.namespace == id.namespace()
+        *slice.meta.namespace == *id.namespace()
             && (label_of(slice, REVISION_LABEL) == Some(id.name())
                 || service == Some(id.name())
                 || service == Some(&private_name))
@@ -169,7 +169,7 @@ fn names_of(slice: &EndpointSlice) -> impl Iterator<Item = &str> {
 }
 
 fn label_of<'s>(slice: &'s EndpointSlice, key: &str) -> Option<&'s str> {
-    slice.meta.labels.get(key).map(String::as_str)
+    slice.meta.labels.get(key)
 }
 
 /// The port that serves requests: `http` or `http2`, as Knative names it, or the only one there is.
@@ -178,11 +178,8 @@ fn serving_port(slice: &EndpointSlice, protocol: Protocol) -> Option<u16> {
         Protocol::Http1 => ["http", "http1"],
         Protocol::H2c => ["http2", "h2c"],
     };
-    let named = slice
-        .ports
-        .iter()
-        .find(|port| names.contains(&port.name.as_str()));
-    match (named, slice.ports.as_slice()) {
+    let named = slice.ports.iter().find(|port| names.contains(&&*port.name));
+    match (named, &*slice.ports) {
         (Some(port), _) | (None, [port]) => Some(port.port),
         _ => None,
     }

@@ -238,8 +238,8 @@ impl Translator<'_> {
         }
         IngressRules {
             name: IngressName {
-                namespace: meta.namespace.as_str().into(),
-                name: meta.name.as_str().into(),
+                namespace: Arc::clone(&meta.namespace),
+                name: Arc::clone(&meta.name),
             },
             hash: spec.hash(&meta.namespace, &meta.name).into(),
             rules,
@@ -376,7 +376,7 @@ impl Translator<'_> {
             self.refuse(&format!("{at}.servicePort"), message, "");
             return None;
         }
-        if split.service_namespace != *namespace {
+        if *split.service_namespace != **namespace {
             let remedy = format!("write {namespace}");
             let message = "the Service must be in the namespace of the KIngress";
             self.refuse(&format!("{at}.serviceNamespace"), message, &remedy);
@@ -526,10 +526,10 @@ fn protocol_of(port: &CoreServicePort) -> Protocol {
 
 /// The number a Service's port has in a slice: slices carry the names of the Service's ports.
 fn port_in_slice(port: &CoreServicePort, slice: &EndpointSlice) -> Option<u16> {
-    let by_name = slice.ports.iter().find(|known| known.name == port.name);
+    let by_name = slice.ports.iter().find(|known| *known.name == *port.name);
     let by_target = || match &port.target {
         Some(TargetPort::Number(number)) => slice.ports.iter().find(|known| known.port == *number),
-        Some(TargetPort::Name(name)) => slice.ports.iter().find(|known| known.name == *name),
+        Some(TargetPort::Name(name)) => slice.ports.iter().find(|known| *known.name == **name),
         None => slice.ports.iter().find(|known| known.port == port.port),
     };
     by_name.or_else(by_target).map(|known| known.port)

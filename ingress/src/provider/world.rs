@@ -7,6 +7,7 @@ use std::sync::Arc;
 use parkway_activator::endpoint::Endpoint;
 use parkway_activator::revision::{ContainerConcurrency, RevisionId, RevisionSpec};
 
+use super::object::Labels;
 use super::problem::{Origin, Problem};
 use super::translate::ServiceEndpoints;
 use crate::routing::rules::IngressRules;
@@ -39,13 +40,13 @@ pub struct RevisionEntry {
     /// What it promises.
     pub spec: Arc<RevisionSpec>,
     /// Its annotations, of which those of the autoscaler matter here.
-    pub annotations: BTreeMap<String, String>,
+    pub annotations: Labels,
     /// It must be started now to prove itself: it gets its traffic once it was reported ready.
     pub takeover: bool,
     /// What to run for it; none when its endpoints are someone else's.
     pub workload: Option<Arc<Workload>>,
     /// Someone else's endpoints, from EndpointSlices; none when there is something to run.
-    pub endpoints: Option<Vec<Endpoint>>,
+    pub endpoints: Option<Box<[Endpoint]>>,
     /// Where it was written.
     pub origin: Origin,
 }
@@ -54,19 +55,26 @@ pub struct RevisionEntry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceUrl {
     /// Namespace of the Service.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// Its name.
-    pub service: String,
+    pub service: Arc<str>,
     /// The tag; none for the Service as a whole.
-    pub tag: Option<String>,
+    pub tag: Option<Arc<str>>,
     /// The URL, without a port: that depends on the entrance.
-    pub url: String,
-    /// Its host.
-    pub host: String,
+    pub url: Box<str>,
     /// It is reached at the cluster-local entrance only.
     pub is_cluster_local: bool,
     /// Revisions and their shares in percent.
-    pub shares: Vec<(String, u8)>,
+    pub shares: Box<[(Arc<str>, u8)]>,
+}
+
+impl ServiceUrl {
+    /// The host of the URL.
+    pub fn host(&self) -> &str {
+        self.url
+            .split_once("://")
+            .map_or(&*self.url, |(_, host)| host)
+    }
 }
 
 /// What a provider is told by the process's own settings.

@@ -40,7 +40,7 @@ fn folder(files: &[(&str, &str)]) -> TempDir {
 }
 
 fn services(world: &World) -> Vec<&str> {
-    world.urls.iter().map(|url| url.service.as_str()).collect()
+    world.urls.iter().map(|url| &*url.service).collect()
 }
 
 fn printed(problems: &[Problem], folder: &TempDir) -> String {
@@ -317,7 +317,7 @@ fn addresses(files: &mut Files, folder: &TempDir) -> BTreeMap<String, usize> {
     assert_eq!(problems, []);
     let address = |object: &Object| {
         (
-            object.meta().name.clone(),
+            object.meta().name.to_string(),
             std::ptr::from_ref(object.meta()).addr(),
         )
     };
@@ -446,7 +446,7 @@ fn a_changed_endpoint_leaves_the_rest_of_the_world_as_it_was() {
     )
     .unwrap();
     let third = provider.load().unwrap();
-    let hosts: Vec<&str> = third.urls.iter().map(|url| url.host.as_str()).collect();
+    let hosts: Vec<&str> = third.urls.iter().map(|url| url.host()).collect();
     assert_eq!(hosts, ["a.default.example.com", "b.default.example.com"]);
 }
 

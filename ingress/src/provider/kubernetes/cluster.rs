@@ -785,7 +785,7 @@ impl Catalogue for Cluster {
     }
 
     fn endpoints(&self, service: &CoreService, port: &CoreServicePort) -> Vec<Endpoint> {
-        let key = Key::new(service.meta.namespace.as_str(), service.meta.name.as_str());
+        let key = Key::new(&*service.meta.namespace, &*service.meta.name);
         let mut endpoints = Vec::new();
         for slice in self.slices_of_service.get(&key).into_iter().flatten() {
             let Some(slice) = self.slices.get(slice) else {

@@ -13,7 +13,7 @@ use parkway_activator::revision::{
 };
 
 use super::super::kingress::{IngressSpec, ServicePort};
-use super::super::object::{CoreService, CoreServicePort, Ingress, Meta, TargetPort};
+use super::super::object::{CoreService, CoreServicePort, Ingress, Labels, Meta, TargetPort};
 use super::super::problem::Origin;
 use super::super::slices::{REVISION_LABEL, SERVICE_NAME_LABEL, SERVICE_TYPE_LABEL};
 use super::objects;
@@ -129,10 +129,10 @@ impl KeptIngress {
             resource_version: meta.resource_version.as_deref().unwrap_or_default().into(),
             ingress: Ingress {
                 meta: Meta {
-                    name: key.name.to_string(),
-                    namespace: key.namespace.to_string(),
-                    labels: std::collections::BTreeMap::new(),
-                    annotations: std::collections::BTreeMap::new(),
+                    name: Arc::clone(&key.name),
+                    namespace: Arc::clone(&key.namespace),
+                    labels: Labels::default(),
+                    annotations: Labels::default(),
                     created: None,
                     origin: Origin::elsewhere("Ingress", &key.namespace, &key.name),
                 },
@@ -229,10 +229,10 @@ impl KeptService {
                 let is_external = object.spec.kind == "ExternalName";
                 let service = CoreService {
                     meta: Meta {
-                        name: key.name.to_string(),
-                        namespace: key.namespace.to_string(),
-                        labels: std::collections::BTreeMap::new(),
-                        annotations: std::collections::BTreeMap::new(),
+                        name: Arc::clone(&key.name),
+                        namespace: Arc::clone(&key.namespace),
+                        labels: Labels::default(),
+                        annotations: Labels::default(),
                         created: None,
                         origin: Origin::elsewhere("Service", &key.namespace, &key.name),
                     },

@@ -46,9 +46,9 @@ pub struct EndpointSlice {
     /// What is known about every object.
     pub meta: Meta,
     /// The endpoints, ready ones and others.
-    pub endpoints: Vec<SliceEndpoint>,
+    pub endpoints: Box<[SliceEndpoint]>,
     /// The ports all of them have.
-    pub ports: Vec<SlicePort>,
+    pub ports: Box<[SlicePort]>,
 }
 
 /// One endpoint of a slice.
@@ -64,7 +64,7 @@ pub struct SliceEndpoint {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlicePort {
     /// Its name; empty when it has none.
-    pub name: String,
+    pub name: Box<str>,
     /// Its number.
     pub port: u16,
 }
@@ -232,7 +232,10 @@ fn read_slice_port(item: &Field<'_>) -> Option<SlicePort> {
     let port = fields.get("port").and_then(|field| number(&field));
     fields.inert(&["protocol", "appProtocol"]);
     fields.finish();
-    Some(SlicePort { name, port: port? })
+    Some(SlicePort {
+        name: name.into(),
+        port: port?,
+    })
 }
 
 fn number(field: &Field<'_>) -> Option<u16> {

@@ -7,16 +7,17 @@
 
 mod core;
 mod ingress;
+mod labels;
 mod revision;
 mod service;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use core::{
     ConfigMap, CoreService, CoreServicePort, EndpointSlice, SliceEndpoint, SlicePort, TargetPort,
 };
 pub use ingress::Ingress;
+pub use labels::Labels;
 pub use revision::{Container, Probe, ProbeHandler, Revision, RevisionTemplate, TemplateSpec};
 pub use service::{Service, TrafficTarget};
 
@@ -32,15 +33,15 @@ pub const DEFAULT_NAMESPACE: &str = "default";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meta {
     /// Its name.
-    pub name: String,
+    pub name: Arc<str>,
     /// Its namespace; `default` when none is written.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// Its labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Its annotations.
-    pub annotations: BTreeMap<String, String>,
+    pub annotations: Labels,
     /// `creationTimestamp` in RFC 3339, which a cluster writes; none in files made by hand.
-    pub created: Option<String>,
+    pub created: Option<Box<str>>,
     /// Where it was written.
     pub origin: Origin,
 }
@@ -240,8 +241,8 @@ fn read_meta(reading: &Reading, fields: &mut Fields<'_>) -> Option<Meta> {
         .fields()?;
     let name = metadata.required("name", "every object has a name");
     let namespace = metadata.get("namespace");
-    let labels = metadata.string_map("labels");
-    let annotations = metadata.string_map("annotations");
+    let labels = metadata.string_map("labels").into();
+    let annotations = metadata.string_map("annotations").into();
     let created = metadata.string("creationTimestamp");
     metadata.inert(&INERT_META);
     metadata.finish();
@@ -251,11 +252,11 @@ fn read_meta(reading: &Reading, fields: &mut Fields<'_>) -> Option<Meta> {
         None => DEFAULT_NAMESPACE.to_owned(),
     };
     Some(Meta {
-        name,
-        namespace,
+        name: name.into(),
+        namespace: namespace.into(),
         labels,
         annotations,
-        created,
+        created: created.map(String::into_boxed_str),
         origin: reading.origin(),
     })
 }
@@ -290,12 +291,12 @@ impl Meta {
     }
 
     /// An object with a name and nothing else.
-    pub fn new(namespace: &str, name: &str, origin: Origin) -> Self {
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>, origin: Origin) -> Self {
         Self {
-            name: name.to_owned(),
-            namespace: namespace.to_owned(),
-            labels: BTreeMap::new(),
-            annotations: BTreeMap::new(),
+            name: name.into(),
+            namespace: namespace.into(),
+            labels: Labels::default(),
+            annotations: Labels::default(),
             created: None,
             origin,
         }

@@ -3,13 +3,12 @@
 //! Source of fields and rules: knative/serving `pkg/apis/serving/v1/revision_types.go`, `revision_validation.go`,
 //! `pkg/apis/serving/fieldmask.go` and `k8s_validation.go`.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::super::fields::{Field, Fields};
 use super::super::names;
 use super::super::problem::Severity;
-use super::{Meta, checked};
+use super::{Labels, Meta, checked};
 
 /// A Revision that stands in a document of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,11 +23,11 @@ pub struct Revision {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RevisionTemplate {
     /// The name the Revision is to have; none: one is made from the Service's name and a number.
-    pub name: Option<String>,
+    pub name: Option<Arc<str>>,
     /// Labels of the Revision.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Annotations of the Revision.
-    pub annotations: BTreeMap<String, String>,
+    pub annotations: Labels,
     /// What it promises and runs.
     pub spec: Arc<TemplateSpec>,
 }
@@ -52,7 +51,7 @@ pub struct TemplateSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Container {
     /// `image`; a name only, nothing is pulled.
-    pub image: Option<String>,
+    pub image: Option<Box<str>>,
     /// `command`.
     pub command: Vec<String>,
     /// `args`.
@@ -60,11 +59,11 @@ pub struct Container {
     /// `env`, in its order.
     pub env: Vec<(String, String)>,
     /// `workingDir`.
-    pub working_dir: Option<String>,
+    pub working_dir: Option<Box<str>>,
     /// `ports[0].name`: `h2c`, `http1` or nothing.
-    pub port_name: Option<String>,
+    pub port_name: Option<Box<str>>,
     /// `readinessProbe`.
-    pub readiness: Option<Probe>,
+    pub readiness: Option<Box<Probe>>,
 }
 
 /// A readiness probe.
@@ -121,20 +120,20 @@ pub(super) fn read(mut fields: Fields<'_>, meta: Meta) -> Option<Revision> {
 
 pub(super) fn read_template(template: &Field<'_>, service: &str) -> Option<RevisionTemplate> {
     let mut fields = template.fields()?;
-    let (mut name, mut labels, mut annotations) = (None, BTreeMap::new(), BTreeMap::new());
+    let (mut name, mut labels, mut annotations) = (None, Labels::default(), Labels::default());
     if let Some(mut metadata) = fields.get("metadata").and_then(|field| field.fields()) {
         name = metadata
             .get("name")
             .and_then(|field| read_name(&field, service));
-        labels = metadata.string_map("labels");
-        annotations = metadata.string_map("annotations");
+        labels = metadata.string_map("labels").into();
+        annotations = metadata.string_map("annotations").into();
         metadata.inert(&["namespace", "creationTimestamp", "generateName"]);
         metadata.finish();
     }
     let spec = fields.required("spec", "write \"spec:\" with the containers below it");
     fields.finish();
     Some(RevisionTemplate {
-        name,
+        name: name.map(Arc::from),
         labels,
         annotations,
         spec: Arc::new(read_spec(spec?.fields()?)?),
@@ -306,13 +305,13 @@ fn read_container(mut fields: Fields<'_>, severity: Severity) -> Option<Containe
     }
     fields.finish();
     Some(Container {
-        image,
+        image: image.map(String::into_boxed_str),
         command,
         args,
         env,
-        working_dir,
-        port_name: port.and_then(|port| port.name),
-        readiness,
+        working_dir: working_dir.map(String::into_boxed_str),
+        port_name: port.and_then(|port| port.name).map(String::into_boxed_str),
+        readiness: readiness.map(Box::new),
     })
 }
 

@@ -17,18 +17,18 @@ pub struct Service {
     /// What its next Revision will be.
     pub template: Arc<RevisionTemplate>,
     /// Who gets which share of the requests; none written: all to the latest ready Revision.
-    pub traffic: Vec<TrafficTarget>,
+    pub traffic: Box<[TrafficTarget]>,
 }
 
 /// One entry of `spec.traffic`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrafficTarget {
     /// The Revision; none: the latest that is ready.
-    pub revision: Option<String>,
+    pub revision: Option<Arc<str>>,
     /// Its share in percent.
     pub percent: u8,
     /// A name under which it can be reached on its own.
-    pub tag: Option<String>,
+    pub tag: Option<Arc<str>>,
 }
 
 impl TrafficTarget {
@@ -59,8 +59,8 @@ pub(super) fn read(mut fields: Fields<'_>, meta: Meta) -> Option<Service> {
         meta,
         template: Arc::new(template?),
         traffic: match traffic {
-            Some(targets) => targets?,
-            None => vec![TrafficTarget::latest()],
+            Some(targets) => targets?.into(),
+            None => [TrafficTarget::latest()].into(),
         },
     })
 }
@@ -173,8 +173,8 @@ fn read_target(item: &Field<'_>) -> Option<TrafficTarget> {
         None => None,
     };
     Some(TrafficTarget {
-        revision,
+        revision: revision.map(Arc::from),
         percent,
-        tag,
+        tag: tag.map(Arc::from),
     })
 }

@@ -141,8 +141,9 @@ impl Rollout {
     ) -> Option<Arc<Entry>> {
         let before = before.and_then(|entry| entry.product.as_ref());
         let (service, state) = (&entry.service, &entry.state);
-        let mut revisions: Vec<(RevisionId, Arc<RevisionEntry>)> = Vec::new();
-        for (id, known, takeover) in state.in_use(&service.meta.namespace) {
+        let in_use = state.in_use(&service.meta.namespace);
+        let mut revisions: Vec<(RevisionId, Arc<RevisionEntry>)> = Vec::with_capacity(in_use.len());
+        for (id, known, takeover) in in_use {
             let revision = revision_entry(&id, known, takeover, input).ok()?;
             let mut known = before.iter().flat_map(|before| &before.revisions);
             let known = known.find(|(other, known)| *other == id && is_same(known, &revision));

@@ -8,7 +8,7 @@ use parkway_activator::revision::{RevisionId, RevisionSpec};
 use super::super::difference::Difference;
 use super::super::knative;
 use super::super::object::{
-    ConfigMap, CoreService, EndpointSlice, Ingress, Meta, Object, Service, TemplateSpec,
+    ConfigMap, CoreService, EndpointSlice, Ingress, Labels, Meta, Object, Service, TemplateSpec,
 };
 use super::super::problem::{Origin, Problem, did_you_mean};
 use super::super::settings::Settings;
@@ -70,7 +70,7 @@ pub(super) struct Amended {
 #[derive(Clone, Debug)]
 pub(super) struct ResolvedRevision {
     pub(super) template: Arc<TemplateSpec>,
-    pub(super) annotations: BTreeMap<String, String>,
+    pub(super) annotations: Labels,
     pub(super) spec: Arc<RevisionSpec>,
     pub(super) workload: Option<Arc<Workload>>,
     pub(super) origin: Origin,
@@ -154,8 +154,8 @@ impl Input {
         input.read_configs(&configs, validate, &mut problems);
         for revision in revisions {
             let meta = &revision.meta;
-            let id = RevisionId::new(meta.namespace.as_str(), meta.name.as_str());
-            let label = |key| meta.labels.get(key).map_or("", String::as_str);
+            let id = RevisionId::new(Arc::clone(&meta.namespace), Arc::clone(&meta.name));
+            let label = |key| Arc::from(meta.labels.get(key).unwrap_or_default());
             let template = Template {
                 spec: &revision.spec,
                 annotations: &meta.annotations,
@@ -192,7 +192,7 @@ impl Input {
         let invalid = validate.autoscaler_config(&self.settings.autoscaler);
         let written = configs
             .iter()
-            .find(|config| config.meta.name == "config-autoscaler");
+            .find(|config| *config.meta.name == *"config-autoscaler");
         let origin = written.map_or_else(
             || Origin::elsewhere("ConfigMap", "knative-serving", "config-autoscaler"),
             |config| config.meta.origin.clone(),
@@ -274,10 +274,14 @@ impl Input {
             origin,
             template.spec_path,
         )?;
-        spec.service = template.service.into();
-        spec.configuration = template.configuration.into();
+        spec.service = Arc::clone(&template.service);
+        spec.configuration = Arc::clone(&template.configuration);
         let mut problems = unknown_annotations(annotations, origin, path);
-        let invalid = validate.scaling(annotations, spec.concurrency, &self.settings.autoscaler);
+        let invalid = validate.scaling(
+            &annotations.to_map(),
+            spec.concurrency,
+            &self.settings.autoscaler,
+        );
         problems.extend(invalid_keys(invalid, origin, path));
         let workload = match knative::workload(id, template.spec, &spec, annotations, origin, path)
         {
@@ -305,9 +309,9 @@ impl Input {
 /// What a Revision is made of, and where that stands in its object.
 pub(super) struct Template<'a> {
     pub(super) spec: &'a Arc<TemplateSpec>,
-    pub(super) annotations: &'a BTreeMap<String, String>,
-    pub(super) service: &'a str,
-    pub(super) configuration: &'a str,
+    pub(super) annotations: &'a Labels,
+    pub(super) service: Arc<str>,
+    pub(super) configuration: Arc<str>,
     pub(super) origin: &'a Origin,
     pub(super) spec_path: &'static str,
     pub(super) annotations_path: &'static str,
@@ -379,16 +383,12 @@ fn adds_a_name_twice<T>(
 }
 
 /// Scaling annotations nobody knows: a slip there would be silent.
-fn unknown_annotations(
-    annotations: &BTreeMap<String, String>,
-    origin: &Origin,
-    path: &str,
-) -> Vec<Problem> {
+fn unknown_annotations(annotations: &Labels, origin: &Origin, path: &str) -> Vec<Problem> {
     let scaling = annotations
         .keys()
         .filter_map(|key| Some((key, key.strip_prefix(SCALING_GROUP)?)));
     let unknown = scaling.filter(|(_, name)| !SCALING_ANNOTATIONS.contains(name));
-    let warn = |(key, name): (&String, &str)| {
+    let warn = |(key, name): (&str, &str)| {
         let problem = origin.problem(
             format!("{path}[\"{key}\"]"),
             format!("there is no annotation {key}"),

@@ -180,5 +180,5 @@ fn superseded(written: &Ingress, service: &Origin) -> Problem {
 
 /// Whether a cluster made the object of a Route.
 fn is_made_by_route(meta: &Meta) -> bool {
-    meta.labels.contains_key("serving.knative.dev/route")
+    meta.labels.get("serving.knative.dev/route").is_some()
 }

@@ -146,7 +146,7 @@ impl Rollout {
 
     fn settle(&mut self, id: &RevisionId, phase: &Phase) -> Option<World> {
         let is_concerned = |entry: &Arc<Entry>| {
-            entry.service.meta.namespace == id.namespace() && entry.state.is_proving(id.name())
+            *entry.service.meta.namespace == *id.namespace() && entry.state.is_proving(id.name())
         };
         let place = self.entries.iter().position(is_concerned)?;
         let service = Arc::clone(&self.entries[place].service);
@@ -231,8 +231,9 @@ impl Rollout {
         by_name.sort_by_key(|place| entries[*place].key());
         for place in by_name {
             let Entry { service, state, .. } = &*entries[place];
-            let mut revisions = Vec::new();
-            for (id, known, takeover) in state.in_use(&service.meta.namespace) {
+            let in_use = state.in_use(&service.meta.namespace);
+            let mut revisions = Vec::with_capacity(in_use.len());
+            for (id, known, takeover) in in_use {
                 match revision_entry(&id, known, takeover, input) {
                     Ok(entry) => {
                         let entry = Arc::new(entry);
@@ -323,7 +324,7 @@ fn revision_entry(
         annotations: known.annotations.clone(),
         takeover,
         workload: known.workload.clone().filter(|_| endpoints.is_none()),
-        endpoints,
+        endpoints: endpoints.map(Vec::into_boxed_slice),
         origin: known.origin.clone(),
     })
 }

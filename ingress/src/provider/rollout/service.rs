@@ -26,14 +26,14 @@ pub(super) struct ServiceState {
     /// Its Revisions, oldest first; the last was made from the present template.
     known: Vec<Known>,
     /// The one that `latestRevision` means.
-    latest_ready: String,
+    latest_ready: Arc<str>,
     /// Names that the traffic of the present template mentions, ready or not.
-    wanted: Vec<String>,
+    wanted: Vec<Arc<str>>,
 }
 
 #[derive(Clone, Debug)]
 struct Known {
-    name: String,
+    name: Arc<str>,
     template: Arc<RevisionTemplate>,
     revision: ResolvedRevision,
     warnings: Vec<Problem>,
@@ -80,7 +80,7 @@ impl ServiceState {
         validate: &dyn Validate,
     ) -> Result<(), Vec<Problem>> {
         let name = match &service.template.name {
-            Some(name) => name.clone(),
+            Some(name) => Arc::clone(name),
             None => self
                 .next_name(service, input)
                 .map_err(|problem| vec![*problem])?,
@@ -97,6 +97,7 @@ impl ServiceState {
             self.known.push(again);
         } else {
             let known = self.new_revision(service, name, input, validate)?;
+            self.known.reserve_exact(1);
             self.known.push(known);
         }
         self.templates = self.templates.saturating_add(1);
@@ -106,11 +107,11 @@ impl ServiceState {
     fn new_revision(
         &self,
         service: &Service,
-        name: String,
+        name: Arc<str>,
         input: &Input,
         validate: &dyn Validate,
     ) -> Result<Known, Vec<Problem>> {
-        let id = RevisionId::new(service.meta.namespace.as_str(), name.as_str());
+        let id = id_of(service, &name);
         if let Some(written) = input.documents.get(&id)
             && written.template != service.template.spec
         {
@@ -132,7 +133,7 @@ impl ServiceState {
     }
 
     /// `<service>-0000N`, the first that no other template has.
-    fn next_name(&self, service: &Service, input: &Input) -> Result<String, Box<Problem>> {
+    fn next_name(&self, service: &Service, input: &Input) -> Result<Arc<str>, Box<Problem>> {
         let mut number = self.templates.saturating_add(1);
         loop {
             let name = format!("{}-{number:05}", service.meta.name);
@@ -143,7 +144,8 @@ impl ServiceState {
                 );
                 return Err(problem.remedy("shorten the Service's name").into());
             }
-            let id = RevisionId::new(service.meta.namespace.as_str(), name.as_str());
+            let name: Arc<str> = name.into();
+            let id = id_of(service, &name);
             let is_another = input
                 .documents
                 .get(&id)
@@ -162,7 +164,7 @@ impl ServiceState {
             .iter_mut()
             .filter(|known| known.phase != Phase::Ready)
         {
-            let id = RevisionId::new(service.meta.namespace.as_str(), known.name.as_str());
+            let id = id_of(service, &known.name);
             let endpoints = revision_endpoints(&id, known.revision.spec.protocol, &input.slices);
             if endpoints.is_some_and(|endpoints| !endpoints.is_empty()) {
                 known.phase = Phase::Ready;
@@ -181,17 +183,17 @@ impl ServiceState {
 
     /// The names of its Revisions.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.known.iter().map(|known| known.name.as_str())
+        self.known.iter().map(|known| &*known.name)
     }
 
     /// Whether traffic waits for this Revision to become ready.
     pub(super) fn is_proving(&self, name: &str) -> bool {
-        let is_proving = |known: &Known| known.name == name && known.phase == Phase::Proving;
-        self.wanted.iter().any(|wanted| wanted == name) && self.known.iter().any(is_proving)
+        let is_proving = |known: &Known| *known.name == *name && known.phase == Phase::Proving;
+        self.wanted.iter().any(|wanted| **wanted == *name) && self.known.iter().any(is_proving)
     }
 
     pub(super) fn settle(&mut self, name: &str, phase: &Phase) {
-        for known in self.known.iter_mut().filter(|known| known.name == name) {
+        for known in self.known.iter_mut().filter(|known| *known.name == *name) {
             known.phase.clone_from(phase);
         }
         self.note_latest_ready();
@@ -205,7 +207,8 @@ impl ServiceState {
             .map(|known| known.name.clone())
             .unwrap_or_default();
         self.wanted.clear();
-        let mut targets = Vec::new();
+        let mut targets = Vec::with_capacity(service.traffic.len());
+        self.wanted.reserve_exact(service.traffic.len());
         let mut is_waiting = false;
         for (index, target) in service.traffic.iter().enumerate() {
             let revision = match &target.revision {
@@ -215,7 +218,7 @@ impl ServiceState {
                 }
                 Some(name) => {
                     let known = self.known.iter().find(|known| known.name == *name);
-                    let id = RevisionId::new(service.meta.namespace.as_str(), name.as_str());
+                    let id = id_of(service, name);
                     if known.is_none() && !input.documents.contains_key(&id) {
                         return Err(self.no_such_revision(service, index, name).into());
                     }
@@ -242,7 +245,7 @@ impl ServiceState {
     /// Whether all Revisions that have the traffic now are still there.
     fn can_stay(&self, service: &Service, input: &Input) -> bool {
         let is_there = |target: &RoutedTarget| {
-            let id = RevisionId::new(service.meta.namespace.as_str(), target.revision.as_str());
+            let id = id_of(service, &target.revision);
             self.known.iter().any(|known| known.name == target.revision)
                 || input.documents.contains_key(&id)
         };
@@ -255,7 +258,7 @@ impl ServiceState {
             .meta
             .origin
             .problem(field, format!("there is no Revision {name}"));
-        let known: Vec<&str> = self.known.iter().map(|known| known.name.as_str()).collect();
+        let known: Vec<&str> = self.known.iter().map(|known| &*known.name).collect();
         problem.remedy(format!(
             "known are {}; add a Revision of that name as a document, or name the template by spec.template.metadata.name",
             known.join(", ")
@@ -263,7 +266,10 @@ impl ServiceState {
     }
 
     /// The Revisions the world needs: those with traffic, and those that have still to prove themselves for it.
-    pub(super) fn in_use(&self, namespace: &str) -> Vec<(RevisionId, &ResolvedRevision, bool)> {
+    pub(super) fn in_use(
+        &self,
+        namespace: &Arc<str>,
+    ) -> Vec<(RevisionId, &ResolvedRevision, bool)> {
         let mut in_use = Vec::new();
         for known in &self.known {
             let has_traffic = self.has_traffic(known);
@@ -271,7 +277,7 @@ impl ServiceState {
                 known.phase == Phase::Proving && self.wanted.contains(&known.name);
             if has_traffic || must_prove_itself {
                 in_use.push((
-                    RevisionId::new(namespace, known.name.as_str()),
+                    RevisionId::new(Arc::clone(namespace), Arc::clone(&known.name)),
                     &known.revision,
                     !has_traffic,
                 ));
@@ -299,11 +305,8 @@ impl ServiceState {
                 continue;
             };
             let message = format!("the Revision {} did not become ready: {reason}", known.name);
-            let mut keeping: Vec<&str> = self
-                .routed
-                .iter()
-                .map(|target| target.revision.as_str())
-                .collect();
+            let mut keeping: Vec<&str> =
+                self.routed.iter().map(|target| &*target.revision).collect();
             keeping.dedup();
             let problem = known
                 .revision
@@ -328,14 +331,14 @@ impl ServiceState {
                 && !self.wanted.contains(&known.name)
                 && !self.has_traffic(known)
         };
-        let idle: Vec<String> = self
+        let idle: Vec<Arc<str>> = self
             .known
             .iter()
             .filter(|known| is_idle(known))
             .map(|known| known.name.clone())
             .collect();
         let surplus = idle.len().saturating_sub(MAX_REMEMBERED_REVISIONS);
-        let forgotten: BTreeSet<&String> = idle.iter().take(surplus).collect();
+        let forgotten: BTreeSet<&Arc<str>> = idle.iter().take(surplus).collect();
         self.known.retain(|known| !forgotten.contains(&known.name));
     }
 }
@@ -349,12 +352,16 @@ impl Known {
         input: &Input,
         validate: &dyn Validate,
     ) -> Result<(), Vec<Problem>> {
-        let id = RevisionId::new(service.meta.namespace.as_str(), self.name.as_str());
+        let id = id_of(service, &self.name);
         let (revision, warnings) = resolve(service, &id, input, validate)?;
         self.revision.origin = revision.origin;
         self.warnings = warnings;
         Ok(())
     }
+}
+
+fn id_of(service: &Service, revision: &Arc<str>) -> RevisionId {
+    RevisionId::new(Arc::clone(&service.meta.namespace), Arc::clone(revision))
 }
 
 /// The Revision of the present template, and warnings about it.
@@ -367,8 +374,8 @@ fn resolve(
     let template = Template {
         spec: &service.template.spec,
         annotations: &service.template.annotations,
-        service: &service.meta.name,
-        configuration: &service.meta.name,
+        service: Arc::clone(&service.meta.name),
+        configuration: Arc::clone(&service.meta.name),
         origin: &service.meta.origin,
         spec_path: "spec.template.spec",
         annotations_path: "spec.template.metadata.annotations",

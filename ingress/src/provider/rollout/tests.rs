@@ -81,7 +81,7 @@ fn shares(world: &World) -> Vec<(&str, u8)> {
         .expect("a URL");
     url.shares
         .iter()
-        .map(|(name, percent)| (name.as_str(), *percent))
+        .map(|(name, percent)| (&**name, *percent))
         .collect()
 }
 
