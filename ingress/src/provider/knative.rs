@@ -318,7 +318,7 @@ impl RouteBuilder<'_> {
         let meta = &self.service.meta;
         let chosen = HTTP_PROTOCOL
             .iter()
-            .find_map(|key| meta.annotations.get(*key));
+            .find_map(|key| meta.annotations.get(key));
         let is_redirected = chosen.map_or(self.settings.is_redirected, |value| {
             value.eq_ignore_ascii_case("redirected")
         });
