@@ -6,6 +6,7 @@
 //! says what went wrong; by `drain` connections hear that it is time to end, and by [`health`] the kubelet hears of it
 //! before. [`published`] is what requests are routed by.
 
+mod chunks;
 mod connection;
 mod drain;
 pub mod exchange;
