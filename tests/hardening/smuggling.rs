@@ -16,9 +16,7 @@ async fn what_can_be_read_in_two_ways_is_refused_and_the_rest_is_read_the_same_w
     let mut wrong = Vec::new();
     for message in messages::all() {
         for peer in &peers {
-            let t = std::time::Instant::now();
             let answers = answers(&parkway.service(peer.name), &message).await;
-            if t.elapsed().as_millis() > 300 { println!("{:?} {} {:?}", t.elapsed(), peer.name, message); }
             let (seen, begun) = peer.record.take();
             if let Err(why) = judge(&message.outcome, &answers, &seen, begun, peer) {
                 wrong.push(format!("{} {message:?}\n    {why}", peer.name));
