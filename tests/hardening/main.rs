@@ -3,6 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod endpoints;
+mod http2_confusion;
+mod http2_floods;
 mod messages;
 mod peers;
 mod recorder;

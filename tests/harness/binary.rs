@@ -39,7 +39,15 @@ fn build() -> PathBuf {
         other => other,
     };
     let target = output.parent().unwrap();
-    let status = Command::new(env!("CARGO"))
+    let mut cargo = Command::new(env!("CARGO"));
+    for (name, _) in env::vars_os() {
+        // Told to a package's tests; build scripts take a change of it for a reason to run again.
+        let told = name.to_string_lossy();
+        if told.starts_with("CARGO_PKG_") || told.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(name);
+        }
+    }
+    let status = cargo
         .args([
             "build",
             "--quiet",

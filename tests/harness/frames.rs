@@ -234,6 +234,9 @@ pub fn settings(settings: &[(u16, u32)]) -> Vec<u8> {
     frame(kind::SETTINGS, flag::NONE, 0, &payload)
 }
 
+/// SETTINGS_HEADER_TABLE_SIZE.
+pub const HEADER_TABLE_SIZE: u16 = 1;
+
 /// SETTINGS_INITIAL_WINDOW_SIZE.
 pub const INITIAL_WINDOW: u16 = 4;
 
@@ -255,10 +258,11 @@ pub struct Ended {
 }
 
 impl Frames {
-    /// Connects, and says these settings first.
+    /// Connects, and says these settings first, besides that it keeps no table of fields.
     pub async fn connect(address: SocketAddr, first: &[(u16, u32)]) -> Self {
         let mut raw = Raw::connect(address).await;
-        raw.send([PREFACE, &settings(first)].concat()).await;
+        let first = settings(&[&[(HEADER_TABLE_SIZE, 0)], first].concat());
+        raw.send([PREFACE, &first].concat()).await;
         Self { raw }
     }
 
@@ -322,6 +326,17 @@ impl Frames {
                 return frame.status();
             }
         }
+    }
+
+    /// Streams and their statuses, as soon as so many have come.
+    pub async fn statuses(&mut self, count: usize) -> Vec<(u32, u16)> {
+        let mut statuses = Vec::new();
+        while statuses.len() < count {
+            let frame = self.next().await;
+            let frame = frame.unwrap_or_else(|| panic!("the connection ended after {statuses:?}"));
+            statuses.extend(frame.status().map(|status| (frame.stream, status)));
+        }
+        statuses
     }
 
     /// Reads to the end of the connection.

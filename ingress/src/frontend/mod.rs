@@ -20,4 +20,5 @@ pub mod published;
 mod respond;
 #[cfg(test)]
 mod sizes;
+mod stall;
 pub mod worker;
