@@ -21,13 +21,34 @@ fn answers() -> Vec<(&'static str, Gets)> {
     use Gets::{Broken, Whole};
     vec![
         // Several ends.
-        ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!", BAD_GATEWAY),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\nhello!", BAD_GATEWAY),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello", Whole(200, "hello")),
-        ("HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\nhello", BAD_GATEWAY),
-        ("HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nhello", BAD_GATEWAY),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 0x5\r\n\r\nhello", BAD_GATEWAY),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551621\r\n\r\nhello", BAD_GATEWAY),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+            BAD_GATEWAY,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\nhello!",
+            BAD_GATEWAY,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+            Whole(200, "hello"),
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\nhello",
+            BAD_GATEWAY,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nhello",
+            BAD_GATEWAY,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 0x5\r\n\r\nhello",
+            BAD_GATEWAY,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551621\r\n\r\nhello",
+            BAD_GATEWAY,
+        ),
         (
             "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
             Whole(200, "hello"),
@@ -37,10 +58,22 @@ fn answers() -> Vec<(&'static str, Gets)> {
             BAD_GATEWAY,
         ),
         // Malformed heads.
-        ("HTTP/1.1 200 OK\r\nX : 1\r\nContent-Length: 5\r\n\r\nhello", BAD_GATEWAY),
-        ("HTTP/1.1 200 OK\r\nX: a\0b\r\nContent-Length: 5\r\n\r\nhello", BAD_GATEWAY),
-        ("HTTP/1.1 200 OK\r\nX: a\rb\r\nContent-Length: 5\r\n\r\nhello", BAD_GATEWAY),
-        ("HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 5\r\n\r\nhello", BAD_GATEWAY),
+        (
+            "HTTP/1.1 200 OK\r\nX : 1\r\nContent-Length: 5\r\n\r\nhello",
+            BAD_GATEWAY,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nX: a\0b\r\nContent-Length: 5\r\n\r\nhello",
+            BAD_GATEWAY,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nX: a\rb\r\nContent-Length: 5\r\n\r\nhello",
+            BAD_GATEWAY,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 5\r\n\r\nhello",
+            BAD_GATEWAY,
+        ),
         ("HTTP/1.1 200 OK\r\nno field\r\n\r\n", BAD_GATEWAY),
         ("HTTP/1.1 20 OK\r\n\r\n", BAD_GATEWAY),
         ("HTTP/1.1 2000 OK\r\n\r\n", BAD_GATEWAY),
@@ -51,15 +84,27 @@ fn answers() -> Vec<(&'static str, Gets)> {
         ("hello\r\n\r\n", BAD_GATEWAY),
         ("\0\0\0\x04\0\0\0\0\0\r\n\r\n", BAD_GATEWAY),
         // Informational ones nobody asked for.
-        ("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", BAD_GATEWAY),
+        (
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+            BAD_GATEWAY,
+        ),
         (
             "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
             Whole(200, "hello"),
         ),
         // Malformed chunks.
-        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n", Broken),
-        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n+5\r\nhello\r\n0\r\n\r\n", Broken),
-        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello!\r\n0\r\n\r\n", Broken),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n",
+            Broken,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n+5\r\nhello\r\n0\r\n\r\n",
+            Broken,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello!\r\n0\r\n\r\n",
+            Broken,
+        ),
         (
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10000000000000005\r\nhello\r\n0\r\n\r\n",
             Broken,
@@ -102,17 +147,27 @@ async fn an_answer_that_can_be_read_in_two_ways_is_502_and_none_is_taken_for_the
         let parkway = Parkway::with(manifest).await;
         let shop = parkway.service("shop");
         let mut http1 = shop.http1().await;
-        let got = http1.try_send(Request::get("/").body("".into()).unwrap()).await.unwrap();
+        let got = http1
+            .try_send(Request::get("/").body("".into()).unwrap())
+            .await
+            .unwrap();
         let over_http2 = shop.http2().await.get("/").await;
         for got in [got, over_http2] {
             let seen = match got.broken {
                 Some(_) => Gets::Broken,
                 None if got.status == 502 => BAD_GATEWAY,
-                None => Gets::Whole(got.status.as_u16(), if got.text() == "hello" { "hello" } else { "" }),
+                None => Gets::Whole(
+                    got.status.as_u16(),
+                    if got.text() == "hello" { "hello" } else { "" },
+                ),
             };
             assert_eq!(seen, expected, "{answer:?}: {got:?}");
         }
-        assert_eq!(shop.get("/next").await.expect(200).text(), "next", "{answer:?}");
+        assert_eq!(
+            shop.get("/next").await.expect(200).text(),
+            "next",
+            "{answer:?}"
+        );
         parkway.finish().await;
     }
 }
@@ -121,7 +176,12 @@ async fn an_answer_that_can_be_read_in_two_ways_is_502_and_none_is_taken_for_the
 async fn informational_answers_and_fields_without_end_are_502_by_http1_and_http2() {
     let hints = Upstream::start(async |mut connection: Connection| {
         while connection.request().await.is_some() {
-            while connection.raw.try_send("HTTP/1.1 103 Early Hints\r\nx: 1\r\n\r\n").await.is_ok() {}
+            while connection
+                .raw
+                .try_send("HTTP/1.1 103 Early Hints\r\nx: 1\r\n\r\n")
+                .await
+                .is_ok()
+            {}
         }
     });
     let fields = Upstream::start(async |mut connection: Connection| {
@@ -151,12 +211,32 @@ async fn informational_answers_and_fields_without_end_are_502_by_http1_and_http2
         frame(kind::HEADERS, flag::END_HEADERS, 1, &many_fields),
         in_pieces(&long_field),
         frame(kind::HEADERS, flag::END_HEADERS, 1, &status("101")),
-        frame(kind::HEADERS, flag::END_HEADERS, 1, &frames::block(&[("x", "1")])),
+        frame(
+            kind::HEADERS,
+            flag::END_HEADERS,
+            1,
+            &frames::block(&[("x", "1")]),
+        ),
         frame(kind::HEADERS, flag::END_HEADERS, 1, &status("2x0")),
-        frame(kind::HEADERS, flag::END_HEADERS, 1, &[status("200"), frames::field("x", "a\r\nb")].concat()),
-        frame(kind::HEADERS, flag::END_HEADERS, 1, &[status("200"), frames::field("Connection", "close")].concat()),
+        frame(
+            kind::HEADERS,
+            flag::END_HEADERS,
+            1,
+            &[status("200"), frames::field("x", "a\r\nb")].concat(),
+        ),
+        frame(
+            kind::HEADERS,
+            flag::END_HEADERS,
+            1,
+            &[status("200"), frames::field("Connection", "close")].concat(),
+        ),
         frame(kind::HEADERS, flag::END_HEADERS, 3, &status("200")),
-        frame(kind::PUSH_PROMISE, flag::END_HEADERS, 1, &[&[0, 0, 0, 2], &frames::get("shop", "/")[..]].concat()),
+        frame(
+            kind::PUSH_PROMISE,
+            flag::END_HEADERS,
+            1,
+            &[&[0, 0, 0, 2], &frames::get("shop", "/")[..]].concat(),
+        ),
         data(1, b"hello", true),
         b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec(),
         vec![0xff; 100],
@@ -165,9 +245,13 @@ async fn informational_answers_and_fields_without_end_are_502_by_http1_and_http2
         let upstream = speaking(answer.clone()).await;
         let manifest = h2c_revision_with_endpoints("shop", &[upstream.address()]);
         let parkway = Parkway::with(manifest).await;
-        println!("{:?}", String::from_utf8_lossy(&answer[..answer.len().min(60)]));
         let got = parkway.service("shop").get("/").await;
-        assert_eq!(got.status, 502, "{:?}: {got:?}", &answer[..answer.len().min(60)]);
+        assert_eq!(
+            got.status,
+            502,
+            "{:?}: {got:?}",
+            &answer[..answer.len().min(60)]
+        );
         parkway.finish().await;
     }
 }
@@ -178,7 +262,12 @@ fn in_pieces(block: &[u8]) -> Vec<u8> {
     let first = frame(kind::HEADERS, flag::NONE, 1, pieces.next().unwrap());
     let more = pieces.map(|piece| frame(kind::CONTINUATION, flag::NONE, 1, piece));
     let end = frame(kind::CONTINUATION, flag::END_HEADERS, 1, &[]);
-    [first].into_iter().chain(more).chain([end]).collect::<Vec<_>>().concat()
+    [first]
+        .into_iter()
+        .chain(more)
+        .chain([end])
+        .collect::<Vec<_>>()
+        .concat()
 }
 
 /// An endpoint that answers the first request of each connection by HTTP/2 with these bytes.

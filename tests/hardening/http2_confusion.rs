@@ -51,7 +51,11 @@ fn and(name: &[u8], value: &[u8]) -> Vec<u8> {
 
 fn heads() -> Vec<(Vec<u8>, Outcome)> {
     let pseudo = [
-        (":method", "GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\nGET", NO_FIELD),
+        (
+            ":method",
+            "GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\nGET",
+            NO_FIELD,
+        ),
         (":method", "GET ", NO_FIELD),
         (":method", "G ET", NO_FIELD),
         (":method", "", NO_FIELD),
@@ -62,13 +66,21 @@ fn heads() -> Vec<(Vec<u8>, Outcome)> {
         (":scheme", "", BAD),
         (":scheme", "http://elsewhere/?", MALFORMED),
         (":authority", "letter.default.localhost\r\nx: 1", MALFORMED),
-        (":authority", "letter.default.localhost elsewhere", MALFORMED),
+        (
+            ":authority",
+            "letter.default.localhost elsewhere",
+            MALFORMED,
+        ),
         (":authority", "user@letter.default.localhost", BAD),
         (":authority", "letter.default.localhost/x", MALFORMED),
         (":authority", "letter.default.localhost:x", BAD),
         (":authority", "letter.default.localhost:80:80", MALFORMED),
         (":path", "", MALFORMED),
-        (":path", "/ HTTP/1.1\r\nhost: x\r\n\r\nGET /smuggled", MALFORMED),
+        (
+            ":path",
+            "/ HTTP/1.1\r\nhost: x\r\n\r\nGET /smuggled",
+            MALFORMED,
+        ),
         (":path", "/a b", MALFORMED),
         (":path", "/ HTTP/1.1", MALFORMED),
         (":path", "/\t", MALFORMED),
@@ -110,7 +122,11 @@ fn heads() -> Vec<(Vec<u8>, Outcome)> {
         (b"te", b"chunked", MALFORMED),
         (b"te", b"trailers, chunked", MALFORMED),
         (b"host", b"elsewhere", BAD),
-        (b"host", b"letter.default.localhost:81", Outcome::Answered(200)),
+        (
+            b"host",
+            b"letter.default.localhost:81",
+            Outcome::Answered(200),
+        ),
         (b"host", b"", BAD),
         (b"content-length", b"5", MALFORMED),
         (b"content-length", b"-1", MALFORMED),
@@ -157,7 +173,9 @@ async fn a_head_that_would_be_another_in_http1_does_not_get_there() {
         let passes = usize::from(expected == Outcome::Answered(200));
         if outcome != expected || begun != passes {
             let block = String::from_utf8_lossy(&block).into_owned();
-            wrong.push(format!("{block:?}: {outcome:?}, not {expected:?}; {seen:?}"));
+            wrong.push(format!(
+                "{block:?}: {outcome:?}, not {expected:?}; {seen:?}"
+            ));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -4,16 +4,17 @@
 use std::time::Duration;
 
 use parkway_tests::frames::{
-    self, Frames, INITIAL_WINDOW, begun, code, data, field, flag, frame, get, kept_field, kind, many,
-    reset, settings, whole, window,
+    self, Frames, INITIAL_WINDOW, begun, code, data, field, flag, frame, get, kept_field, kind,
+    many, reset, settings, whole, window,
 };
 use parkway_tests::upstream::Connection;
 use parkway_tests::{Parkway, Site, Upstream, revision_with_endpoints};
 
 const HOST: &str = "shop.default.localhost";
 
-/// Memory that one hostile connection may take, beyond what there was before it, in KiB.
-const ALLOWED_KIB: u64 = 24 * 1024;
+/// Memory that one hostile connection may take, beyond what there was before it, in KiB: each of 250 streams may have a
+/// head, or 64 KiB of an answer and the next piece of it, and some are in two stages.
+const ALLOWED_KIB: u64 = 32 * 1024;
 
 struct Shop {
     parkway: Parkway,
@@ -35,9 +36,15 @@ impl Shop {
         let parkway = builder.start().await;
         // Whatever is made once is made.
         parkway.service("shop").get("/").await.expect(200);
-        parkway.service("shop").http2().await.get("/").await.expect(200);
+        parkway
+            .service("shop")
+            .http2()
+            .await
+            .get("/")
+            .await
+            .expect(200);
         Self {
-            before_kib: resident_kib(parkway.pid()),
+            before_kib: written_kib(parkway.pid()),
             parkway,
             _upstream: upstream,
         }
@@ -52,11 +59,15 @@ impl Shop {
     }
 
     /// Proves that others are served, and that memory is bounded.
+    #[expect(clippy::print_stdout, reason = "measured for who wants to see it")]
     async fn goes_on(&self, what: &str) {
         self.site().get("/").await.expect(200);
-        let now = resident_kib(self.parkway.pid());
+        let now = written_kib(self.parkway.pid());
         let more = now.saturating_sub(self.before_kib);
-        println!("{what}: {} KiB before, {more} KiB more now", self.before_kib);
+        println!(
+            "{what}: {} KiB before, {more} KiB more now",
+            self.before_kib
+        );
         assert!(more < ALLOWED_KIB, "{what}: {more} KiB more");
     }
 
@@ -65,10 +76,12 @@ impl Shop {
     }
 }
 
-/// Private memory of a process, as the system counts it.
-fn resident_kib(pid: i32) -> u64 {
+/// Memory that a process has written to and shares with nobody. (Pages of its program count for whoever runs it alone.)
+fn written_kib(pid: i32) -> u64 {
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-    let private = rollup.lines().filter(|line| line.starts_with("Private_"));
+    let private = rollup
+        .lines()
+        .filter(|line| line.starts_with("Private_Dirty:"));
     let kib = private.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
     kib.sum()
 }
@@ -83,7 +96,8 @@ async fn streams_that_are_reset_as_soon_as_they_begin_end_the_connection() {
     let shop = Shop::open().await;
     let mut client = shop.client().await;
     let block = get(HOST, "/");
-    let flood = many(streams(20_000).map(|id| [whole(id, &block), reset(id, code::CANCEL)].concat()));
+    let flood =
+        many(streams(20_000).map(|id| [whole(id, &block), reset(id, code::CANCEL)].concat()));
 
     drop(client.try_send(flood).await);
 
@@ -103,7 +117,11 @@ async fn streams_that_are_reset_one_after_the_other_end_the_connection_too() {
     for id in streams(5_000) {
         // An answer to the ping proves that the stream was taken before it is reset.
         let ping = frame(kind::PING, flag::NONE, 0, &u64::from(id).to_be_bytes());
-        if client.try_send([whole(id, &block), ping].concat()).await.is_err() {
+        if client
+            .try_send([whole(id, &block), ping].concat())
+            .await
+            .is_err()
+        {
             break;
         }
         let Some(frame) = client.next_of(kind::PING).await else {
@@ -136,12 +154,13 @@ async fn a_client_that_resets_some_of_many_streams_is_not_ended() {
     shop.close().await;
 }
 
-/// MadeYouReset, CVE-2025-8671: the server is made to reset what it has begun.
+/// `MadeYouReset`, CVE-2025-8671: the server is made to reset what it has begun.
 #[tokio::test]
 async fn streams_that_we_are_made_to_reset_end_the_connection() {
+    type Mistake = fn(u32) -> Vec<u8>;
     let shop = Shop::open().await;
     let block = get(HOST, "/");
-    let mistakes: [(&str, fn(u32) -> Vec<u8>); 3] = [
+    let mistakes: [(&str, Mistake); 3] = [
         ("a window update of nothing", |id| window(id, 0)),
         ("too large a window", |id| {
             [window(id, 0x7fff_ffff), window(id, 0x7fff_ffff)].concat()
@@ -154,7 +173,11 @@ async fn streams_that_we_are_made_to_reset_end_the_connection() {
         drop(client.try_send(flood).await);
         let ended = client.ended().await;
         shop.goes_on(what).await;
-        assert!(ended.goaway.is_some_and(|code| code != code::NO_ERROR), "{what}: {:?}", ended.goaway);
+        assert!(
+            ended.goaway.is_some_and(|code| code != code::NO_ERROR),
+            "{what}: {:?}",
+            ended.goaway
+        );
     }
     shop.close().await;
 }
@@ -171,19 +194,31 @@ async fn a_head_in_endless_pieces_ends_the_connection() {
         let first = frame(kind::HEADERS, flag::END_STREAM, 1, &get(HOST, "/"));
         client.send(first).await;
         let more = frame(kind::CONTINUATION, flag::NONE, 1, &piece);
-        let flood = many((0..50_000).map(|_| more.clone()).take(if piece.len() > 1_000 { 4_000 } else { 50_000 }));
+        let flood = more.repeat(4_000);
         drop(client.try_send(flood).await);
         let ended = client.ended().await;
         shop.goes_on(what).await;
         let code = ended.goaway;
-        assert!(matches!(code, Some(code::ENHANCE_YOUR_CALM | code::COMPRESSION_ERROR | code::PROTOCOL_ERROR)), "{what}: {ended:?}");
+        assert!(
+            matches!(
+                code,
+                Some(code::ENHANCE_YOUR_CALM | code::COMPRESSION_ERROR | code::PROTOCOL_ERROR)
+            ),
+            "{what}: {ended:?}"
+        );
     }
     shop.close().await;
 }
 
 #[tokio::test]
 async fn fields_that_grow_when_they_are_unpacked_are_refused() {
-    unpacks_to_too_much("HPACK bomb", &kept_field("x", "y".repeat(3_500)), 30, 12_000).await;
+    unpacks_to_too_much(
+        "HPACK bomb",
+        &kept_field("x", "y".repeat(3_500)),
+        30,
+        12_000,
+    )
+    .await;
 }
 
 /// CVE-2026-49975, CVE-2026-47774: a byte for each crumb, and a window that keeps what is made of it.
@@ -202,7 +237,10 @@ async fn unpacks_to_too_much(what: &str, field: &[u8], some: usize, many: usize)
         client.send(whole(id, &bomb(some))).await;
     }
     let refused = client.statuses(240).await;
-    assert!(refused.iter().all(|(_, status)| *status == 431), "{refused:?}");
+    assert!(
+        refused.iter().all(|(_, status)| *status == 431),
+        "{refused:?}"
+    );
     shop.goes_on(&format!("{what}, {some} times")).await;
 
     let mut client = Frames::connect(shop.parkway.external(), &[(INITIAL_WINDOW, 0)]).await;
@@ -218,34 +256,43 @@ async fn unpacks_to_too_much(what: &str, field: &[u8], some: usize, many: usize)
 #[tokio::test]
 async fn floods_of_small_frames_do_nothing_or_end_the_connection() {
     let shop = Shop::open().await;
-    let empty_data = [begun(1, &frames::request("POST", HOST, "/", &[]))].concat();
-    for (what, first, piece) in [
-        ("PING", vec![], frame(kind::PING, flag::NONE, 0, &[0; 8])),
-        ("SETTINGS", vec![], settings(&[(INITIAL_WINDOW, 65_535)])),
-        ("empty SETTINGS", vec![], settings(&[])),
-        ("empty DATA", empty_data.clone(), data(1, b"", false)),
-        ("padding", empty_data, frame(kind::DATA, flag::PADDED, 1, &[255; 256])),
-        ("PRIORITY", vec![], frame(kind::PRIORITY, flag::NONE, 7, &[0, 0, 0, 1, 9])),
-        ("unknown frames", vec![], frame(0x42, flag::NONE, 0, &[0; 8])),
-        ("WINDOW_UPDATE", vec![], window(0, 1)),
-    ] {
-        // Once with answers that are read, once without.
-        for is_read in [true, false] {
-            let mut client = shop.client().await;
-            client.send(&first).await;
-            let flood = many((0..100_000).map(|_| piece.clone()));
-            let sending = tokio::time::timeout(Duration::from_secs(2), client.try_send(flood));
-            drop(sending.await);
-            shop.goes_on(&format!("{what}, read: {is_read}")).await;
-            if is_read {
-                client.half_close().await;
-                let ended = client.ended().await;
-                println!("{what}: {ended:?}");
-            }
-        }
+    let post = begun(1, &frames::request("POST", HOST, "/", &[]));
+    let calm = Some(code::ENHANCE_YOUR_CALM);
+    let of_connection = |kind, payload: &[u8]| frame(kind, flag::NONE, 0, payload);
+    let of_padding = frame(kind::DATA, flag::PADDED, 1, &[255; 256]);
+    let floods = [
+        ("PING", &b""[..], of_connection(kind::PING, &[0; 8]), None),
+        ("SETTINGS", b"", settings(&[(INITIAL_WINDOW, 65_535)]), None),
+        ("empty SETTINGS", b"", settings(&[]), None),
+        ("empty DATA", &post, data(1, b"", false), calm),
+        ("padding", &post, of_padding, calm),
+        (
+            "PRIORITY",
+            b"",
+            frame(kind::PRIORITY, flag::NONE, 7, &[0, 0, 0, 1, 9]),
+            None,
+        ),
+        ("unknown frames", b"", of_connection(0x42, &[0; 8]), None),
+        ("WINDOW_UPDATE", b"", window(0, 1), None),
+    ];
+    for (what, first, piece, expected) in floods {
+        let flood = piece.repeat(100_000);
+        let mut client = shop.client().await;
+        client.send(first).await;
+        // Nobody reads what comes back, so this may go no further at some time.
+        let sending = tokio::time::timeout(UNREAD, client.try_send(&flood));
+        drop(sending.await);
+        shop.goes_on(&format!("{what}, nothing read")).await;
+        client.half_close().await;
+        let ended = client.ended().await;
+        assert_eq!(ended.goaway, expected, "{what}: {ended:?}");
+        shop.goes_on(&format!("{what}, all read")).await;
     }
     shop.close().await;
 }
+
+/// How long a flood is sent to someone who may have stopped to read.
+const UNREAD: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn a_client_that_opens_no_window_loses_its_streams_and_others_are_served() {
@@ -254,18 +301,18 @@ async fn a_client_that_opens_no_window_loses_its_streams_and_others_are_served()
     for id in streams(100) {
         client.send(whole(id, &get(HOST, "/large"))).await;
     }
-    client.statuses(100).await;
-    shop.parkway.in_flight(100).await;
     shop.goes_on("no window").await;
-
-    shop.parkway.in_flight(0).await;
-
-    let mut resets = 0;
-    while resets < 100 {
-        let frame = client.next_of(kind::RST_STREAM).await.unwrap();
-        assert_eq!(frame.reset_code(), Some(code::ENHANCE_YOUR_CALM));
-        resets += 1;
+    let (mut answered, mut reset) = (0, 0);
+    while reset < 100 {
+        let frame = client.next().await.unwrap();
+        answered += usize::from(frame.status() == Some(200));
+        if let Some(why) = frame.reset_code() {
+            assert_eq!(why, code::ENHANCE_YOUR_CALM);
+            reset += 1;
+        }
     }
+    assert_eq!(answered, 100);
+    shop.parkway.in_flight(0).await;
     drop(client);
     shop.close().await;
 }
@@ -298,10 +345,10 @@ async fn more_streams_than_may_be_are_refused_and_those_that_are_there_go_on() {
     let quiet = quiet.await;
     let parkway = Parkway::with(revision_with_endpoints("shop", &[quiet.address()])).await;
     let mut client = Frames::connect(parkway.external(), &[]).await;
-    let half_open = begun(1, &[]);
-    drop(half_open);
     let block = frames::request("POST", HOST, "/", &[]);
-    client.send(many(streams(300).map(|id| begun(id, &block)))).await;
+    client
+        .send(many(streams(300).map(|id| begun(id, &block))))
+        .await;
     for _ in 0..50 {
         let refused = client.next_of(kind::RST_STREAM).await.unwrap();
         assert_eq!(refused.reset_code(), Some(code::REFUSED_STREAM));
@@ -323,8 +370,9 @@ async fn large_answers() -> Upstream {
             connection
                 .send("HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n")
                 .await;
+            let piece = vec![0; 100_000];
             for _ in 0..1_000 {
-                if connection.raw.try_send([0; 100_000]).await.is_err() {
+                if connection.raw.try_send(&piece).await.is_err() {
                     return;
                 }
             }

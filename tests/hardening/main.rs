@@ -6,6 +6,7 @@
 mod endpoints;
 mod http2_confusion;
 mod http2_floods;
+mod http2_rules;
 mod messages;
 mod peers;
 mod recorder;

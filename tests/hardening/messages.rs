@@ -88,7 +88,7 @@ fn lengths_and_codings() -> Vec<Message> {
         format!("{coding}X-Between: 1\r\n{length}"),
         format!("Content-Length: 0\r\n{coding}"),
         format!("{coding}Content-Length: x\r\n"),
-        format!("Content-Length: 5\r\nTransfer-Encoding: identity\r\n"),
+        "Content-Length: 5\r\nTransfer-Encoding: identity\r\n".to_owned(),
     ]
     .into_iter()
     .map(|lines| {
@@ -197,8 +197,8 @@ fn codings() -> Vec<Message> {
         "X: 1\rTransfer-Encoding: chunked\r\n",
         "\rTransfer-Encoding: chunked\r\n",
     ];
-    let refused = refused
-        .map(|lines| message("doubtful coding", post(lines, &body), Outcome::Refused(400)));
+    let refused =
+        refused.map(|lines| message("doubtful coding", post(lines, &body), Outcome::Refused(400)));
     let read = [
         "Transfer-Encoding: chunked\r\n",
         "TRANSFER-ENCODING: CHUNKED\r\n",
@@ -252,8 +252,7 @@ fn chunks() -> Vec<Message> {
         "5\r\nhello\r\n0\r\n\rx",
         &long,
     ];
-    let broken =
-        broken.map(|body| message("malformed chunks", chunked(body), Outcome::Broken));
+    let broken = broken.map(|body| message("malformed chunks", chunked(body), Outcome::Broken));
     let read = [
         "5\r\nhello\r\n0\r\n\r\n",
         "05\r\nhello\r\n000\r\n\r\n",
@@ -263,8 +262,7 @@ fn chunks() -> Vec<Message> {
         "5;a=\"b;c\"\r\nhello\r\n0\r\n\r\n",
         "5;a=\"\t\"\r\nhello\r\n0\r\n\r\n",
     ];
-    let read =
-        read.map(|body| message("clear chunks", chunked(body), reads("POST", "/", "hello")));
+    let read = read.map(|body| message("clear chunks", chunked(body), reads("POST", "/", "hello")));
     let hidden = format!("{:x}\r\n{SMUGGLED}\r\n0\r\n\r\n", SMUGGLED.len());
     let hidden = message(
         "a request in a chunk",
@@ -286,8 +284,7 @@ fn trailers() -> Vec<Message> {
         "5\r\nhello\r\n0\r\nX: 1\r\n folded\r\n\r\n",
         "5\r\nhello\r\n0\r\nno field\r\n\r\n",
     ];
-    let broken =
-        broken.map(|body| message("malformed trailers", chunked(body), Outcome::Broken));
+    let broken = broken.map(|body| message("malformed trailers", chunked(body), Outcome::Broken));
     let read = [
         "X: 1\r\n",
         "Content-Length: 3\r\n",
@@ -347,7 +344,16 @@ fn names_and_values() -> Vec<Message> {
             Outcome::Refused(400),
         )
     });
-    let read = ["X:1", "X:", "X: :", "X_Y: 1", "X.Y: 1", "!#$%&'*+-.^_`|~: 1", "X: \u{e9}", "X: a\tb"];
+    let read = [
+        "X:1",
+        "X:",
+        "X: :",
+        "X_Y: 1",
+        "X.Y: 1",
+        "!#$%&'*+-.^_`|~: 1",
+        "X: \u{e9}",
+        "X: a\tb",
+    ];
     let read = read.map(|line| {
         message(
             "unusual field",
@@ -408,7 +414,11 @@ fn request_lines() -> Vec<Message> {
         ("GET HTTP://HOST/ HTTP/1.1", "GET", "/"),
         ("GET https://HOST/a HTTP/1.1", "GET", "/a"),
         ("GET //elsewhere/a HTTP/1.1", "GET", "//elsewhere/a"),
-        ("GET /http://elsewhere/ HTTP/1.1", "GET", "/http://elsewhere/"),
+        (
+            "GET /http://elsewhere/ HTTP/1.1",
+            "GET",
+            "/http://elsewhere/",
+        ),
     ];
     let read = read.map(|(line, method, target)| {
         message(
@@ -482,7 +492,9 @@ fn hosts() -> Vec<Message> {
 fn versions() -> Vec<Message> {
     let body = format!("0\r\n\r\n{SMUGGLED}");
     let refused = [
-        format!("POST / HTTP/1.0\r\nHost: HOST\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n{body}"),
+        format!(
+            "POST / HTTP/1.0\r\nHost: HOST\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n{body}"
+        ),
         format!(
             "POST / HTTP/1.0\r\nHost: HOST\r\nConnection: keep-alive\r\nContent-Length: {}\r\n\
              Transfer-Encoding: chunked\r\n\r\n{body}",
@@ -510,11 +522,7 @@ fn versions() -> Vec<Message> {
 }
 
 fn upgrades() -> Vec<Message> {
-    let with_body = [
-        "Content-Length: 5\r\n",
-        "Transfer-Encoding: chunked\r\n",
-    ]
-    .map(|framing| {
+    let with_body = ["Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\n"].map(|framing| {
         message(
             "an upgrade with a body",
             post(

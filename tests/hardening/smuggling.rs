@@ -1,8 +1,12 @@
 //! Requests that are hidden in others: each message is refused, or read the same way by whoever is behind us.
 
-use parkway_tests::{Parkway, Site, revision_with_endpoints};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::messages::{self, HOST, Message, Outcome};
+use parkway_tests::upstream::Connection;
+use parkway_tests::{Parkway, Site, Upstream, revision_with_endpoints};
+
+use crate::messages::{self, HOST, Message, Outcome, SMUGGLED};
 use crate::peers::{self, Peer};
 use crate::recorder::Seen;
 
@@ -91,4 +95,70 @@ fn judge(
         }
         _ => told(),
     }
+}
+
+/// CVE-2026-2833: bytes behind a request for an upgrade are another protocol's only once the endpoint has said so.
+#[tokio::test]
+async fn what_comes_behind_an_upgrade_waits_for_what_the_endpoint_says() {
+    let upgrade =
+        "GET /socket HTTP/1.1\r\nHost: HOST\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let (waiting, mut heads) = tokio::sync::mpsc::channel(8);
+    let switches = Arc::new(AtomicBool::new(false));
+    let do_switch = Arc::clone(&switches);
+    let upstream = Upstream::start(move |mut connection: Connection| {
+        let (waiting, do_switch) = (waiting.clone(), Arc::clone(&do_switch));
+        async move {
+            while let Some(head) = connection.request().await {
+                connection.step().await;
+                // What came before the answer, if anything did, is here by now.
+                let early = connection.raw.arrived();
+                waiting.send((head.target.clone(), early)).await.unwrap();
+                if do_switch.load(Ordering::SeqCst) {
+                    let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+                    connection.send(switch).await;
+                    let behind = connection.raw.until("\r\n\r\n").await;
+                    waiting.send((behind, String::new())).await.unwrap();
+                    return;
+                }
+                connection.answer("no").await;
+            }
+        }
+    });
+    let upstream = upstream.await;
+    let parkway = Parkway::with(revision_with_endpoints("letter", &[upstream.address()])).await;
+    let letter = parkway.service("letter");
+    let wire = [upgrade, SMUGGLED].concat().replace(HOST, letter.host());
+
+    // The endpoint stays with HTTP/1: what came behind is the next request, to be answered behind the first.
+    let mut refused = letter.raw().await;
+    refused.send(&wire).await;
+    parkway.in_flight(1).await;
+    upstream.go_on();
+    assert_eq!(
+        heads.recv().await.unwrap(),
+        ("/socket".into(), String::new())
+    );
+    assert_eq!(refused.answer().await.expect(200).text(), "no");
+    upstream.go_on();
+    assert_eq!(
+        heads.recv().await.unwrap(),
+        ("/smuggled".into(), String::new())
+    );
+    refused.answer().await.expect(200);
+    drop(refused);
+
+    // The endpoint switches: it gets the same bytes as they are, and only then.
+    switches.store(true, Ordering::SeqCst);
+    let mut switched = letter.raw().await;
+    switched.send(&wire).await;
+    parkway.in_flight(1).await;
+    upstream.go_on();
+    assert_eq!(
+        heads.recv().await.unwrap(),
+        ("/socket".into(), String::new())
+    );
+    assert!(switched.head().await.starts_with("HTTP/1.1 101 "));
+    assert_eq!(heads.recv().await.unwrap().0, SMUGGLED);
+    drop(switched);
+    parkway.finish().await;
 }

@@ -70,7 +70,7 @@ impl Frame {
         u32::from_be_bytes(bytes.try_into().unwrap())
     }
 
-    /// The error code of RST_STREAM.
+    /// The error code of `RST_STREAM`.
     pub fn reset_code(&self) -> Option<u32> {
         (self.kind == kind::RST_STREAM).then(|| self.number(0))
     }
@@ -214,12 +214,12 @@ pub fn data(stream: u32, data: &[u8], ends: bool) -> Vec<u8> {
     frame(kind::DATA, flags, stream, data)
 }
 
-/// RST_STREAM.
+/// `RST_STREAM`.
 pub fn reset(stream: u32, code: u32) -> Vec<u8> {
     frame(kind::RST_STREAM, flag::NONE, stream, &code.to_be_bytes())
 }
 
-/// WINDOW_UPDATE.
+/// `WINDOW_UPDATE`.
 pub fn window(stream: u32, more: u32) -> Vec<u8> {
     frame(kind::WINDOW_UPDATE, flag::NONE, stream, &more.to_be_bytes())
 }
@@ -234,10 +234,10 @@ pub fn settings(settings: &[(u16, u32)]) -> Vec<u8> {
     frame(kind::SETTINGS, flag::NONE, 0, &payload)
 }
 
-/// SETTINGS_HEADER_TABLE_SIZE.
+/// `SETTINGS_HEADER_TABLE_SIZE`.
 pub const HEADER_TABLE_SIZE: u16 = 1;
 
-/// SETTINGS_INITIAL_WINDOW_SIZE.
+/// `SETTINGS_INITIAL_WINDOW_SIZE`.
 pub const INITIAL_WINDOW: u16 = 4;
 
 /// A peer that speaks frames.

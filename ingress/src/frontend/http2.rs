@@ -61,11 +61,7 @@ pub(super) async fn serve(peer: Rc<Peer>, stream: TcpStream, before: Bytes) {
 }
 
 /// Accepts streams and runs them until the connection is closed, idles too long, is not read from, or has been drained.
-async fn drive(
-    peer: &Rc<Peer>,
-    mut connection: Box<Connection<Input, Bytes>>,
-    signals: &Signals,
-) {
+async fn drive(peer: &Rc<Peer>, mut connection: Box<Connection<Input, Bytes>>, signals: &Signals) {
     let limits = &peer.worker.limits;
     let mut streams: FuturesUnordered<Stream> = FuturesUnordered::new();
     let mut stall = Stall::new(peer);

@@ -29,7 +29,12 @@ impl Stall {
     }
 
     /// Asked only while there is something that was not written.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, signals: &Signals, limit: Duration) -> Poll<()> {
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        signals: &Signals,
+        limit: Duration,
+    ) -> Poll<()> {
         let now = Instant::now();
         if self.since.is_none() || self.writes != signals.writes.get() {
             self.since = Some(now);

@@ -274,7 +274,7 @@ async fn send_http2(
     let response = final_response(&mut response, signal.as_deref())
         .await
         .map_err(|error| http2_failure(error, &lease))?
-        .ok_or_else(|| SendError::Invalid("it keeps sending informational responses".into()))?;
+        .ok_or_else(|| SendError::Invalid("its informational responses lead to no other".into()))?;
     let (head, body) = response.into_parts();
     if head.headers.len() > limits.response_fields {
         return Err(SendError::Invalid("its head has too many fields".into()));
@@ -287,7 +287,8 @@ async fn send_http2(
     })
 }
 
-/// Waits for the response that is not informational; `None` when there are too many that are.
+/// Waits for the response that is not informational; `None` when there are too many that are, or one that may not be
+/// (RFC 9113 section 8.6).
 ///
 /// `100 Continue` opens the gate of the request's body; the others have nobody to go to.
 async fn final_response(
@@ -298,7 +299,8 @@ async fn final_response(
     poll_fn(|cx| {
         while let Some(seen) = ready!(response.poll_informational(cx)).transpose()? {
             informational += 1;
-            if informational > INFORMATIONAL {
+            let is_switch = seen.status() == StatusCode::SWITCHING_PROTOCOLS;
+            if is_switch || informational > INFORMATIONAL {
                 return Poll::Ready(Ok(None));
             }
             if let Some(gate) = gate.filter(|_| seen.status() == StatusCode::CONTINUE) {
