@@ -204,14 +204,16 @@ impl Forwarder {
                 is_upgrade,
                 expects_continue,
             };
+            let released = permit.waited().then(Instant::now);
             let sent = {
                 // Pinned here and lent on: handed on by value it would lie in this future once for each layer.
                 let sending = pin!(send(&self.pool, &self.limits, attempt));
-                self.in_time(job.due(), &mut permit, sending).await
+                self.in_time(job.due(), &mut permit, released, sending).await
             };
             let looked = match sent {
                 Err(Elapsed) => return Outcome::Failed(Failure::TimedOut, job.observation),
                 Ok(Ok(answered)) if !self.may_be_turned_away(&job, &answered) => {
+                    self.goes_on(&mut permit, released);
                     let alarm = self.sweep.alarm();
                     return answer(job, permit, alarm, answered, busy, body);
                 }
@@ -231,6 +233,7 @@ impl Forwarder {
                 Ok(mut looking) => match self.sweep.within(job.due(), looking.as_mut()).await {
                     Err(Elapsed) => return Outcome::Failed(Failure::TimedOut, job.observation),
                     Ok(Ok(answered)) => {
+                        self.goes_on(&mut permit, released);
                         let alarm = self.sweep.alarm();
                         return answer(job, permit, alarm, answered, busy, body);
                     }
@@ -277,39 +280,42 @@ impl Forwarder {
         }
     }
 
-    /// Awaits an attempt, no longer than `due`. A request that was parked makes room for the next one when its response
-    /// begins, or when that takes long.
+    /// Awaits an attempt, no longer than `due`. A request that was parked, and released then, makes room for the next one
+    /// when its response begins, or here when that takes long and others are not answered either.
     async fn in_time<F: Future>(
         &self,
         due: Option<Instant>,
         permit: &mut Permit,
+        released: Option<Instant>,
         mut sending: Pin<&mut F>,
     ) -> Result<F::Output, Elapsed> {
         let mut alarm = self.sweep.alarm();
-        let mut goes_on = permit.waited().then(|| Instant::now() + PACE);
-        let sent = poll_fn(|cx| {
+        let mut goes_on = released.map(|released| released + self.throttle.release_patience());
+        poll_fn(|cx| {
             if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
                 return Poll::Ready(Ok(sent));
             }
-            if let Some(pace) = goes_on
+            while let Some(pace) = goes_on
                 && due.is_none_or(|due| pace < due)
             {
                 if alarm.poll_due(cx, pace).is_pending() {
                     return Poll::Pending;
                 }
-                goes_on = None;
-                self.throttle.let_next_go(permit);
+                goes_on = self.throttle.takes_its_time(permit);
             }
             match due {
                 Some(due) => alarm.poll_due(cx, due).map(|()| Err(Elapsed)),
                 None => Poll::Pending,
             }
         })
-        .await;
-        if permit.waited() {
-            self.throttle.let_next_go(permit);
+        .await
+    }
+
+    /// The response of a request has begun that was released then: if it was parked, others may go.
+    fn goes_on(&self, permit: &mut Permit, released: Option<Instant>) {
+        if let Some(released) = released {
+            self.throttle.has_answered(permit, released.elapsed());
         }
-        sent
     }
 
     /// Waits for a permit inside a request whose body has been read already.
@@ -371,9 +377,6 @@ impl Forwarder {
         }
     }
 }
-
-/// How long a released request may hold others back that wait behind it.
-const PACE: Duration = Duration::from_millis(100);
 
 /// Puts the response together with what its request holds.
 fn answer(
