@@ -40,7 +40,9 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
+use crate::cold_start::{ColdStarts, Seen};
 use crate::endpoint::Endpoint;
 pub use crate::queue::Bound;
 use crate::revision::{RevisionId, RevisionMap, RevisionSpec};
@@ -51,7 +53,7 @@ pub use histogram::Histogram;
 pub use mailbox::Traffic;
 pub use permit::Permit;
 pub use state::{Counters, EndpointState, Refused, RevisionState};
-pub use worker::{Ticket, Worker};
+pub use worker::{QueuePlace, Ticket, Worker};
 
 /// How much may be parked, and how it is let go.
 ///
@@ -121,6 +123,8 @@ pub struct Ask {
     /// draining, and however full the queue is (see [`QueueLimits`]): it is not lost because others came. Once parked
     /// it may not [grow](Ticket::grow) beyond the bounds.
     pub first_in_line: bool,
+    /// When it came in, for the record of a start that begins with it. Default: now.
+    pub arrived: Option<Instant>,
 }
 
 /// The answer to [`Worker::admit`].
@@ -361,6 +365,19 @@ impl Throttler {
     /// Bytes held by parked requests, over all Revisions.
     pub fn parked_bytes(&self) -> usize {
         self.inner.office.parked_bytes()
+    }
+
+    /// A milestone of this Revision's start was seen. Nothing is noted while an endpoint is ready; before anybody waits,
+    /// it is kept for the start that the next request begins.
+    pub fn saw(&self, id: &RevisionId, seen: Seen) {
+        if let Some(shell) = self.inner.shell(id) {
+            shell.step(|ledger, _, _| ledger.saw(seen));
+        }
+    }
+
+    /// The starts that are remembered.
+    pub fn cold_starts(&self) -> ColdStarts {
+        self.inner.office.cold_starts.clone()
     }
 
     /// How parked requests reached their workers so far.

@@ -28,11 +28,12 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use super::lane::{Lane, thread_number};
-use super::ledger::{Asker, Decision};
+use super::ledger::{Asker, Decision, Parked};
 use super::mailbox::{Letter, Mailbox};
 use super::shell::Shell;
 use super::starts::RETRY_SOON;
 use super::{Admission, Ask, Bound, Inner, Permit, Refusal};
+use crate::cold_start::ColdStart;
 use crate::endpoint::Endpoint;
 use crate::policy::{Draw, better_of_two};
 use crate::queue::TicketId;
@@ -60,6 +61,17 @@ pub struct Ticket {
     /// `None` once it has resolved.
     slot: Option<usize>,
     since: Instant,
+    place: QueuePlace,
+    start: Option<Arc<ColdStart>>,
+}
+
+/// Where a request stood when it parked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueuePlace {
+    /// Its place in the line, the first is 1.
+    pub position: u32,
+    /// How many were parked, this one among them.
+    pub depth: u32,
 }
 
 /// What a worker and its tickets share. Each request writes to it, so it is alone on its cache lines.
@@ -207,17 +219,20 @@ impl Worker {
         match shell.step(|ledger, office, _| ledger.admit(ask, asker, office)) {
             Decision::Slot(endpoint) => Admission::Granted(Permit::of_slot(shell, endpoint, false)),
             Decision::Lane(lane) => Admission::Granted(Permit::of_lane(&lane)),
-            Decision::Parked(ticket, since) => {
-                Admission::Parked(self.ticket(shell, ticket, slot, since))
+            Decision::Parked(parked) => {
+                if parked.begins_start {
+                    self.local.inner.office.cold_starts.announce();
+                }
+                Admission::Parked(self.ticket(shell, slot, parked))
             }
             Decision::Refused(refusal) => Admission::Refused(refusal),
         }
     }
 
-    fn ticket(&self, shell: Arc<Shell>, ticket: TicketId, slot: usize, since: Instant) -> Ticket {
+    fn ticket(&self, shell: Arc<Shell>, slot: usize, parked: Parked) -> Ticket {
         let waiting = Slot::Waiting {
             shell,
-            ticket,
+            ticket: parked.ticket,
             waker: None,
         };
         let inserted = self.local.slots.borrow_mut().insert(waiting);
@@ -225,7 +240,12 @@ impl Worker {
         Ticket {
             local: Rc::clone(&self.local),
             slot: Some(slot),
-            since,
+            since: parked.since,
+            place: QueuePlace {
+                position: u32::try_from(parked.position).unwrap_or(u32::MAX),
+                depth: u32::try_from(parked.depth).unwrap_or(u32::MAX),
+            },
+            start: parked.start,
         }
     }
 }
@@ -287,6 +307,16 @@ impl Ticket {
     /// When it parked.
     pub fn parked_since(&self) -> Instant {
         self.since
+    }
+
+    /// Where it stood then.
+    pub fn place(&self) -> QueuePlace {
+        self.place
+    }
+
+    /// The start it waits for; none if it waits for a slot of an endpoint that is ready.
+    pub fn start(&self) -> Option<&Arc<ColdStart>> {
+        self.start.as_ref()
     }
 }
 

@@ -278,6 +278,7 @@ impl<'r> Simulation<'r> {
             client: self.dice.chance(60).then(|| self.dice.roll() % CLIENTS),
             avoid: again,
             first_in_line: again.is_some(),
+            arrived: None,
         };
         let worker = self.dice.below(WORKERS);
         let number = self.arrived;

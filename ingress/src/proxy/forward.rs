@@ -5,7 +5,7 @@
 //! attempts the request has no permit: it asks for one again, first in line, and may have to be parked again. So does one
 //! that queue-proxy had no room for, which others that share the Pod have taken: it goes on waiting instead of hearing so.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -167,6 +167,7 @@ impl Job {
             client: self.client,
             avoid,
             first_in_line: avoid.is_some(),
+            arrived: Some(self.observation.arrived()),
         }
     }
 }
@@ -196,6 +197,8 @@ impl Forwarder {
             job.observation.attempt();
             let (endpoint, target) = (permit.endpoint(), &job.destination.target);
             headers::address(&mut head.headers, target, self.host_mode, endpoint);
+            let connected = Cell::new(None);
+            let follows = job.observation.follows_attempts();
             let attempt = Attempt {
                 endpoint,
                 protocol: job.protocol,
@@ -203,6 +206,7 @@ impl Forwarder {
                 body: body.as_ref(),
                 is_upgrade,
                 expects_continue,
+                connected: follows.then_some(&connected),
             };
             let released = permit.waited().then(Instant::now);
             let sent = {
@@ -210,6 +214,7 @@ impl Forwarder {
                 let sending = pin!(send(&self.pool, &self.limits, attempt));
                 self.in_time(job.due(), &mut permit, released, sending).await
             };
+            job.observation.connected(connected.get());
             let looked = match sent {
                 Err(Elapsed) => return Outcome::Failed(Failure::TimedOut, job.observation),
                 Ok(Ok(answered)) if !self.may_be_turned_away(&job, &answered) => {
@@ -266,6 +271,7 @@ impl Forwarder {
                     let untouched = body
                         .as_ref()
                         .map_or(Some(RequestBody::Empty), Replay::take_untouched);
+                    job.observation.waits_for(ticket.start());
                     if let Some(body) = untouched {
                         job.observation.has_parked();
                         let head = PackedHead::pack(&head);
@@ -399,7 +405,7 @@ fn answer(
         carrier,
         upgraded,
     } = answered;
-    observation.status(head.status);
+    observation.answered(head.status);
     headers::edit_response(&mut head.headers, head.status);
     if let Some(upload) = &upload {
         upload.forget();
