@@ -7,4 +7,7 @@ mod life;
 #[path = "../chaos/load.rs"]
 #[expect(dead_code, reason = "of its clients not all are needed here")]
 mod load;
+#[path = "../chaos/random.rs"]
+mod random;
 mod recordings;
+mod watching;
