@@ -3,11 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod autoscaling;
 mod life;
 #[path = "../chaos/load.rs"]
 #[expect(dead_code, reason = "of its clients not all are needed here")]
 mod load;
 #[path = "../chaos/random.rs"]
 mod random;
+mod outages;
 mod recordings;
 mod watching;
