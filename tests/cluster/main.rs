@@ -8,8 +8,10 @@ mod life;
 #[path = "../chaos/load.rs"]
 #[expect(dead_code, reason = "of its clients not all are needed here")]
 mod load;
+mod outages;
 #[path = "../chaos/random.rs"]
 mod random;
-mod outages;
 mod recordings;
+mod replicas;
+mod storms;
 mod watching;
