@@ -4,14 +4,17 @@
 //! cargo test --release -p parkway-tests --test cluster figures -- --ignored --nocapture --test-threads 1
 //! ```
 //!
+//! `FIGURES_PERCENT=1` before it takes a hundredth of everything, to see whether it works; `PARKWAY_BIN` names another
+//! binary than the one that is built.
+//!
 //! Clients, Pods and the API server's double run in the test's process, on the same cores, and their part is in every
 //! figure.
 
 #![expect(clippy::print_stdout, reason = "figures go to standard output")]
 
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
+use std::{env, fs};
 
 use bytes::Bytes;
 use http::Request;
@@ -20,14 +23,25 @@ use parkway_tests::{Parkway, QueueProxy, State, eventually};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
+/// A number, unless `FIGURES_PERCENT` wants only a part of it.
+#[derive(Clone, Copy)]
+struct Scaled(usize);
+
+impl Scaled {
+    fn get(self) -> usize {
+        let percent = env::var("FIGURES_PERCENT").map_or(100, |text| text.parse().unwrap());
+        (self.0 * percent / 100).max(2)
+    }
+}
+
 /// Services that are there.
-const MANY: usize = 10_000;
+const MANY: Scaled = Scaled(10_000);
 /// Changes that are timed.
-const CHANGES: usize = 300;
+const CHANGES: Scaled = Scaled(300);
 /// KIngresses that come at once.
-const AT_ONCE: usize = 1_000;
+const AT_ONCE: Scaled = Scaled(1_000);
 /// Cold starts that are timed.
-const STARTS: usize = 200;
+const STARTS: Scaled = Scaled(200);
 
 fn show(what: &str, mut samples: Vec<Duration>) {
     samples.sort();
@@ -66,7 +80,7 @@ fn addresses(number: usize, port: u16) -> [(SocketAddr, PodIs); 2] {
 }
 
 fn all_hosts(state: &State) -> bool {
-    state.0["hosts"]["external"].as_array().unwrap().len() == MANY
+    state.0["hosts"]["external"].as_array().unwrap().len() == MANY.get()
 }
 
 /// A request for this host that shows what is in effect.
@@ -84,12 +98,14 @@ async fn marker(parkway: &Parkway, shop: &Serving, wanted: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "prints figures"]
 async fn figures_of_a_large_cluster() {
+    let many = MANY.get();
+    let changes = CHANGES.get();
     let cluster = Cluster::start();
     let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
     let pod = QueueProxy::starting_at(any, "any", 0).await;
     pod.set_ready(true);
     let port = pod.address().port();
-    for number in 0..MANY {
+    for number in 0..many {
         let shop = serving(&format!("shop-{number}"));
         cluster.put(&shop);
         cluster.pods(&shop, &addresses(number, port));
@@ -102,26 +118,26 @@ async fn figures_of_a_large_cluster() {
     let started = Instant::now();
     let parkway = cluster.parkway_with(|builder| builder.workers(2)).await;
     println!(
-        "start to ready with {MANY} Services: {:?}",
+        "start to ready with {many} Services: {:?}",
         started.elapsed()
     );
     parkway.state_when("all hosts", all_hosts).await;
     eventually("all Pods to be asked", async || {
-        (pod.probes() >= 2 * MANY).then_some(())
+        (pod.probes() >= 2 * many).then_some(())
     })
     .await;
     println!("… and all Pods asked: {:?}", started.elapsed());
     let started = Instant::now();
-    cluster.all_ready(MANY).await;
+    cluster.all_ready(many).await;
     println!("… and all statuses written, {:?} later", started.elapsed());
     memory(
         &parkway,
-        &format!("with {MANY} KIngresses, Revisions, 2 Pods each"),
+        &format!("with {many} KIngresses, Revisions, 2 Pods each"),
     );
 
     let mut samples = Vec::new();
-    for change in 0..CHANGES {
-        let shop = serving(&format!("shop-{}", change * 7919 % MANY));
+    for change in 0..changes {
+        let shop = serving(&format!("shop-{}", change * 7919 % many));
         let mut spec = shop.ingress()["spec"].clone();
         let wanted = change.to_string();
         for rule in spec["rules"].as_array_mut().unwrap() {
@@ -135,7 +151,7 @@ async fn figures_of_a_large_cluster() {
         sleep(Duration::from_millis(5)).await;
     }
     show(
-        &format!("change in the watch to effect, {MANY} present"),
+        &format!("change in the watch to effect, {many} present"),
         samples,
     );
     sleep(Duration::from_secs(10)).await;
@@ -146,8 +162,9 @@ async fn figures_of_a_large_cluster() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "prints figures"]
 async fn figures_of_many_kingresses_at_once() {
+    let at_once = AT_ONCE.get();
     let cluster = Cluster::start();
-    let shops: Vec<_> = (0..AT_ONCE)
+    let shops: Vec<_> = (0..at_once)
         .map(|number| serving(&format!("shop-{number}")))
         .collect();
     for shop in &shops {
@@ -158,8 +175,8 @@ async fn figures_of_many_kingresses_at_once() {
     for shop in &shops {
         cluster.api.put(shop.ingress());
     }
-    println!("{AT_ONCE} KIngresses made in {:?}", started.elapsed());
-    cluster.all_ready(AT_ONCE).await;
+    println!("{at_once} KIngresses made in {:?}", started.elapsed());
+    cluster.all_ready(at_once).await;
     println!("… all Ready after {:?}", started.elapsed());
     parkway.finish().await;
 }
@@ -167,10 +184,11 @@ async fn figures_of_many_kingresses_at_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "prints figures"]
 async fn figures_of_cold_starts() {
+    let starts = STARTS.get();
     let cluster = Cluster::start();
     let parkway = cluster.parkway_with(|builder| builder.workers(2)).await;
     let (mut from_ready, mut from_slice) = (Vec::new(), Vec::new());
-    for number in 0..STARTS {
+    for number in 0..starts {
         let shop = serving(&format!("shop-{number}"));
         cluster.put(&shop);
         cluster.ready(shop.name()).await;

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod autoscaling;
+mod figures;
 mod life;
 #[path = "../chaos/load.rs"]
 #[expect(dead_code, reason = "of its clients not all are needed here")]

@@ -123,6 +123,7 @@ impl QueueProxy {
             inside: AtomicUsize::new(0),
             counts: Counts::default(),
         });
+        let address = listener.local_addr().unwrap();
         let serving = tokio::spawn(accept(listener, Arc::clone(&pod)));
         Self {
             address,
