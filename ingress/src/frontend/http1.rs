@@ -37,6 +37,7 @@ use super::connection::{Patience, Peer};
 use super::exchange::{self, Begin};
 use super::input::{Busy, Input, Signals};
 use super::respond::Asked;
+use super::stall::Stall;
 use super::stream::ClientStream;
 use crate::proxy::body::{BusyGuard, Http1Body, RequestBody};
 use crate::proxy::failure::Failure;
@@ -243,45 +244,13 @@ async fn drive(
         }
         watch.reset();
         if !signals.is_flushed.get() {
-            return stall.poll(cx, signals, limits.idle).map(|()| Ended::Broken);
+            return stall
+                .poll(cx, signals, limits.stall)
+                .map(|()| Ended::Broken);
         }
         Poll::Pending
     })
     .await
-}
-
-/// Measures how long a client has not read what there is for it.
-///
-/// Nobody asks the response for more meanwhile, so its own deadline would not be noticed: it is looked at here. Without
-/// one, a client that reads nothing for as long as a connection may idle is given up.
-struct Stall {
-    since: Option<Instant>,
-    writes: u64,
-    alarm: Alarm,
-}
-
-impl Stall {
-    fn new(peer: &Peer) -> Self {
-        Self {
-            since: None,
-            writes: 0,
-            alarm: peer.alarm(),
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>, signals: &Signals, limit: Duration) -> Poll<()> {
-        let now = Instant::now();
-        if self.since.is_none() || self.writes != signals.writes.get() {
-            self.since = Some(now);
-            self.writes = signals.writes.get();
-        }
-        let idle = self.since.unwrap_or(now) + limit;
-        let due = signals.due.get().map_or(idle, |due| due.min(idle));
-        if due <= now {
-            return Poll::Ready(());
-        }
-        self.alarm.poll_due(cx, due)
-    }
 }
 
 /// Measures how long a state lasts.

@@ -211,7 +211,8 @@ impl Forwarder {
             let sent = {
                 // Pinned here and lent on: handed on by value it would lie in this future once for each layer.
                 let sending = pin!(send(&self.pool, &self.limits, attempt));
-                self.in_time(job.due(), &mut permit, released, sending).await
+                self.in_time(job.due(), &mut permit, released, sending)
+                    .await
             };
             job.observation.connected(connected.get());
             let looked = match sent {
