@@ -264,5 +264,6 @@ fn rules(spec: &Arc<RevisionSpec>) -> IngressRules {
             visibility: Visibility::ExternalIp,
             paths: vec![path.into()],
         }],
+        policy: None,
     }
 }
