@@ -128,8 +128,11 @@ pub(crate) fn policy(annotations: &Labels, origin: &Origin) -> (Option<RoutePoli
             None => Err(unknown(key, name)),
         };
         if let Err(Wrong { message, remedy }) = read {
-            let problem = origin.problem(field(key), message);
-            problems.push(problem.value(value).remedy(remedy));
+            let problem = origin.problem(field(key), message).remedy(remedy);
+            problems.push(match problem.value.is_empty() {
+                true => problem.value(value), // it stands in no file
+                false => problem,
+            });
         }
     }
     if !has_any {
