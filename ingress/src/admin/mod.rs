@@ -4,6 +4,7 @@
 
 mod explain;
 mod metrics;
+mod starts;
 mod state;
 
 use std::fmt;

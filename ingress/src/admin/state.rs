@@ -7,16 +7,18 @@ use parkway_autoscaler_client::embedded::DeciderState;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Admin, Autoscaler};
+use super::{Admin, Autoscaler, starts};
 use crate::provider::kubernetes::WatchHealth;
 use crate::provider::kubernetes::lease::Leadership;
 use crate::provider::kubernetes::status::StatusBoard;
 use crate::routing::rules::Visibility;
 use crate::standalone::{Processes, ReplicaState};
+use crate::telemetry::Clock;
 
 /// The state as one JSON value.
 pub(super) fn of(admin: &Admin) -> Value {
-    let now = Instant::now();
+    let clock = Clock::now();
+    let now = clock.instant();
     let found = admin.problems.found();
     let routes = admin.routes.current();
     let processes = admin.processes.as_ref().map(Processes::state);
@@ -59,6 +61,7 @@ pub(super) fn of(admin: &Admin) -> Value {
         "watches": admin.watches.as_ref().map(WatchHealth::state),
         "leader": admin.leading.as_ref().map(leading),
         "revisions": revisions,
+        "coldStarts": starts::of(&admin.throttler.cold_starts(), &clock),
     })
 }
 

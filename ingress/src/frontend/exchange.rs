@@ -143,6 +143,7 @@ fn admit(peer: &Peer, head: &Parts, mut job: Job) -> Begin {
                 let stats = job.destination.stats.as_ref();
                 job.in_flight = stats.map(|stats| stats.enter(peer.worker.index, Instant::now()));
             }
+            job.observation.waits_for(ticket.start());
             job.observation.has_parked();
             Begin::Parked(Box::new(Waiting {
                 job,

@@ -8,7 +8,7 @@
 
 mod again;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -209,6 +209,7 @@ impl Job {
             avoid,
             first_in_line: avoid.is_some(),
             only_if_up: self.only_if_up,
+            arrived: Some(self.observation.arrived()),
         }
     }
 }
@@ -258,6 +259,8 @@ impl Forwarder {
             job.observation.attempt();
             let (endpoint, target) = (permit.endpoint(), &job.destination.target);
             headers::address(&mut head.headers, target, self.host_mode, endpoint);
+            let connected = Cell::new(None);
+            let follows = job.observation.follows_attempts();
             let attempt = Attempt {
                 endpoint,
                 protocol: job.protocol,
@@ -266,18 +269,23 @@ impl Forwarder {
                 is_upgrade,
                 expects_continue,
                 connect: job.connect(),
+                connected: follows.then_some(&connected),
             };
+            let released = permit.waited().then(Instant::now);
             let sent = {
                 // Pinned here and lent on: handed on by value it would lie in this future once for each layer.
                 let sending = pin!(send(&self.pool, &self.limits, attempt));
-                self.in_time(job.try_due(), &mut permit, sending).await
+                self.in_time(job.try_due(), &mut permit, released, sending)
+                    .await
             };
+            job.observation.connected(connected.get());
             let error = match sent {
                 Err(Elapsed) if job.is_late() => {
                     return Outcome::Failed(job.late(None), job.observation);
                 }
                 Err(Elapsed) => SendError::TooSlow,
                 Ok(Ok(answered)) if !self.needs_a_look(&job, &answered) => {
+                    self.goes_on(&mut permit, released);
                     let alarm = self.sweep.alarm();
                     return answer(job, permit, alarm, answered, busy, body);
                 }
@@ -287,6 +295,7 @@ impl Forwarder {
                     match looked {
                         Err(Elapsed) => return Outcome::Failed(job.late(None), job.observation),
                         Ok(Ok(answered)) => {
+                            self.goes_on(&mut permit, released);
                             let alarm = self.sweep.alarm();
                             return answer(job, permit, alarm, *answered, busy, body);
                         }
@@ -323,6 +332,7 @@ impl Forwarder {
                     let untouched = body
                         .as_ref()
                         .map_or(Some(RequestBody::Empty), Replay::take_untouched);
+                    job.observation.waits_for(ticket.start());
                     if let Some(body) = untouched {
                         job.observation.has_parked();
                         let head = PackedHead::pack(&head);
@@ -337,39 +347,42 @@ impl Forwarder {
         }
     }
 
-    /// Awaits an attempt, no longer than `due`. A request that was parked makes room for the next one when its response
-    /// begins, or when that takes long.
+    /// Awaits an attempt, no longer than `due`. A request that was parked, and released then, makes room for the next one
+    /// when its response begins, or here when that takes long and others are not answered either.
     async fn in_time<F: Future>(
         &self,
         due: Option<Instant>,
         permit: &mut Permit,
+        released: Option<Instant>,
         mut sending: Pin<&mut F>,
     ) -> Result<F::Output, Elapsed> {
         let mut alarm = self.sweep.alarm();
-        let mut goes_on = permit.waited().then(|| Instant::now() + PACE);
-        let sent = poll_fn(|cx| {
+        let mut goes_on = released.map(|released| released + self.throttle.release_patience());
+        poll_fn(|cx| {
             if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
                 return Poll::Ready(Ok(sent));
             }
-            if let Some(pace) = goes_on
+            while let Some(pace) = goes_on
                 && due.is_none_or(|due| pace < due)
             {
                 if alarm.poll_due(cx, pace).is_pending() {
                     return Poll::Pending;
                 }
-                goes_on = None;
-                self.throttle.let_next_go(permit);
+                goes_on = self.throttle.takes_its_time(permit);
             }
             match due {
                 Some(due) => alarm.poll_due(cx, due).map(|()| Err(Elapsed)),
                 None => Poll::Pending,
             }
         })
-        .await;
-        if permit.waited() {
-            self.throttle.let_next_go(permit);
+        .await
+    }
+
+    /// The response of a request has begun that was released then: if it was parked, others may go.
+    fn goes_on(&self, permit: &mut Permit, released: Option<Instant>) {
+        if let Some(released) = released {
+            self.throttle.has_answered(permit, released.elapsed());
         }
-        sent
     }
 
     /// Waits for a permit inside a request whose body has been read already.
@@ -387,7 +400,6 @@ impl Forwarder {
 
     /// Lets a moment pass in which the request has been begun with by nobody.
     async fn pause(&self, job: &mut Job, pause: Duration) -> Result<(), Elapsed> {
-        job.observation.has_parked();
         let paused = self
             .sweep
             .within(job.due(), pin!(tokio::time::sleep(pause)))
@@ -396,9 +408,6 @@ impl Forwarder {
         paused
     }
 }
-
-/// How long a released request may hold others back that wait behind it.
-const PACE: Duration = Duration::from_millis(100);
 
 /// Puts the response together with what its request holds.
 fn answer(
@@ -421,7 +430,7 @@ fn answer(
         carrier,
         upgraded,
     } = answered;
-    observation.status(head.status);
+    observation.answered(head.status);
     headers::edit_response(&mut head.headers, head.status);
     if let Some(upload) = &upload {
         upload.forget();

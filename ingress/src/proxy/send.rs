@@ -4,6 +4,7 @@
 //! out is a response head, its body, and the connection that carries it. A failure says what is known of how far the
 //! request got, for `routing::retry` to decide on.
 
+use std::cell::Cell;
 use std::error::Error as StdError;
 use std::future::poll_fn;
 use std::io;
@@ -159,6 +160,17 @@ pub struct Attempt<'a> {
     pub expects_continue: bool,
     /// How long the route gives connecting, if it says so.
     pub connect: Option<Duration>,
+    /// Where to write down when there was a connection, if anybody wants to know.
+    pub connected: Option<&'a Cell<Option<Instant>>>,
+}
+
+impl Attempt<'_> {
+    /// There is a connection, and nothing has been sent yet.
+    fn has_connected(&self) {
+        if let Some(connected) = self.connected {
+            connected.set(Some(Instant::now()));
+        }
+    }
 }
 
 /// Sends one request to one endpoint.
@@ -204,6 +216,7 @@ async fn send_http1(
             lease = pool.http1(attempt.endpoint).await?;
         }
     }
+    attempt.has_connected();
     match exchange(lease, limits, attempt).await? {
         (head, Reply::Answer(body)) => Ok(Answered {
             head,
@@ -239,6 +252,7 @@ async fn send_for_upgrade(
         None => pool.http1_for_upgrade(attempt.endpoint).await?,
         Some(limit) => connected(limit, pool.http1_for_upgrade(attempt.endpoint)).await?,
     };
+    attempt.has_connected();
     let (head, reply) = exchange(lease, limits, attempt).await?;
     let (body, upgraded) = match reply {
         Reply::Answer(body) => (ResponseBody::Http1(body), None),
@@ -303,6 +317,7 @@ async fn send_http2(
         None => pool.http2(attempt.endpoint).await?,
         Some(limit) => connected(limit, pool.http2(attempt.endpoint)).await?,
     };
+    attempt.has_connected();
     let mut sender = lease.sender().ready().await.map_err(|error| {
         lease.retire();
         SendError::NotStarted(error.into())

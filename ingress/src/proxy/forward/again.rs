@@ -125,6 +125,7 @@ impl Forwarder {
 pub(super) fn pause_before_next(job: &mut Job, error: &SendError) -> Option<Duration> {
     match error {
         SendError::TurnedAway => {
+            job.observation.has_parked();
             let pause = retry::pause(job.turned_away);
             job.attempts = job.attempts.saturating_sub(1);
             job.turned_away = job.turned_away.saturating_add(1);
