@@ -308,5 +308,6 @@ fn rules(spec: &Arc<RevisionSpec>) -> IngressRules {
             visibility: Visibility::ExternalIp,
             paths: vec![path.into()],
         }],
+        policy: None,
     }
 }

@@ -407,8 +407,8 @@ pub(super) async fn parked(
         ahead.is_full = true;
     }
     let decided = {
-        let due = waiting.job.due().unwrap_or_else(|| Instant::now() + FAR);
-        let ticket = &mut waiting.ticket;
+        let due = waiting.due().unwrap_or_else(|| Instant::now() + FAR);
+        let Waiting { job, ticket, .. } = &mut *waiting;
         let mut alarm = peer.alarm();
         poll_fn(|cx| {
             // A permit that is there wins over a client that left: the replay will notice.
@@ -416,7 +416,8 @@ pub(super) async fn parked(
                 return Poll::Ready(Some(granted.map_err(Failure::Refused)));
             }
             if alarm.poll_due(cx, due).is_ready() {
-                return Poll::Ready(Some(Err(Failure::TimedOut)));
+                let since = ticket.parked_since();
+                return Poll::Ready(Some(Err(job.late(Some(since)))));
             }
             while let Poll::Ready(more) = ahead.poll_read(&mut stream, cx) {
                 match more {

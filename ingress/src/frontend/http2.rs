@@ -308,10 +308,10 @@ impl Parked {
         if state.respond.poll_reset(cx).is_ready() {
             return Poll::Ready(ParkingEnd::Gone);
         }
-        if let Some(due) = state.waiting.job.due()
+        if let Some(due) = state.waiting.due()
             && self.late.poll_due(cx, due).is_ready()
         {
-            return Poll::Ready(ParkingEnd::Decided(Err(Failure::TimedOut)));
+            return Poll::Ready(ParkingEnd::Decided(Err(state.waiting.late())));
         }
         // The window is not given back, so a client can send no more than one window ahead.
         while self.ahead != Ahead::Enough
