@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, Ref, RefCell};
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -58,6 +59,8 @@ pub struct Policy {
     pub request_log: RequestLog,
     /// Who restores the Host that a client meant: queue-proxy, or nobody because processes are local. Default: nobody.
     pub host_mode: HostMode,
+    /// Where clients reach us by TLS: plain requests are sent there whose KIngress says so. Default: nowhere.
+    pub https_port: Option<NonZeroU16>,
     /// The cluster's DNS domain: by it a host at the activator ports names a Revision. Default `cluster.local`.
     pub cluster_domain: Arc<str>,
 }
@@ -70,6 +73,7 @@ impl Default for Policy {
             access_log: false,
             request_log: RequestLog::default(),
             host_mode: HostMode::default(),
+            https_port: None,
             cluster_domain: DEFAULT_CLUSTER_DOMAIN.into(),
         }
     }
