@@ -4,19 +4,26 @@
 //! Every worker counts for itself; the admin adds the workers up when it is asked.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::request::Parts;
+use http::{HeaderMap, Method, StatusCode};
 use parking_lot::Mutex;
 use parkway_activator::cold_start::{ColdStart, Milestone, Seen};
+use parkway_activator::endpoint::Endpoint;
 use parkway_activator::revision::{RevisionId, RevisionMap};
+use parkway_activator::throttler::Ticket;
 use tokio::time::Instant;
 use tracing::info;
 
 use super::destination::Destination;
 use super::request_log::Pending;
+use super::send::SendError;
+use crate::routing::retry::Progress;
+use crate::trace::{End, Trace, WorkerTracer};
 
 /// Upper bounds of the duration buckets in seconds, as Knative's histograms have them.
 ///
@@ -89,20 +96,22 @@ impl RequestCounts {
         }
     }
 
-    /// The part of worker `index`.
-    pub fn of_worker(&self, index: usize) -> WorkerCounts {
+    /// The part of worker `index`, which traces like this.
+    pub fn of_worker(&self, index: usize, tracer: WorkerTracer) -> WorkerCounts {
         WorkerCounts {
             all: self.clone(),
             index,
+            tracer,
         }
     }
 }
 
-/// The counts that one worker writes.
+/// The counts that one worker writes, and how it traces.
 #[derive(Debug)]
 pub struct WorkerCounts {
     all: RequestCounts,
     index: usize,
+    tracer: WorkerTracer,
 }
 
 impl WorkerCounts {
@@ -183,6 +192,7 @@ pub struct Observation {
     destination: Option<Rc<Destination>>,
     /// The start it waited for first.
     start: Option<Arc<ColdStart>>,
+    trace: Trace,
     arrived: Instant,
     status: Option<StatusCode>,
     attempts: u32,
@@ -219,6 +229,7 @@ impl Observation {
             lines: None,
             destination: None,
             start: None,
+            trace: Trace::Off,
             arrived,
             status: None,
             attempts: 0,
@@ -228,6 +239,19 @@ impl Observation {
             is_ended: false,
             has_timed_out: false,
         }
+    }
+
+    /// Looks at the head for the trace the request belongs to, if anybody wants to know. `client`: who asks.
+    pub fn trace(&mut self, head: &mut Parts, client: IpAddr) {
+        self.trace = self.counts.tracer.begin(head, self.arrived);
+        if let Trace::Kept(recording) = &mut self.trace {
+            recording.from_client(client);
+        }
+    }
+
+    /// Nobody wants to know of it: a probe.
+    pub fn forget_trace(&mut self) {
+        self.trace = Trace::Off;
     }
 
     /// Notes what the access log shows.
@@ -269,22 +293,35 @@ impl Observation {
         self.waits();
     }
 
-    /// The request waits for this start from now on.
-    pub fn waits_for(&mut self, start: Option<&Arc<ColdStart>>) {
+    /// The request has this place in a queue from now on.
+    pub fn waits_for(&mut self, ticket: &Ticket, head: &Parts) {
+        let start = ticket.start();
         if self.start.is_none() {
             self.start = start.map(Arc::clone);
+        }
+        if matches!(self.trace, Trace::Off) {
+            return;
+        }
+        let tracer = &self.counts.tracer;
+        tracer.keep(&mut self.trace, head, self.arrived);
+        if let Trace::Kept(recording) = &mut self.trace {
+            recording.waits(tracer, Some(ticket.place()), start);
         }
     }
 
     /// Whether it matters when an attempt had a connection.
     pub fn follows_attempts(&self) -> bool {
-        self.start.is_some()
+        self.start.is_some() || matches!(self.trace, Trace::Kept(_))
     }
 
     /// An attempt had a connection at that moment, or none.
     pub fn connected(&mut self, at: Option<Instant>) {
-        if let (Some(start), Some(at)) = (&self.start, at) {
+        let Some(at) = at else { return };
+        if let Some(start) = &self.start {
             start.saw(Seen::new(Milestone::Connected, at));
+        }
+        if let Trace::Kept(recording) = &mut self.trace {
+            recording.connected(at);
         }
     }
 
@@ -294,6 +331,9 @@ impl Observation {
         self.is_answered = true;
         if let Some(start) = &self.start {
             start.saw(Seen::new(Milestone::FirstByte, Instant::now()));
+        }
+        if let Trace::Kept(recording) = &mut self.trace {
+            recording.answered(status);
         }
     }
 
@@ -311,11 +351,31 @@ impl Observation {
         {
             log.parked += since.elapsed();
         }
+        if let Trace::Kept(recording) = &mut self.trace {
+            recording.goes_on();
+        }
     }
 
     /// The request is sent to an endpoint, perhaps once more.
-    pub fn attempt(&mut self) {
+    pub fn attempt(&mut self, endpoint: Endpoint, headers: &mut HeaderMap) {
         self.attempts += 1;
+        if let Trace::Kept(recording) = &mut self.trace {
+            recording.attempt(&self.counts.tracer, endpoint, headers);
+        }
+    }
+
+    /// The attempt brought no answer.
+    pub fn attempt_failed(&mut self, error: &SendError) {
+        if let Trace::Kept(recording) = &mut self.trace {
+            let kind = match error.progress() {
+                Progress::NotStarted => "not-started",
+                Progress::TurnedAway => "turned-away",
+                Progress::MaybeStartedOnKept => "reset-on-kept-connection",
+                Progress::MaybeStarted => "reset",
+                Progress::ResponseBegun => "invalid",
+            };
+            recording.failed(kind, &error.to_string());
+        }
     }
 
     /// The response's status.
@@ -347,6 +407,18 @@ impl Observation {
 impl Drop for Observation {
     fn drop(&mut self) {
         self.counts.record(self);
+        if let Trace::Kept(recording) = std::mem::take(&mut self.trace) {
+            let destination = self.destination.as_ref();
+            let end = End {
+                at: Instant::now(),
+                revision: destination.map(|to| (to.id.clone(), Arc::clone(&to.spec))),
+                status: self.status,
+                bytes: self.response_bytes,
+                is_whole: self.is_ended,
+                has_timed_out: self.has_timed_out,
+            };
+            self.counts.tracer.end(recording, end);
+        }
         if let Some(lines) = self.lines.take() {
             self.write(*lines);
         }
