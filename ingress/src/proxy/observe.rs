@@ -23,7 +23,7 @@ use super::destination::Destination;
 use super::request_log::Pending;
 use super::send::SendError;
 use crate::routing::retry::Progress;
-use crate::trace::{End, Trace, WorkerTracer};
+use crate::trace::{End, Passing, Recording, WorkerTracer};
 
 /// Upper bounds of the duration buckets in seconds, as Knative's histograms have them.
 ///
@@ -192,7 +192,7 @@ pub struct Observation {
     destination: Option<Rc<Destination>>,
     /// The start it waited for first.
     start: Option<Arc<ColdStart>>,
-    trace: Trace,
+    passing: Passing,
     arrived: Instant,
     status: Option<StatusCode>,
     attempts: u32,
@@ -203,11 +203,12 @@ pub struct Observation {
     has_timed_out: bool,
 }
 
-/// The lines that tell of the request, as far as it is known, and what they need besides figures.
+/// What tells of the request, as far as it is known: lines, the recording of its trace, and what they need besides figures.
 #[derive(Debug, Default)]
 struct Lines {
     access: Option<Access>,
     request: Option<Pending>,
+    recording: Option<Box<Recording>>,
     parked: Duration,
     /// Since when it waits, while it does.
     waits_since: Option<Instant>,
@@ -229,7 +230,7 @@ impl Observation {
             lines: None,
             destination: None,
             start: None,
-            trace: Trace::Off,
+            passing: Passing::Nothing,
             arrived,
             status: None,
             attempts: 0,
@@ -243,15 +244,24 @@ impl Observation {
 
     /// Looks at the head for the trace the request belongs to, if anybody wants to know. `client`: who asks.
     pub fn trace(&mut self, head: &mut Parts, client: IpAddr) {
-        self.trace = self.counts.tracer.begin(head, self.arrived);
-        if let Trace::Kept(recording) = &mut self.trace {
+        let (passing, recording) = self.counts.tracer.begin(head, self.arrived);
+        self.passing = passing;
+        if let Some(mut recording) = recording {
             recording.from_client(client);
+            self.lines().recording = Some(recording);
         }
     }
 
     /// Nobody wants to know of it: a probe.
     pub fn forget_trace(&mut self) {
-        self.trace = Trace::Off;
+        self.passing = Passing::Nothing;
+        if let Some(lines) = &mut self.lines {
+            lines.recording = None;
+        }
+    }
+
+    fn recording(&mut self) -> Option<&mut Recording> {
+        self.lines.as_mut()?.recording.as_deref_mut()
     }
 
     /// Notes what the access log shows.
@@ -299,19 +309,23 @@ impl Observation {
         if self.start.is_none() {
             self.start = start.map(Arc::clone);
         }
-        if matches!(self.trace, Trace::Off) {
-            return;
+        let tracer = &self.counts.tracer;
+        if let Some(recording) = tracer.keep(self.passing, head, self.arrived) {
+            self.passing = Passing::Nothing;
+            self.lines.get_or_insert_default().recording = Some(recording);
         }
         let tracer = &self.counts.tracer;
-        tracer.keep(&mut self.trace, head, self.arrived);
-        if let Trace::Kept(recording) = &mut self.trace {
+        if let Some(lines) = &mut self.lines
+            && let Some(recording) = &mut lines.recording
+        {
             recording.waits(tracer, Some(ticket.place()), start);
         }
     }
 
     /// Whether it matters when an attempt had a connection.
     pub fn follows_attempts(&self) -> bool {
-        self.start.is_some() || matches!(self.trace, Trace::Kept(_))
+        let is_kept = |lines: &Lines| lines.recording.is_some();
+        self.start.is_some() || self.lines.as_deref().is_some_and(is_kept)
     }
 
     /// An attempt had a connection at that moment, or none.
@@ -320,7 +334,7 @@ impl Observation {
         if let Some(start) = &self.start {
             start.saw(Seen::new(Milestone::Connected, at));
         }
-        if let Trace::Kept(recording) = &mut self.trace {
+        if let Some(recording) = self.recording() {
             recording.connected(at);
         }
     }
@@ -332,7 +346,7 @@ impl Observation {
         if let Some(start) = &self.start {
             start.saw(Seen::new(Milestone::FirstByte, Instant::now()));
         }
-        if let Trace::Kept(recording) = &mut self.trace {
+        if let Some(recording) = self.recording() {
             recording.answered(status);
         }
     }
@@ -346,12 +360,11 @@ impl Observation {
 
     /// The request waits no longer.
     pub fn goes_on(&mut self) {
-        if let Some(log) = &mut self.lines
-            && let Some(since) = log.waits_since.take()
-        {
-            log.parked += since.elapsed();
+        let Some(lines) = &mut self.lines else { return };
+        if let Some(since) = lines.waits_since.take() {
+            lines.parked += since.elapsed();
         }
-        if let Trace::Kept(recording) = &mut self.trace {
+        if let Some(recording) = &mut lines.recording {
             recording.goes_on();
         }
     }
@@ -359,14 +372,16 @@ impl Observation {
     /// The request is sent to an endpoint, perhaps once more.
     pub fn attempt(&mut self, endpoint: Endpoint, headers: &mut HeaderMap) {
         self.attempts += 1;
-        if let Trace::Kept(recording) = &mut self.trace {
+        if let Some(lines) = &mut self.lines
+            && let Some(recording) = &mut lines.recording
+        {
             recording.attempt(&self.counts.tracer, endpoint, headers);
         }
     }
 
     /// The attempt brought no answer.
     pub fn attempt_failed(&mut self, error: &SendError) {
-        if let Trace::Kept(recording) = &mut self.trace {
+        if let Some(recording) = self.recording() {
             let kind = match error.progress() {
                 Progress::NotStarted => "not-started",
                 Progress::TurnedAway => "turned-away",
@@ -407,25 +422,29 @@ impl Observation {
 impl Drop for Observation {
     fn drop(&mut self) {
         self.counts.record(self);
-        if let Trace::Kept(recording) = std::mem::take(&mut self.trace) {
-            let destination = self.destination.as_ref();
-            let end = End {
-                at: Instant::now(),
-                revision: destination.map(|to| (to.id.clone(), Arc::clone(&to.spec))),
-                status: self.status,
-                bytes: self.response_bytes,
-                is_whole: self.is_ended,
-                has_timed_out: self.has_timed_out,
-            };
-            self.counts.tracer.end(recording, end);
-        }
-        if let Some(lines) = self.lines.take() {
+        if let Some(mut lines) = self.lines.take() {
+            if let Some(recording) = lines.recording.take() {
+                self.leave(recording);
+            }
             self.write(*lines);
         }
     }
 }
 
 impl Observation {
+    fn leave(&self, recording: Box<Recording>) {
+        let destination = self.destination.as_ref();
+        let end = End {
+            at: Instant::now(),
+            revision: destination.map(|to| (to.id.clone(), Arc::clone(&to.spec))),
+            status: self.status,
+            bytes: self.response_bytes,
+            is_whole: self.is_ended,
+            has_timed_out: self.has_timed_out,
+        };
+        self.counts.tracer.end(recording, end);
+    }
+
     fn write(&self, lines: Lines) {
         let took = self.arrived.elapsed();
         if let (Some(line), Some(destination)) = (lines.request, &self.destination)

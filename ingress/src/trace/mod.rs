@@ -1,7 +1,7 @@
 //! Traces: which request belongs to which, what is noted of those that are kept, and how they leave.
 //!
-//! A request that arrives has a [`Trace`]: none while tracing is off; only ids that are passed on while it is not
-//! sampled; or a [`Recording`]. A request that parks is kept whatever the sampler said: that is known before it is sent
+//! A request that arrives has nothing while tracing is off, ids that are [passed on](Passing) while it is not sampled, or a
+//! [`Recording`]. A request that parks is kept whatever the sampler said: that is known before it is sent
 //! to anybody, so the endpoint is told that the trace is sampled, and the spans of what was before are made afterwards.
 //!
 //! When a request ends, its recording goes into its worker's part of a bounded [`Queue`](queue): no system call, nobody
@@ -38,21 +38,19 @@ use context::{Incoming, TRACESTATE, pass_on};
 use queue::StartToTell;
 use recording::StartContext;
 
-/// Where a request stands in traces.
-#[derive(Debug, Default)]
-pub enum Trace {
-    /// Nobody asks.
+/// What is known of the trace of a request that is not kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Passing {
+    /// Nothing: nobody wants to know.
     #[default]
-    Off,
-    /// Not kept, unless it parks. Its head tells the ids to whoever comes next.
-    Unsampled {
-        /// The ids are ours: nobody called.
+    Nothing,
+    /// Its head tells the ids to whoever comes next.
+    Ids {
+        /// They are ours: nobody called.
         is_root: bool,
         /// How the caller told them.
         form: Form,
     },
-    /// Kept.
-    Kept(Box<Recording>),
 }
 
 /// What one worker needs to trace its requests.
@@ -80,9 +78,9 @@ impl Tracer {
 
 impl WorkerTracer {
     /// Looks at the head of a request that has arrived, and decides.
-    pub fn begin(&self, head: &mut Parts, arrived: Instant) -> Trace {
+    pub fn begin(&self, head: &mut Parts, arrived: Instant) -> (Passing, Option<Box<Recording>>) {
         let Some(rule) = self.tracer.rule() else {
-            return Trace::Off;
+            return (Passing::Nothing, None);
         };
         let incoming = Incoming::of(&head.headers);
         let trace = match incoming.ids {
@@ -97,7 +95,8 @@ impl WorkerTracer {
         if sampler::is_sampled(rule, &incoming, trace) {
             let span = self.dice.span_id();
             let form = incoming.form;
-            return Trace::Kept(Recording::new(trace, parent, form, span, arrived, head));
+            let recording = Recording::new(trace, parent, form, span, arrived, head);
+            return (Passing::Nothing, Some(recording));
         }
         let is_passed_as_it_is =
             parent.is_some() && incoming.form == Form::W3c && incoming.is_sampled == Some(false);
@@ -105,25 +104,24 @@ impl WorkerTracer {
             let span = parent.unwrap_or_else(|| self.dice.span_id());
             pass_on(&mut head.headers, incoming.form, trace, span, false);
         }
-        Trace::Unsampled {
-            is_root: parent.is_none(),
-            form: incoming.form,
-        }
+        let is_root = parent.is_none();
+        let form = incoming.form;
+        (Passing::Ids { is_root, form }, None)
     }
 
     /// Keeps the trace of a request that parks, by what its head says.
-    pub fn keep(&self, trace: &mut Trace, head: &Parts, arrived: Instant) {
-        let Trace::Unsampled { is_root, form } = *trace else {
-            return;
+    pub fn keep(&self, passing: Passing, head: &Parts, arrived: Instant) -> Option<Box<Recording>> {
+        let Passing::Ids { is_root, form } = passing else {
+            return None;
         };
         let ids = Incoming::of(&head.headers).ids;
-        let (number, parent) = match ids {
-            Some((number, span)) => (number, (!is_root).then_some(span)),
+        let (trace, parent) = match ids {
+            Some((trace, span)) => (trace, (!is_root).then_some(span)),
             // A rule has taken it away.
             None => (self.dice.trace_id(), None),
         };
         let span = self.dice.span_id();
-        *trace = Trace::Kept(Recording::new(number, parent, form, span, arrived, head));
+        Some(Recording::new(trace, parent, form, span, arrived, head))
     }
 
     /// A request has ended: what is known of it leaves.
