@@ -41,7 +41,10 @@ struct Shared {
 /// On a cache line of its own: only its worker puts something in.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Shard(Mutex<Vec<Box<Recording>>>);
+struct Shard(Mutex<Recordings>);
+
+/// Boxes, because what changes hands under a lock is then a pointer each.
+pub(super) type Recordings = Vec<Box<Recording>>;
 
 /// A start that is to be told when it is over.
 #[derive(Clone, Debug)]
@@ -121,8 +124,8 @@ impl Tracer {
     }
 
     /// What has ended since the last time.
-    pub(super) fn take(&self) -> Vec<Box<Recording>> {
-        let mut taken = Vec::new();
+    pub(super) fn take(&self) -> Recordings {
+        let mut taken = Recordings::new();
         for shard in &self.0.shards {
             taken.append(&mut std::mem::take(&mut *shard.0.lock()));
         }

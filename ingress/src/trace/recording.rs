@@ -2,6 +2,7 @@
 //!
 //! Notes are moments and short texts; spans, with all they say, are made of them by the thread that sends them.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -129,7 +130,7 @@ impl Recording {
     }
 
     /// Who asked, if the head does not say so yet.
-    pub fn from_client(&mut self, client: impl ToString) {
+    pub fn from_client(&mut self, client: IpAddr) {
         self.head.client = Some(client.to_string().into());
     }
 
