@@ -74,8 +74,13 @@ pub struct QueueLimits {
     /// Percent of `depth` and of `bytes` that one client key may hold. Off by default.
     pub client_share: Option<NonZeroU8>,
     /// Without a limit: requests released through the queue that one endpoint works on at once, until they are on their
-    /// way ([`Worker::let_next_go`]). Default 256.
+    /// way ([`Worker::has_answered`]), to begin with. Default 64.
     pub release_window: NonZeroU32,
+    /// … and at most: while answers come about as fast as the fastest has, each lets one more go. Default 1,024.
+    pub widest_window: NonZeroU32,
+    /// Without a limit: how long a Revision's released requests are waited for while none is answered, before they make
+    /// room all the same ([`Worker::takes_its_time`]). Default 100 ms.
+    pub release_patience: Duration,
     /// Parked requests a worker lets go in one turn. Default 64.
     pub release_batch: usize,
 }
@@ -87,7 +92,9 @@ impl Default for QueueLimits {
             bytes: 64 * 1024 * 1024,
             total_bytes: 256 * 1024 * 1024,
             client_share: None,
-            release_window: NonZeroU32::new(256).expect("not zero"),
+            release_window: NonZeroU32::new(64).expect("not zero"),
+            widest_window: NonZeroU32::new(1_024).expect("not zero"),
+            release_patience: Duration::from_millis(100),
             release_batch: 64,
         }
     }
@@ -116,6 +123,8 @@ pub struct Ask {
     /// draining, and however full the queue is (see [`QueueLimits`]): it is not lost because others came. Once parked
     /// it may not [grow](Ticket::grow) beyond the bounds.
     pub first_in_line: bool,
+    /// It wakes nobody: where no endpoint is ready it is refused with [`Refusal::Asleep`] instead of parked.
+    pub only_if_up: bool,
     /// When it came in, for the record of a start that begins with it. Default: now.
     pub arrived: Option<Instant>,
 }
@@ -161,6 +170,9 @@ pub enum Refusal {
     /// An ordinary Service has no endpoint.
     #[error("no endpoint is ready")]
     NoEndpoint,
+    /// The Revision has no ready endpoint, and the request is not to wake it ([`Ask::only_if_up`]).
+    #[error("the Revision is scaled to zero, and this request does not wake it")]
+    Asleep,
     /// Parkway is about to end, and does not park any more.
     #[error("shutting down")]
     Draining,

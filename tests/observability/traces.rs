@@ -412,10 +412,10 @@ async fn every_attempt_is_a_span_that_says_why_it_was_made() {
     let (first, last) = (attempts[0], attempts[attempts.len() - 1]);
     assert!(attempts.len() >= 2, "{spans:#?}");
     assert_eq!(first.says("parkway.attempt.reason"), Some("first"));
-    assert_eq!(first.says("error.type"), Some("not-started"));
+    assert_eq!(first.says("error.type"), Some("connect"));
     assert!(first.is_error);
     assert_eq!(first.says("http.request.resend_count"), None);
-    assert_eq!(last.says("parkway.attempt.reason"), Some("not-started"));
+    assert_eq!(last.says("parkway.attempt.reason"), Some("connect"));
     let resent = (attempts.len() - 1).to_string();
     assert_eq!(
         last.says("http.request.resend_count"),

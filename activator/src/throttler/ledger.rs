@@ -188,22 +188,48 @@ impl Ledger {
         self.granted(grants, out);
     }
 
-    /// A request that was released through the queue is on its way: without a limit it goes on in its worker's lane,
-    /// and its place in the release window goes to the next. With a limit nothing changes.
-    pub(super) fn let_next_go(
+    /// The answer of a request that was released through the queue has begun, so long after: without a limit it goes on
+    /// in its worker's lane, and its slot goes to the next. With a limit nothing changes.
+    pub(super) fn has_answered(
         &mut self,
-        endpoint: Endpoint,
-        worker: usize,
-        thread: u64,
+        (endpoint, took): (Endpoint, Duration),
+        (worker, thread): (usize, u64),
         out: &mut Outbox,
     ) -> Option<Arc<Lane>> {
         if self.queue.concurrency() != ContainerConcurrency::Unlimited {
             return None;
         }
+        self.history.past().last_answer = Some(Instant::now());
         let lane = self.lane(worker, thread, endpoint);
         lane.join();
-        self.release(endpoint, out);
+        let grants = self.queue.release_answered(endpoint, took);
+        self.granted(grants, out);
         Some(lane)
+    }
+
+    /// A request that was released through the queue has not been answered for a while. If others have meanwhile, it is
+    /// because the endpoint has much to do: it may be asked again at the time that is returned.
+    pub(super) fn takes_its_time(
+        &mut self,
+        endpoint: Endpoint,
+        (worker, thread): (usize, u64),
+        office: &Office,
+        out: &mut Outbox,
+    ) -> Result<Option<Arc<Lane>>, Instant> {
+        if self.queue.concurrency() != ContainerConcurrency::Unlimited {
+            return Ok(None);
+        }
+        if let Some(last) = self.history.any().last_answer {
+            let patient = later(last, office.limits.release_patience);
+            if patient > Instant::now() && self.queue.parked() > 0 {
+                return Err(patient);
+            }
+        }
+        let lane = self.lane(worker, thread, endpoint);
+        lane.join();
+        let grants = self.queue.release_slow(endpoint);
+        self.granted(grants, out);
+        Ok(Some(lane))
     }
 
     pub(super) fn set_endpoints(&mut self, endpoints: Vec<Endpoint>, out: &mut Outbox) {
@@ -423,6 +449,9 @@ impl Ledger {
     fn may_park(&self, ask: Ask, now: Instant, office: &Office) -> Result<(), Refusal> {
         if self.parking == Parking::Never && !self.queue.has_endpoints() {
             return Err(Refusal::NoEndpoint);
+        }
+        if ask.only_if_up && !self.queue.has_endpoints() {
+            return Err(Refusal::Asleep);
         }
         if let Some(failure) = &self.history.any().failure
             && now < failure.until

@@ -22,6 +22,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use slab::Slab;
 use tokio::time::Instant;
@@ -141,13 +142,26 @@ impl Worker {
         admission
     }
 
-    /// Says that a request which was parked is on its way: its response has begun, or it takes its time.
+    /// Says that a request which was parked is answered: its response has begun, `took` after it had its permit.
     ///
     /// Without a limit, its place in the release window ([`QueueLimits::release_window`](super::QueueLimits)) goes to the
     /// next parked request; long responses would else keep everybody else waiting. With a limit the slot is the request's
     /// until it ends, and nothing happens.
-    pub fn let_next_go(&self, permit: &mut Permit) {
-        permit.let_next_go(self.local.index, self.local.thread);
+    pub fn has_answered(&self, permit: &mut Permit, took: Duration) {
+        permit.has_answered(took, (self.local.index, self.local.thread));
+    }
+
+    /// Says that a request which was parked is not answered yet, although it had its permit
+    /// [`QueueLimits::release_patience`](super::QueueLimits) ago. Without a limit its place goes to the next, as if it
+    /// was answered, unless others of its Revision have been answered since: then the endpoint has all it can do, and
+    /// this is to be called again at the time that is returned.
+    pub fn takes_its_time(&self, permit: &mut Permit) -> Option<Instant> {
+        permit.takes_its_time((self.local.index, self.local.thread))
+    }
+
+    /// [`QueueLimits::release_patience`](super::QueueLimits).
+    pub fn release_patience(&self) -> Duration {
+        self.local.inner.office.limits.release_patience
     }
 
     /// Hands arriving permits to parked requests: at most `release_batch` a turn, then others on this thread run.

@@ -344,6 +344,7 @@ impl Entrances {
             move |listener| Entrance {
                 listener,
                 kind: EntranceKind::Gateway(visibility),
+                certificates: None,
             }
         };
         let external = self

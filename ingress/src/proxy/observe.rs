@@ -22,7 +22,7 @@ use tracing::info;
 use super::destination::Destination;
 use super::request_log::Pending;
 use super::send::SendError;
-use crate::routing::retry::Progress;
+use crate::routing::retry::Reason;
 use crate::trace::{End, Passing, Recording, WorkerTracer};
 
 /// Upper bounds of the duration buckets in seconds, as Knative's histograms have them.
@@ -58,6 +58,8 @@ pub struct Counts {
     pub parked: u64,
     /// Requests that were sent again at least once.
     pub retried: u64,
+    /// Times a request was sent again, by the number of its [`Reason`].
+    pub retries: [u64; Reason::ALL.len()],
     /// Response body bytes.
     pub response_bytes: u64,
     /// Requests by duration; the last bucket has no upper bound.
@@ -140,6 +142,20 @@ impl WorkerCounts {
     }
 }
 
+impl WorkerCounts {
+    /// Counts another attempt at once: rare, and so it takes no room in each request.
+    fn retried(&self, revision: &RevisionId, reason: Reason) {
+        let Some(shard) = self.all.0.get(self.index) else {
+            return;
+        };
+        let mut shard = shard.0.lock();
+        let counts = shard.by_revision.entry(revision.clone()).or_default();
+        if let Some(count) = counts.retries.get_mut(reason as usize) {
+            *count += 1;
+        }
+    }
+}
+
 impl Counts {
     fn record(&mut self, observation: &Observation, took: Duration) {
         let status = observation.status.map_or(0, |status| status.as_u16());
@@ -176,6 +192,9 @@ impl Counts {
         self.aborted += other.aborted;
         self.parked += other.parked;
         self.retried += other.retried;
+        for (total, count) in self.retries.iter_mut().zip(other.retries) {
+            *total += count;
+        }
         self.response_bytes += other.response_bytes;
         for (total, count) in self.durations.iter_mut().zip(other.durations) {
             *total += count;
@@ -210,9 +229,14 @@ struct Lines {
     request: Option<Pending>,
     recording: Option<Box<Recording>>,
     parked: Duration,
+    /// Why it was sent again, each time, up to [`MOST_REASONS`].
+    retries: Vec<Reason>,
     /// Since when it waits, while it does.
     waits_since: Option<Instant>,
 }
+
+/// So many reasons the access log tells of one request.
+const MOST_REASONS: usize = 16;
 
 /// What the access log says of a head.
 #[derive(Debug)]
@@ -382,14 +406,19 @@ impl Observation {
     /// The attempt brought no answer.
     pub fn attempt_failed(&mut self, error: &SendError) {
         if let Some(recording) = self.recording() {
-            let kind = match error.progress() {
-                Progress::NotStarted => "not-started",
-                Progress::TurnedAway => "turned-away",
-                Progress::MaybeStartedOnKept => "reset-on-kept-connection",
-                Progress::MaybeStarted => "reset",
-                Progress::ResponseBegun => "invalid",
-            };
-            recording.failed(kind, &error.to_string());
+            recording.failed(error.reason().label(), &error.to_string());
+        }
+    }
+
+    /// The request is about to be sent again.
+    pub fn retried(&mut self, reason: Reason) {
+        if let Some(destination) = &self.destination {
+            self.counts.retried(&destination.id, reason);
+        }
+        if let Some(lines) = &mut self.lines
+            && lines.retries.len() < MOST_REASONS
+        {
+            lines.retries.push(reason);
         }
     }
 
@@ -431,6 +460,13 @@ impl Drop for Observation {
     }
 }
 
+impl Lines {
+    fn told_retries(&self) -> Option<String> {
+        let reasons: Vec<_> = self.retries.iter().map(|reason| reason.label()).collect();
+        (!reasons.is_empty()).then(|| reasons.join(","))
+    }
+}
+
 impl Observation {
     fn leave(&self, recording: Box<Recording>) {
         let destination = self.destination.as_ref();
@@ -447,6 +483,7 @@ impl Observation {
 
     fn write(&self, lines: Lines) {
         let took = self.arrived.elapsed();
+        let retries = lines.told_retries();
         if let (Some(line), Some(destination)) = (lines.request, &self.destination)
             && destination.stats.is_some()
         {
@@ -462,6 +499,7 @@ impl Observation {
             revision = self.destination.as_ref().map(|destination| tracing::field::display(&destination.id)),
             bytes = self.response_bytes,
             attempts = self.attempts,
+            retries,
             parked_ms = u64::try_from(lines.parked.as_millis()).unwrap_or(u64::MAX),
             took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             ended = self.is_ended,
