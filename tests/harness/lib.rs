@@ -28,6 +28,7 @@ mod answer;
 pub mod api;
 mod binary;
 pub mod cluster;
+mod collector;
 pub mod frames;
 mod gate;
 pub mod http1;
@@ -45,6 +46,7 @@ mod wait;
 
 pub use answer::Answer;
 pub use binary::{binary, command};
+pub use collector::{Collector, Span};
 pub use frames::Frames;
 pub use gate::Gate;
 pub use manifest::{

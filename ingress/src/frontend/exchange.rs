@@ -56,6 +56,7 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
     }
     let mut observation = Observation::new(Rc::clone(&worker.counts), arrived);
     note(peer, head, &mut observation);
+    observation.trace(head, peer.address.ip());
     let routed = checked
         .map_err(Failure::from)
         .and_then(|checked| match peer.kind {
@@ -65,6 +66,7 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
     let (destination, framing, policy) = match routed {
         Ok(Routed::To(destination, framing, policy)) => (destination, framing, policy),
         Ok(Routed::Probe(answer)) => {
+            observation.forget_trace();
             let response = Asked::of(peer, head).respond_probe(answer, Some(observation));
             return Begin::Answer(response);
         }
@@ -148,7 +150,7 @@ fn admit(peer: &Peer, head: &Parts, mut job: Job) -> Begin {
                 let stats = job.destination.stats.as_ref();
                 job.in_flight = stats.map(|stats| stats.enter(peer.worker.index, Instant::now()));
             }
-            job.observation.waits_for(ticket.start());
+            job.observation.waits_for(&ticket, head);
             job.observation.has_parked();
             Begin::Parked(Box::new(Waiting {
                 job,
