@@ -3,8 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod internal_tls;
 mod life;
 #[path = "../chaos/load.rs"]
-#[expect(dead_code, reason = "of its clients not all are needed here")]
 mod load;
 mod recordings;

@@ -27,6 +27,7 @@
 mod answer;
 pub mod api;
 mod binary;
+pub mod certificates;
 pub mod cluster;
 mod gate;
 pub mod http1;
@@ -51,6 +52,7 @@ pub use manifest::{
 pub use parkway::{Builder, Parkway};
 pub use processes::kill_nine;
 pub use queue_proxy::QueueProxy;
+pub use queue_proxy::secured::Secured;
 pub use raw::Raw;
 pub use site::Site;
 pub use state::{RevisionState, State};

@@ -15,7 +15,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::{Admin, Autoscaler};
+use super::{Admin, Autoscaler, internal_tls};
 use crate::proxy::observe::{Counts, DURATION_BOUNDS};
 use crate::telemetry;
 
@@ -43,11 +43,14 @@ impl Collector for Moment {
         queues(&revisions, &mut out)?;
         knative(&self.0, &revisions, &mut out)?;
         requests(&self.0, &mut out)?;
+        if let Some(tls) = &self.0.internal_tls {
+            internal_tls::metrics(tls, &mut out)?;
+        }
         autoscaler(&self.0, &mut out)
     }
 }
 
-type Labels = Vec<(&'static str, String)>;
+pub(super) type Labels = Vec<(&'static str, String)>;
 
 fn labels(id: &RevisionId) -> Labels {
     vec![
@@ -67,7 +70,7 @@ fn knative_labels(revision: &RevisionState) -> Labels {
     labels
 }
 
-fn gauges(
+pub(super) fn gauges(
     out: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
@@ -84,7 +87,7 @@ fn gauges(
     Ok(())
 }
 
-fn counters(
+pub(super) fn counters(
     out: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,

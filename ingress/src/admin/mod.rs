@@ -3,6 +3,7 @@
 //! On a listener of its own, apart from all traffic, on the control thread: a heavy scrape is not seen as latency.
 
 mod explain;
+mod internal_tls;
 mod metrics;
 mod state;
 
@@ -30,6 +31,7 @@ use crate::provider::kubernetes::lease::Leadership;
 use crate::provider::kubernetes::status::StatusBoard;
 use crate::provider::problem::Problem;
 use crate::proxy::observe::RequestCounts;
+use crate::proxy::tls::InternalTls;
 use crate::ready::Ready;
 use crate::routing::table::Conflict;
 use crate::standalone::Processes;
@@ -53,6 +55,8 @@ pub struct Admin {
     pub watches: Option<WatchHealth>,
     /// Who leads, and how the writing of status goes; none where there is nothing to write.
     pub leading: Option<(Leadership, StatusBoard)>,
+    /// How Pods are spoken to by TLS; none without a cluster.
+    pub internal_tls: Option<InternalTls>,
     /// The autoscaler.
     pub autoscaler: Autoscaler,
     /// What is wrong with the configuration.

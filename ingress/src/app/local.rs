@@ -37,6 +37,7 @@ use crate::frontend::worker::{Entrance, EntranceKind, RoutePublisher, WorkerPart
 use crate::provider::file::{FileProvider, Watch};
 use crate::provider::{self, Problem, ServiceUrl, World};
 use crate::proxy::observe::RequestCounts;
+use crate::proxy::tls::InternalTls;
 use crate::ready::Ready;
 use crate::routing::rules::Visibility;
 use crate::routing::table::RouteSnapshot;
@@ -136,6 +137,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         throttler: throttler.clone(),
         stats: stats.clone(),
         counts: counts.clone(),
+        internal_tls: InternalTls::default(),
         connections: Arc::clone(&connections),
         drain: drain.clone(),
     };
@@ -154,6 +156,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         processes: Some(processes.clone()),
         watches: None,
         leading: None,
+        internal_tls: None,
         autoscaler,
         problems: problems.clone(),
         connections,

@@ -198,6 +198,7 @@ impl Forwarder {
             headers::address(&mut head.headers, target, self.host_mode, endpoint);
             let attempt = Attempt {
                 endpoint,
+                revision: &job.destination.id,
                 protocol: job.protocol,
                 head: &head,
                 body: body.as_ref(),

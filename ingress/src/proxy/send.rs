@@ -16,7 +16,7 @@ use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Request, StatusCode, Uri, Version, header};
 use http_body::Body;
 use parkway_activator::endpoint::Endpoint;
-use parkway_activator::revision::Protocol;
+use parkway_activator::revision::{Protocol, RevisionId};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -118,6 +118,8 @@ pub struct Carrier {
 pub struct Attempt<'a> {
     /// Where to.
     pub endpoint: Endpoint,
+    /// Whose endpoint it is.
+    pub revision: &'a RevisionId,
     /// What the endpoint speaks.
     pub protocol: Protocol,
     /// The head, edited by the rules it passed and for this endpoint.
@@ -161,13 +163,13 @@ async fn send_http1(
     limits: &Limits,
     attempt: &Attempt<'_>,
 ) -> Result<Answered, SendError> {
-    let mut lease = pool.http1(attempt.endpoint).await?;
+    let mut lease = pool.http1(attempt.endpoint, attempt.revision).await?;
     if lease.is_reused() && !is_replayable(attempt) {
         // A close that has arrived but was not looked at yet would cost this request: let the reactor look first.
         tokio::task::yield_now().await;
         while lease.is_reused() && !lease.is_quiet() {
             drop(lease);
-            lease = pool.http1(attempt.endpoint).await?;
+            lease = pool.http1(attempt.endpoint, attempt.revision).await?;
         }
     }
     match exchange(lease, limits, attempt).await? {
@@ -188,7 +190,9 @@ async fn send_for_upgrade(
     limits: &Limits,
     attempt: &Attempt<'_>,
 ) -> Result<Answered, SendError> {
-    let lease = pool.http1_for_upgrade(attempt.endpoint).await?;
+    let lease = pool
+        .http1_for_upgrade(attempt.endpoint, attempt.revision)
+        .await?;
     let (head, reply) = exchange(lease, limits, attempt).await?;
     let (body, upgraded) = match reply {
         Reply::Answer(body) => (ResponseBody::Http1(body), None),
@@ -249,7 +253,7 @@ async fn send_http2(
     limits: &Limits,
     attempt: &Attempt<'_>,
 ) -> Result<Answered, SendError> {
-    let lease = pool.http2(attempt.endpoint).await?;
+    let lease = pool.http2(attempt.endpoint, attempt.revision).await?;
     let mut sender = lease.sender().ready().await.map_err(|error| {
         lease.retire();
         SendError::NotStarted(error.into())
@@ -332,8 +336,12 @@ fn http2_request(attempt: &Attempt<'_>) -> Result<Request<()>, SendError> {
             .map_err(|error| SendError::Invalid(error.into()))?,
         Some(path) => path.clone(),
     };
+    let scheme = match attempt.endpoint.is_secured() {
+        true => Scheme::HTTPS,
+        false => Scheme::HTTP,
+    };
     let uri = Uri::builder()
-        .scheme(Scheme::HTTP)
+        .scheme(scheme)
         .authority(authority)
         .path_and_query(path)
         .build()

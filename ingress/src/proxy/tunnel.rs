@@ -40,6 +40,7 @@ pub async fn relay(client: TcpStream, early: Bytes, tunnel: Tunnel) {
     let copying = async {
         client.write_all(&late).await?;
         endpoint.write_all(&early).await?;
+        endpoint.flush().await?; // TLS may keep a rest
         tokio::io::copy_bidirectional(&mut client, &mut endpoint).await
     };
     let mut copying = std::pin::pin!(copying);
@@ -78,12 +79,12 @@ pub async fn relay(client: TcpStream, early: Bytes, tunnel: Tunnel) {
 
 /// A connection that notes when a byte last passed.
 #[derive(Debug)]
-struct Watched {
-    stream: TcpStream,
+struct Watched<S> {
+    stream: S,
     last_byte: Rc<Cell<Instant>>,
 }
 
-impl AsyncRead for Watched {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -97,7 +98,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -204,6 +204,7 @@ fn run(seed: u64) {
         Outcome::Unreachable,
         Outcome::TimedOut,
         Outcome::Broken,
+        Outcome::Untrusted,
     ];
     let mut dice = Dice(seed);
     let mut stage = Stage::auto();

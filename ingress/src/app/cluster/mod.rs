@@ -2,6 +2,7 @@
 
 mod applier;
 mod config;
+mod internal_tls;
 mod leading;
 
 use std::collections::BTreeMap;
@@ -47,6 +48,7 @@ use crate::routing::rules::Visibility;
 use crate::routing::table::{DEFAULT_CLUSTER_DOMAIN, RouteSnapshot, RouteTable};
 use crate::telemetry;
 use applier::{Applied, Applier};
+use internal_tls::SystemInternalTls;
 use leading::Leading;
 
 /// How often what retires, and what cannot start, is looked at.
@@ -111,12 +113,14 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         stat_sink,
         settings.pod_name.clone(),
     ));
+    let (system_internal_tls, internal_tls) = SystemInternalTls::new();
+    let dial = probe::Tcp::new(internal_tls.clone());
     let (endpoints, asking) =
-        ClusterEndpoints::new(throttler.clone(), probe::Tcp, ProbeLimits::default());
+        ClusterEndpoints::new(throttler.clone(), dial.clone(), ProbeLimits::default());
     tasks.spawn(asking);
     tasks.spawn(prober::restore_suspects(
         throttler.clone(),
-        endpoints.suspect_probe(probe::Tcp),
+        endpoints.suspect_probe(dial),
     ));
     let (resolver, resolving) = names::Resolver::new();
     tasks.spawn(resolving);
@@ -150,6 +154,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         throttler: throttler.clone(),
         stats: stats.clone(),
         counts: counts.clone(),
+        internal_tls: internal_tls.clone(),
         connections: Arc::clone(&connections),
         drain: drain.clone(),
     };
@@ -170,6 +175,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         processes: None,
         watches: Some(provider.health()),
         leading: None,
+        internal_tls: Some(internal_tls),
         autoscaler: Autoscaler::Remote(sink.clone()),
         problems: problems.clone(),
         connections,
@@ -203,6 +209,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     let mut running = Running {
         provider,
         applier,
+        internal_tls: system_internal_tls,
         sink,
         request_log: request_log_publisher,
         pod_ip: settings.pod_ip,
@@ -257,6 +264,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
 struct Running {
     provider: KubernetesProvider,
     applier: Applier,
+    internal_tls: SystemInternalTls,
     sink: RemoteSink,
     request_log: RequestLogPublisher,
     /// Our address.
@@ -348,6 +356,9 @@ impl Running {
                 }
             }
         }
+        if let Some(change) = changes.internal_tls.take() {
+            self.internal_tls.apply(change);
+        }
         if let Some(owners) = changes.bucket_owners.take() {
             self.sink.set_owners(owners);
         }
@@ -396,9 +407,11 @@ impl Running {
                     let in_effect = self.applier.resolved(resolved);
                     self.tell(in_effect, &[]);
                 }
-                _ = tick.tick(), if self.applier.is_retiring() || self.applier.is_failing() => {
+                _ = tick.tick(), if self.has_to_look() => {
                     self.applier.finish_retiring();
                     self.applier.fail_starts();
+                    let Applier { throttler, endpoints, .. } = &self.applier;
+                    self.internal_tls.fail_starts(throttler, endpoints);
                 }
                 Some(worker) = next(ended) => {
                     error!(worker, "a worker has ended before its time");
@@ -410,6 +423,13 @@ impl Running {
                 }
             }
         }
+    }
+}
+
+impl Running {
+    /// Whether something is to be looked at again and again.
+    fn has_to_look(&self) -> bool {
+        self.applier.is_retiring() || self.applier.is_failing() || self.internal_tls.is_enabled()
     }
 }
 
