@@ -295,7 +295,9 @@ async fn authorities_are_rotated_under_load_and_no_request_fails() {
     // And now one that is trusted no more, while connections to it are kept.
     certificates(&cluster, &old);
     let is_old = |state: &parkway_tests::State| state.0["internalTls"]["generation"] == 5;
-    parkway.state_when("the new one to be forgotten", is_old).await;
+    parkway
+        .state_when("the new one to be forgotten", is_old)
+        .await;
     let answer = parkway.at(shop.host()).get("/").await.expect(503).text();
     assert!(answer.contains("cannot be trusted"), "{answer}");
     assert!(secured.refused() > 0);

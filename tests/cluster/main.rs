@@ -3,8 +3,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod autoscaling;
+mod figures;
 mod internal_tls;
 mod life;
 #[path = "../chaos/load.rs"]
 mod load;
+mod outages;
+#[path = "../chaos/random.rs"]
+mod random;
 mod recordings;
+mod replicas;
+mod storms;
+mod watching;

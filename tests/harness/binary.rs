@@ -5,12 +5,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// The `parkway` of the profile this test was built with; built if need be, once for each test binary.
+/// Names another binary to test, in place of the one that is built.
+const OTHER: &str = "PARKWAY_BIN";
+
+/// The `parkway` of the profile this test was built with; built if need be, once for each test binary. The environment
+/// variable `PARKWAY_BIN` names another one.
 ///
 /// Cargo does not build another package's binary for a package's tests, so they ask it to.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(build)
+    BINARY.get_or_init(|| env::var_os(OTHER).map_or_else(build, PathBuf::from))
 }
 
 /// A command that runs `parkway` with these arguments and none of the caller's settings.
@@ -39,7 +43,18 @@ fn build() -> PathBuf {
         other => other,
     };
     let target = output.parent().unwrap();
-    let status = Command::new(env!("CARGO"))
+    let mut cargo = Command::new(env!("CARGO"));
+    // What Cargo tells this test of its package would make it build again what looks at that: `ring`, and all above it.
+    for (name, _) in env::vars_os() {
+        let is_of_package = ["CARGO_PKG_", "CARGO_MANIFEST_"];
+        if is_of_package
+            .iter()
+            .any(|prefix| name.to_string_lossy().starts_with(prefix))
+        {
+            cargo.env_remove(name);
+        }
+    }
+    let status = cargo
         .args([
             "build",
             "--quiet",

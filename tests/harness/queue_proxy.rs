@@ -56,8 +56,7 @@ struct Pod {
     /// Requests in the container or waiting for it.
     room: usize,
     is_ready: watch::Sender<bool>,
-    /// Since when `is_ready` is what it is, and when the first request came after that.
-    ready_since: Mutex<Option<Instant>>,
+    /// When the first request came since `is_ready` is what it is.
     first_request: Mutex<Option<Instant>>,
     admitted: AtomicUsize,
     inside: AtomicUsize,
@@ -123,12 +122,12 @@ impl QueueProxy {
                 limit => limit + 10 * limit,
             },
             is_ready: watch::Sender::new(false),
-            ready_since: Mutex::default(),
             first_request: Mutex::default(),
             admitted: AtomicUsize::new(0),
             inside: AtomicUsize::new(0),
             counts: Counts::default(),
         });
+        let address = listener.local_addr().unwrap();
         let serving = tokio::spawn(accept(listener, Arc::clone(&pod)));
         Self {
             address,
@@ -149,16 +148,13 @@ impl QueueProxy {
 
     /// Its container is ready from now on, or is not any more.
     pub fn set_ready(&self, is_ready: bool) {
-        *self.pod.ready_since.lock() = is_ready.then(Instant::now);
         *self.pod.first_request.lock() = None;
         self.pod.is_ready.send_replace(is_ready);
     }
 
-    /// How long after it became ready the first request came.
-    pub fn first_request_after(&self) -> Option<Duration> {
-        let since = (*self.pod.ready_since.lock())?;
-        let first = (*self.pod.first_request.lock())?;
-        Some(first.saturating_duration_since(since))
+    /// When the first request came since its container is ready.
+    pub fn first_request(&self) -> Option<Instant> {
+        *self.pod.first_request.lock()
     }
 
     /// Requests that came, those that were turned away among them.

@@ -154,6 +154,7 @@ impl<'r> Simulation<'r> {
             client_share: dice.one_of(&[None, NonZeroU8::new(40)]),
             release_window: NonZeroU32::new(dice.one_of(&[1, 3])).expect("not zero"),
             release_batch,
+            ..QueueLimits::default()
         };
         let throttler = Throttler::new(limits.clone(), WORKERS);
         let worker = |index| Rc::new(throttler.worker_with_seed(index, seed ^ index as u64));
@@ -277,6 +278,7 @@ impl<'r> Simulation<'r> {
             client: self.dice.chance(60).then(|| self.dice.roll() % CLIENTS),
             avoid: again,
             first_in_line: again.is_some(),
+            arrived: None,
         };
         let worker = self.dice.below(WORKERS);
         let number = self.arrived;

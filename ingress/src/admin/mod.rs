@@ -5,6 +5,7 @@
 mod explain;
 mod internal_tls;
 mod metrics;
+mod starts;
 mod state;
 
 use std::fmt;

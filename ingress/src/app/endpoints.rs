@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use parkway_activator::backends::{
     Backends, BackendsState, Mesh, MeshMode, Order, Outcome, Pods, Replicas, Share, Target,
 };
+use parkway_activator::cold_start::{ColdStarts, Milestone, Seen};
 use parkway_activator::endpoint::Endpoint;
 use parkway_activator::prober;
 use parkway_activator::revision::{ContainerConcurrency, RevisionId, RevisionMap, RevisionSpec};
@@ -63,6 +64,7 @@ pub struct ClusterEndpoints {
 #[derive(Debug)]
 struct Shared {
     throttler: Throttler,
+    starts: ColdStarts,
     table: Mutex<Table>,
     /// There are orders in the table.
     ordered: Notify,
@@ -136,6 +138,7 @@ impl ClusterEndpoints {
         limits: ProbeLimits,
     ) -> (Self, impl Future<Output = ()> + Send + use<D>) {
         let shared = Arc::new(Shared {
+            starts: throttler.cold_starts(),
             throttler,
             table: Mutex::default(),
             ordered: Notify::new(),
@@ -306,6 +309,15 @@ impl Shared {
         drop(table);
         if has_orders {
             self.ordered.notify_one();
+        }
+    }
+
+    /// A probe begins.
+    fn asks(&self, id: &RevisionId, endpoint: Endpoint) {
+        if self.starts.under_way() > 0 {
+            let seen = Seen::new(Milestone::Probed, Instant::now());
+            self.throttler
+                .saw(id, seen.with_detail(&endpoint.to_string()));
         }
     }
 

@@ -28,6 +28,7 @@ use super::parts::{
     Workers, joined, limits, policy, queue_limits, raise_file_limit, start_workers,
 };
 use super::signals::Signals;
+use super::starts::Noting;
 use super::{names, summary, validate};
 use crate::admin::{self, Admin, Autoscaler, Problems};
 use crate::cli::{AutoscalerChoice, Run};
@@ -106,7 +107,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
     let (scaling, sink, autoscaler) = autoscaler(settings, &processes, &throttler, &mut tasks);
     tasks.spawn(reporter::run(
         stats.clone(),
-        Arc::clone(&sink),
+        Noting::new(sink, throttler.clone()),
         POD_NAME.to_owned(),
     ));
     tasks.spawn(prober::restore_suspects(throttler.clone(), ConnectProbe));

@@ -128,6 +128,7 @@ fn admit(peer: &Peer, head: &Parts, mut job: Job) -> Begin {
     match throttle.admit(&job.destination.id, ask) {
         Admission::Granted(permit) => Begin::Forward(job, permit),
         Admission::Parked(ticket) => {
+            job.observation.waits_for(ticket.start());
             job.observation.has_parked();
             Begin::Parked(Box::new(Waiting {
                 job,

@@ -5,7 +5,7 @@
 //! attempts the request has no permit: it asks for one again, first in line, and may have to be parked again. So does one
 //! that queue-proxy had no room for, which others that share the Pod have taken: it goes on waiting instead of hearing so.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -167,6 +167,7 @@ impl Job {
             client: self.client,
             avoid,
             first_in_line: avoid.is_some(),
+            arrived: Some(self.observation.arrived()),
         }
     }
 }
@@ -196,6 +197,8 @@ impl Forwarder {
             job.observation.attempt();
             let (endpoint, target) = (permit.endpoint(), &job.destination.target);
             headers::address(&mut head.headers, target, self.host_mode, endpoint);
+            let connected = Cell::new(None);
+            let follows = job.observation.follows_attempts();
             let attempt = Attempt {
                 endpoint,
                 revision: &job.destination.id,
@@ -204,15 +207,20 @@ impl Forwarder {
                 body: body.as_ref(),
                 is_upgrade,
                 expects_continue,
+                connected: follows.then_some(&connected),
             };
+            let released = permit.waited().then(Instant::now);
             let sent = {
                 // Pinned here and lent on: handed on by value it would lie in this future once for each layer.
                 let sending = pin!(send(&self.pool, &self.limits, attempt));
-                self.in_time(job.due(), &mut permit, sending).await
+                self.in_time(job.due(), &mut permit, released, sending)
+                    .await
             };
+            job.observation.connected(connected.get());
             let looked = match sent {
                 Err(Elapsed) => return Outcome::Failed(Failure::TimedOut, job.observation),
                 Ok(Ok(answered)) if !self.may_be_turned_away(&job, &answered) => {
+                    self.goes_on(&mut permit, released);
                     let alarm = self.sweep.alarm();
                     return answer(job, permit, alarm, answered, busy, body);
                 }
@@ -232,6 +240,7 @@ impl Forwarder {
                 Ok(mut looking) => match self.sweep.within(job.due(), looking.as_mut()).await {
                     Err(Elapsed) => return Outcome::Failed(Failure::TimedOut, job.observation),
                     Ok(Ok(answered)) => {
+                        self.goes_on(&mut permit, released);
                         let alarm = self.sweep.alarm();
                         return answer(job, permit, alarm, answered, busy, body);
                     }
@@ -264,6 +273,7 @@ impl Forwarder {
                     let untouched = body
                         .as_ref()
                         .map_or(Some(RequestBody::Empty), Replay::take_untouched);
+                    job.observation.waits_for(ticket.start());
                     if let Some(body) = untouched {
                         job.observation.has_parked();
                         let head = PackedHead::pack(&head);
@@ -278,39 +288,42 @@ impl Forwarder {
         }
     }
 
-    /// Awaits an attempt, no longer than `due`. A request that was parked makes room for the next one when its response
-    /// begins, or when that takes long.
+    /// Awaits an attempt, no longer than `due`. A request that was parked, and released then, makes room for the next one
+    /// when its response begins, or here when that takes long and others are not answered either.
     async fn in_time<F: Future>(
         &self,
         due: Option<Instant>,
         permit: &mut Permit,
+        released: Option<Instant>,
         mut sending: Pin<&mut F>,
     ) -> Result<F::Output, Elapsed> {
         let mut alarm = self.sweep.alarm();
-        let mut goes_on = permit.waited().then(|| Instant::now() + PACE);
-        let sent = poll_fn(|cx| {
+        let mut goes_on = released.map(|released| released + self.throttle.release_patience());
+        poll_fn(|cx| {
             if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
                 return Poll::Ready(Ok(sent));
             }
-            if let Some(pace) = goes_on
+            while let Some(pace) = goes_on
                 && due.is_none_or(|due| pace < due)
             {
                 if alarm.poll_due(cx, pace).is_pending() {
                     return Poll::Pending;
                 }
-                goes_on = None;
-                self.throttle.let_next_go(permit);
+                goes_on = self.throttle.takes_its_time(permit);
             }
             match due {
                 Some(due) => alarm.poll_due(cx, due).map(|()| Err(Elapsed)),
                 None => Poll::Pending,
             }
         })
-        .await;
-        if permit.waited() {
-            self.throttle.let_next_go(permit);
+        .await
+    }
+
+    /// The response of a request has begun that was released then: if it was parked, others may go.
+    fn goes_on(&self, permit: &mut Permit, released: Option<Instant>) {
+        if let Some(released) = released {
+            self.throttle.has_answered(permit, released.elapsed());
         }
-        sent
     }
 
     /// Waits for a permit inside a request whose body has been read already.
@@ -373,9 +386,6 @@ impl Forwarder {
     }
 }
 
-/// How long a released request may hold others back that wait behind it.
-const PACE: Duration = Duration::from_millis(100);
-
 /// Puts the response together with what its request holds.
 fn answer(
     job: Job,
@@ -397,7 +407,7 @@ fn answer(
         carrier,
         upgraded,
     } = answered;
-    observation.status(head.status);
+    observation.answered(head.status);
     headers::edit_response(&mut head.headers, head.status);
     if let Some(upload) = &upload {
         upload.forget();

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use parking_lot::Mutex;
+use parkway_activator::cold_start::{ColdStart, Milestone, Seen};
 use parkway_activator::revision::{RevisionId, RevisionMap};
 use tokio::time::Instant;
 use tracing::info;
@@ -180,11 +181,14 @@ pub struct Observation {
     counts: Rc<WorkerCounts>,
     lines: Option<Box<Lines>>,
     destination: Option<Rc<Destination>>,
+    /// The start it waited for first.
+    start: Option<Arc<ColdStart>>,
     arrived: Instant,
     status: Option<StatusCode>,
     attempts: u32,
     response_bytes: u64,
     was_parked: bool,
+    is_answered: bool,
     is_ended: bool,
     has_timed_out: bool,
 }
@@ -214,11 +218,13 @@ impl Observation {
             counts,
             lines: None,
             destination: None,
+            start: None,
             arrived,
             status: None,
             attempts: 0,
             response_bytes: 0,
             was_parked: false,
+            is_answered: false,
             is_ended: false,
             has_timed_out: false,
         }
@@ -252,10 +258,43 @@ impl Observation {
         self.destination.as_ref().map(|destination| &destination.id)
     }
 
+    /// When it arrived.
+    pub fn arrived(&self) -> Instant {
+        self.arrived
+    }
+
     /// The request had to wait for an endpoint, and does so from now on.
     pub fn has_parked(&mut self) {
         self.was_parked = true;
         self.waits();
+    }
+
+    /// The request waits for this start from now on.
+    pub fn waits_for(&mut self, start: Option<&Arc<ColdStart>>) {
+        if self.start.is_none() {
+            self.start = start.map(Arc::clone);
+        }
+    }
+
+    /// Whether it matters when an attempt had a connection.
+    pub fn follows_attempts(&self) -> bool {
+        self.start.is_some()
+    }
+
+    /// An attempt had a connection at that moment, or none.
+    pub fn connected(&mut self, at: Option<Instant>) {
+        if let (Some(start), Some(at)) = (&self.start, at) {
+            start.saw(Seen::new(Milestone::Connected, at));
+        }
+    }
+
+    /// An endpoint answers.
+    pub fn answered(&mut self, status: StatusCode) {
+        self.status(status);
+        self.is_answered = true;
+        if let Some(start) = &self.start {
+            start.saw(Seen::new(Milestone::FirstByte, Instant::now()));
+        }
     }
 
     /// The request waits from now on.
@@ -292,6 +331,11 @@ impl Observation {
     /// The response reached its end.
     pub fn ended(&mut self) {
         self.is_ended = true;
+        if let Some(start) = &self.start
+            && self.is_answered
+        {
+            start.saw(Seen::new(Milestone::Finished, Instant::now()));
+        }
     }
 
     /// A timeout cut the response.

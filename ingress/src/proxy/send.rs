@@ -4,6 +4,7 @@
 //! out is a response head, its body, and the connection that carries it. A failure says what is known of how far the
 //! request got, for `routing::retry` to decide on.
 
+use std::cell::Cell;
 use std::error::Error as StdError;
 use std::future::poll_fn;
 use std::io;
@@ -130,6 +131,17 @@ pub struct Attempt<'a> {
     pub is_upgrade: bool,
     /// The client waits for `100 Continue`.
     pub expects_continue: bool,
+    /// Where to write down when there was a connection, if anybody wants to know.
+    pub connected: Option<&'a Cell<Option<Instant>>>,
+}
+
+impl Attempt<'_> {
+    /// There is a connection, and nothing has been sent yet.
+    fn has_connected(&self) {
+        if let Some(connected) = self.connected {
+            connected.set(Some(Instant::now()));
+        }
+    }
 }
 
 /// Sends one request to one endpoint.
@@ -172,6 +184,7 @@ async fn send_http1(
             lease = pool.http1(attempt.endpoint, attempt.revision).await?;
         }
     }
+    attempt.has_connected();
     match exchange(lease, limits, attempt).await? {
         (head, Reply::Answer(body)) => Ok(Answered {
             head,
@@ -193,6 +206,7 @@ async fn send_for_upgrade(
     let lease = pool
         .http1_for_upgrade(attempt.endpoint, attempt.revision)
         .await?;
+    attempt.has_connected();
     let (head, reply) = exchange(lease, limits, attempt).await?;
     let (body, upgraded) = match reply {
         Reply::Answer(body) => (ResponseBody::Http1(body), None),
@@ -254,6 +268,7 @@ async fn send_http2(
     attempt: &Attempt<'_>,
 ) -> Result<Answered, SendError> {
     let lease = pool.http2(attempt.endpoint, attempt.revision).await?;
+    attempt.has_connected();
     let mut sender = lease.sender().ready().await.map_err(|error| {
         lease.retire();
         SendError::NotStarted(error.into())

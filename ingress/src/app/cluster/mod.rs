@@ -32,6 +32,7 @@ use super::parts::{
     Workers, joined, limits, policy, queue_limits, raise_file_limit, start_workers,
 };
 use super::signals::Signals;
+use super::starts::Noting;
 use crate::admin::{self, Admin, Autoscaler, Problems};
 use crate::cli::{Role, Serve};
 use crate::frontend::health::{HealthPublisher, HealthState, TERMINATING};
@@ -110,7 +111,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     let stat_sink: Arc<dyn StatSink> = Arc::new(sink.clone());
     tasks.spawn(reporter::run(
         stats.clone(),
-        stat_sink,
+        Noting::new(stat_sink, throttler.clone()),
         settings.pod_name.clone(),
     ));
     let (system_internal_tls, internal_tls) = SystemInternalTls::new();
