@@ -39,6 +39,7 @@ pub mod queue_proxy;
 pub mod raw;
 mod site;
 mod state;
+pub mod tls;
 pub mod upstream;
 mod wait;
 

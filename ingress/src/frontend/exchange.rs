@@ -162,6 +162,11 @@ fn route(
     let written = host.as_ref().map(WrittenHost::written);
     peer.entry.admit(head, *present, written);
     let host = host.as_ref().map_or(Host::NONE, WrittenHost::host);
+    if let Some(security) = &peer.security
+        && !security.is_for(host.as_str())
+    {
+        return Err(Failure::Misdirected);
+    }
     let routes = worker.routes();
     let mut dealer = worker.dealer.borrow_mut();
     let resolved = routes.resolve(

@@ -20,7 +20,6 @@ use h2::{Reason, RecvStream};
 use http::{Request, Response, StatusCode, header};
 use http_body::Body;
 use parkway_activator::throttler::Permit;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -28,6 +27,7 @@ use super::connection::Peer;
 use super::exchange::{self, Begin};
 use super::input::Input;
 use super::respond::Asked;
+use super::stream::ClientStream;
 use crate::proxy::body::{BodyError, BusyGuard, Inbound, RequestBody};
 use crate::proxy::failure::Failure;
 use crate::proxy::forward::{Job, Outcome, Waiting};
@@ -36,7 +36,7 @@ use crate::proxy::send::pump;
 use crate::proxy::sweep::Alarm;
 
 /// Serves one HTTP/2 connection until it ends. `before` begins with the preface.
-pub(super) async fn serve(peer: Rc<Peer>, stream: TcpStream, before: Bytes) {
+pub(super) async fn serve(peer: Rc<Peer>, stream: ClientStream, before: Bytes) {
     let limits = &peer.worker.limits;
     let mut builder = Builder::new();
     builder

@@ -21,12 +21,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use super::connection::{self, OpenConnection, Peer};
+use super::connection::{self, OpenConnection, Opening, Peer};
 use super::drain::Drain;
 use super::exchange::ClientShares;
 use super::health::Health;
 use super::published::Current;
 pub use super::published::{RoutePublisher, Routes};
+use super::tls::Certificates;
 use crate::config::Limits;
 use crate::proxy::destination::Destination;
 use crate::proxy::failure::Failure;
@@ -233,6 +234,8 @@ pub struct Entrance {
     pub listener: std::net::TcpListener,
     /// Who asks there, and what may be reached.
     pub kind: EntranceKind,
+    /// The certificates its connections are secured with. `None`: plain text.
+    pub certificates: Option<Certificates>,
 }
 
 /// A question to a worker: what would the next request on this path draw?
@@ -266,7 +269,14 @@ pub fn start(
         let _entered = runtime.enter();
         let listen = |entrance: Entrance| {
             entrance.listener.set_nonblocking(true)?;
-            Ok((TcpListener::from_std(entrance.listener)?, entrance.kind))
+            let opening = entrance
+                .certificates
+                .map(|certificates| Opening { certificates });
+            Ok(Listening {
+                listener: TcpListener::from_std(entrance.listener)?,
+                kind: entrance.kind,
+                opening,
+            })
         };
         entrances
             .into_iter()
@@ -295,21 +305,38 @@ impl Drop for Ended {
     }
 }
 
+/// A listener of this worker's.
+struct Listening {
+    listener: TcpListener,
+    kind: EntranceKind,
+    opening: Option<Opening>,
+}
+
+/// What the connections of a listener are.
+struct Kind {
+    entrance: EntranceKind,
+    /// What comes before their requests, if anything does.
+    opening: Option<Rc<Opening>>,
+}
+
 async fn run(
     index: usize,
     parts: WorkerParts,
-    listeners: Vec<(TcpListener, EntranceKind)>,
+    listeners: Vec<Listening>,
     peeks: mpsc::Receiver<Peek>,
 ) {
     let worker = Rc::new(Worker::new(index, &parts));
     let connections = TaskTracker::new();
     let accepting: Vec<_> = listeners
         .into_iter()
-        .map(|(listener, kind)| {
+        .map(|listening| {
             let accept = accept(
                 Rc::clone(&worker),
-                listener,
-                kind,
+                listening.listener,
+                Rc::new(Kind {
+                    entrance: listening.kind,
+                    opening: listening.opening.map(Rc::new),
+                }),
                 parts.drain.clone(),
                 connections.clone(),
                 Arc::clone(&parts.connections),
@@ -362,7 +389,7 @@ async fn run(
 async fn accept(
     worker: Rc<Worker>,
     listener: TcpListener,
-    kind: EntranceKind,
+    kind: Rc<Kind>,
     drain: CancellationToken,
     connections: TaskTracker,
     open: Arc<AtomicUsize>,
@@ -375,7 +402,7 @@ async fn accept(
         };
         match accepted {
             Ok((stream, address)) => {
-                welcome(&worker, stream, address, kind, &connections, &open);
+                welcome(&worker, stream, address, &kind, &connections, &open);
             }
             Err(error) => refuse_for_a_moment(&error).await,
         }
@@ -383,14 +410,14 @@ async fn accept(
     match queued(listener) {
         Ok(queued) => {
             for (stream, address) in queued {
-                welcome(&worker, stream, address, kind, &connections, &open);
+                welcome(&worker, stream, address, &kind, &connections, &open);
             }
         }
         Err(error) => warn!(%error, "connections that were queued are lost"),
     }
     info!(
         worker = worker.index,
-        ?kind,
+        kind = ?kind.entrance,
         "no longer accepting connections"
     );
 }
@@ -420,19 +447,30 @@ fn welcome(
     worker: &Rc<Worker>,
     stream: tokio::net::TcpStream,
     address: SocketAddr,
-    kind: EntranceKind,
+    kind: &Kind,
     connections: &TaskTracker,
     open: &Arc<AtomicUsize>,
 ) {
     let Some(open) = OpenConnection::within(open, worker.limits.connections) else {
         debug!(client = %address, "one connection too many");
-        if let Ok(permit) = Arc::clone(&worker.turning_away).try_acquire_owned() {
+        // Words before the handshake are none.
+        if kind.opening.is_none()
+            && let Ok(permit) = Arc::clone(&worker.turning_away).try_acquire_owned()
+        {
             connections.spawn_local(connection::turn_away(stream, permit));
         }
         return;
     };
-    let peer = Rc::new(Peer::new(Rc::clone(worker), address, kind));
-    connections.spawn_local(connection::serve(peer, stream, open));
+    let peer = Rc::new(Peer::new(Rc::clone(worker), address, kind.entrance, None));
+    match &kind.opening {
+        None => connections.spawn_local(connection::serve(peer, stream, open)),
+        Some(opening) => connections.spawn_local(connection::serve_behind(
+            Rc::clone(opening),
+            peer,
+            stream,
+            open,
+        )),
+    };
 }
 
 /// Out of files or memory: waiting lets running requests give some back; a peer that left meanwhile costs nothing.

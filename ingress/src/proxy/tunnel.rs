@@ -10,7 +10,6 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -19,7 +18,7 @@ use super::forward::{Tunnel, within};
 /// Relays bytes between a client's connection and an endpoint's until one side ends.
 ///
 /// `early` is what the client sent behind its request head; it goes on only now, after the endpoint has agreed.
-pub async fn relay(client: TcpStream, early: Bytes, tunnel: Tunnel) {
+pub async fn relay(client: impl AsyncRead + AsyncWrite + Unpin, early: Bytes, tunnel: Tunnel) {
     let Tunnel {
         upstream,
         mut holds,

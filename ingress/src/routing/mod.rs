@@ -20,6 +20,7 @@ pub mod rules;
 pub mod split;
 pub mod table;
 pub mod timeout;
+pub mod tls;
 pub mod validate;
 
 #[cfg(test)]

@@ -582,7 +582,11 @@ fn per_worker(
     let mut per_worker: Vec<Vec<Entrance>> = (0..workers).map(|_| Vec::new()).collect();
     for (listeners, kind) in requests {
         for (entrances, listener) in per_worker.iter_mut().zip(listeners) {
-            entrances.push(Entrance { listener, kind });
+            entrances.push(Entrance {
+                listener,
+                kind,
+                certificates: None,
+            });
         }
     }
     per_worker
