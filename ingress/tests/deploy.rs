@@ -322,6 +322,7 @@ fn listened(serve: &Serve) -> BTreeMap<String, u64> {
     if serve.has(Role::Activator) {
         ports.push(("http1", serve.listen_activator));
         ports.push(("h2c", serve.listen_activator_h2c));
+        ports.push(("https", serve.listen_activator_tls));
     }
     let ports = ports.into_iter();
     ports

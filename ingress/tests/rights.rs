@@ -144,6 +144,7 @@ fn start(api: &ApiDouble, folder: &Path) -> Process {
         "listen-local",
         "listen-activator",
         "listen-activator-h2c",
+        "listen-activator-tls",
         "metrics-listen",
         "admin",
     ] {

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use http::Request;
-use parkway_tests::certificates::{Authority, DATA_PLANE, Identity};
+use parkway_tests::certificates::{DATA_PLANE, of_pods, of_routing, secret, server};
 use parkway_tests::cluster::{Cluster, NAMESPACE, PodIs, SYSTEM, Serving, serving};
+use parkway_tests::tls::{Authority, Identity, TlsClient};
 use parkway_tests::{Parkway, QueueProxy, Secured, Site, eventually, settled};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -21,7 +22,7 @@ fn switch(cluster: &Cluster, is: &str) {
 }
 
 fn bundle(cluster: &Cluster, authorities: &[&Authority]) {
-    let pems: Vec<_> = authorities.iter().map(|one| one.pem()).collect();
+    let pems: Vec<_> = authorities.iter().map(|one| one.root()).collect();
     cluster.api.put(json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {
@@ -33,10 +34,10 @@ fn bundle(cluster: &Cluster, authorities: &[&Authority]) {
 }
 
 fn certificates(cluster: &Cluster, authority: &Authority) {
-    let secret = authority
-        .routing()
-        .secret(SYSTEM, CERTIFICATES, authority.pem());
-    cluster.api.put(secret);
+    let routing = of_routing(authority);
+    cluster
+        .api
+        .put(secret(SYSTEM, CERTIFICATES, &routing, authority));
 }
 
 /// A cluster in which it is on, and whose Secret is of this authority.
@@ -49,7 +50,7 @@ fn secured_cluster(authority: &Authority) -> Cluster {
 
 async fn pod(name: &str, identity: &Identity) -> (QueueProxy, Secured) {
     let pod = QueueProxy::start(name, 100).await;
-    let secured = pod.secured(identity.server()).await;
+    let secured = pod.secured(server(identity)).await;
     (pod, secured)
 }
 
@@ -106,7 +107,7 @@ async fn probes_requests_and_upgrades_go_to_pods_by_tls_from_every_entrance_and_
     let parked = parkway.at(shop.host());
     let parked = tokio::spawn(async move { parked.get("/").await });
     parkway.parked(1).await;
-    let (pod, secured) = pod("shop-1", &authority.pod(NAMESPACE)).await;
+    let (pod, secured) = pod("shop-1", &of_pods(&authority, NAMESPACE)).await;
     cluster.pods(&shop, &[(pod.address(), PodIs::NotReady)]);
 
     let answer = parked.await.unwrap().expect(200).json();
@@ -152,7 +153,7 @@ async fn probes_requests_and_upgrades_go_to_pods_by_tls_from_every_entrance_and_
 async fn a_revision_that_speaks_http2_is_spoken_to_by_http2_in_tls() {
     let authority = Authority::new("routing");
     let (cluster, shop) = (secured_cluster(&authority), serving("shop"));
-    let (pod, secured) = pod("shop-1", &authority.pod(NAMESPACE)).await;
+    let (pod, secured) = pod("shop-1", &of_pods(&authority, NAMESPACE)).await;
     put_h2c(&cluster, &shop, &pod);
     let parkway = cluster.parkway().await;
 
@@ -174,7 +175,7 @@ async fn a_pod_with_somebody_elses_certificate_gets_nothing_and_why_is_told_to_a
     let authority = Authority::new("routing");
     let (cluster, shop) = (secured_cluster(&authority), serving("shop"));
     cluster.put(&shop);
-    let (pod, secured) = pod("shop-1", &authority.pod("other")).await;
+    let (pod, secured) = pod("shop-1", &of_pods(&authority, "other")).await;
     cluster.pods(&shop, &[(pod.address(), PodIs::Ready)]);
     let parkway = cluster.parkway().await;
 
@@ -197,7 +198,7 @@ async fn a_pod_with_somebody_elses_certificate_gets_nothing_and_why_is_told_to_a
     let logged = parkway.logged("no secured connection to a Pod; it gets no requests");
     assert_eq!(logged.len(), 1, "once, however often it fails: {logged:?}");
 
-    secured.shows(authority.pod(NAMESPACE).server());
+    secured.shows(server(&of_pods(&authority, NAMESPACE)));
     eventually("the Pod to be used", async || {
         (parkway.at(shop.host()).get("/").await.status == 200).then_some(())
     })
@@ -214,10 +215,10 @@ async fn pods_that_will_not_do_are_told_apart_and_others_serve_meanwhile() {
     let (cluster, shop) = (secured_cluster(&authority), serving("shop"));
     cluster.put(&shop);
     let names = [&*format!("kn-user-{NAMESPACE}"), DATA_PLANE];
-    let (good, _good) = pod("good", &authority.pod(NAMESPACE)).await;
+    let (good, _good) = pod("good", &of_pods(&authority, NAMESPACE)).await;
     let (expired, _expired) = pod("expired", &authority.issue_expired(&names)).await;
     let stranger = Authority::new("stranger");
-    let (strange, _strange) = pod("strange", &stranger.pod(NAMESPACE)).await;
+    let (strange, _strange) = pod("strange", &of_pods(&stranger, NAMESPACE)).await;
     // One speaks no TLS where it should, another says nothing at all.
     let clear = QueueProxy::start("clear", 100).await;
     let clear_at = (
@@ -262,7 +263,7 @@ async fn authorities_are_rotated_under_load_and_no_request_fails() {
     let (old, new) = (Authority::new("old"), Authority::new("new"));
     let (cluster, shop) = (secured_cluster(&old), serving("shop"));
     cluster.put(&shop);
-    let (pod, secured) = pod("shop-1", &old.pod(NAMESPACE)).await;
+    let (pod, secured) = pod("shop-1", &of_pods(&old, NAMESPACE)).await;
     cluster.pods(&shop, &[(pod.address(), PodIs::Ready)]);
     let parkway = cluster.parkway().await;
     let load = Load::echo(&parkway.at(shop.host()), "/?sleep_ms=1", 8);
@@ -275,7 +276,7 @@ async fn authorities_are_rotated_under_load_and_no_request_fails() {
     bundle(&cluster, &[&new]);
     parkway.state_when("both to be trusted", trusts(2)).await;
     load.more(200).await;
-    secured.shows(new.pod(NAMESPACE).server());
+    secured.shows(server(&of_pods(&new, NAMESPACE)));
     load.more(200).await;
     certificates(&cluster, &new);
     let is_new = |state: &parkway_tests::State| state.0["internalTls"]["generation"] == 3;
@@ -302,7 +303,7 @@ async fn authorities_are_rotated_under_load_and_no_request_fails() {
     assert!(answer.contains("cannot be trusted"), "{answer}");
     assert!(secured.refused() > 0);
     assert!(failures(&parkway, "untrusted").await >= 1.0);
-    secured.shows(old.pod(NAMESPACE).server());
+    secured.shows(server(&of_pods(&old, NAMESPACE)));
     eventually("the Pod to be used", async || {
         (parkway.at(shop.host()).get("/").await.status == 200).then_some(())
     })
@@ -316,7 +317,7 @@ async fn switched_on_and_off_with_pods_there_it_acts_at_once_and_no_request_fail
     let (cluster, shop) = (Cluster::start(), serving("shop"));
     certificates(&cluster, &authority);
     cluster.put(&shop);
-    let (pod, secured) = pod("shop-1", &authority.pod(NAMESPACE)).await;
+    let (pod, secured) = pod("shop-1", &of_pods(&authority, NAMESPACE)).await;
     cluster.pods(&shop, &[(pod.address(), PodIs::Ready)]);
     let parkway = cluster.parkway().await;
     let load = Load::echo(&parkway.at(shop.host()), "/", 4);
@@ -365,7 +366,7 @@ async fn without_the_secret_nothing_goes_out_and_what_is_missing_is_said() {
     switch(&cluster, "Enabled");
     let (authority, shop) = (Authority::new("routing"), serving("shop"));
     cluster.put(&shop);
-    let (pod, secured) = pod("shop-1", &authority.pod(NAMESPACE)).await;
+    let (pod, secured) = pod("shop-1", &of_pods(&authority, NAMESPACE)).await;
     cluster.pods(&shop, &[(pod.address(), PodIs::Ready)]);
     let parkway = cluster.parkway().await;
     let site = parkway.at(shop.host());
@@ -384,5 +385,80 @@ async fn without_the_secret_nothing_goes_out_and_what_is_missing_is_said() {
     certificates(&cluster, &authority);
     request.await.unwrap().expect(200);
     assert_eq!(secured.seen(), pod.requests() + pod.probes());
+    parkway.finish().await;
+}
+
+#[tokio::test]
+async fn the_activators_port_for_tls_shows_the_secrets_certificate_and_changes_it_without_a_break()
+{
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    let (cluster, shop) = (Cluster::start(), serving("shop"));
+    certificates(&cluster, &old);
+    cluster.put(&shop);
+    let (pod, _secured) = pod("shop-1", &of_pods(&old, NAMESPACE)).await;
+    cluster.pods(&shop, &[(pod.address(), PodIs::Ready)]);
+    let parkway = cluster.parkway().await;
+    let port = parkway.listens("activator_tls");
+    let trusting = |authority| TlsClient::trusting(authority);
+    let connects = async |client: TlsClient| client.connect(port, DATA_PLANE).await.is_ok();
+    assert!(!connects(trusting(&old)).await, "it is off");
+
+    switch(&cluster, "Enabled");
+    eventually("it to be on", async || {
+        connects(trusting(&old)).await.then_some(())
+    })
+    .await;
+    let older = trusting(&old).version(&rustls::version::TLS12);
+    assert!(!connects(older).await, "TLS 1.2");
+    let request = || {
+        Request::get("/")
+            .header("Knative-Serving-Namespace", NAMESPACE)
+            .header("Knative-Serving-Revision", shop.revision_name())
+            .body(Bytes::new())
+            .unwrap()
+    };
+    let by_http1 = trusting(&old).tunnel(port, DATA_PLANE).await;
+    let by_http1 = Site::new(by_http1, shop.host()).http1().await;
+    let by_http2 = trusting(&old)
+        .protocols(&["h2"])
+        .tunnel(port, DATA_PLANE)
+        .await;
+    let by_http2 = Site::new(by_http2, shop.host()).http2().await;
+    let mut by_http1 = by_http1;
+    by_http1.send(request()).await.expect(200);
+    by_http2.send(request()).await.expect(200);
+    let probe = Request::get("//healthz").header("K-Network-Probe", "activator");
+    let probe = by_http2.send(probe.body(Bytes::new()).unwrap()).await;
+    assert_eq!(probe.expect(200).text(), "activator");
+
+    // A key that is not the certificate's leaves what was before, and is told.
+    let torn = Identity {
+        key: of_routing(&new).key,
+        ..of_routing(&new)
+    };
+    cluster.api.put(secret(SYSTEM, CERTIFICATES, &torn, &old));
+    let is_told = |state: &parkway_tests::State| {
+        let problems = state.0["internalTls"]["problems"].to_string();
+        problems.contains("tls.key")
+    };
+    parkway.state_when("the key to be refused", is_told).await;
+    assert!(connects(trusting(&old)).await);
+
+    bundle(&cluster, &[&old]); // the Pod's is still of the old one
+    certificates(&cluster, &new);
+    eventually("the new one to be shown", async || {
+        connects(trusting(&new)).await.then_some(())
+    })
+    .await;
+    assert!(!connects(trusting(&old)).await);
+    by_http1.send(request()).await.expect(200);
+    by_http2.send(request()).await.expect(200);
+    drop((by_http1, by_http2));
+
+    switch(&cluster, "Disabled");
+    eventually("it to be off", async || {
+        (!connects(trusting(&new)).await).then_some(())
+    })
+    .await;
     parkway.finish().await;
 }

@@ -5,10 +5,11 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::metrics::{counters, gauges};
+use crate::frontend::tls::Certificates;
 use crate::proxy::tls::InternalTls;
 
 /// For `/state`.
-pub(super) fn state(tls: &InternalTls, now: Instant) -> Value {
+pub(super) fn state((tls, certificates): &(InternalTls, Certificates), now: Instant) -> Value {
     let state = tls.state();
     let ago = |then: Instant| now.saturating_duration_since(then).as_secs_f64();
     let failing = tls.failing().into_iter().map(|failure| {
@@ -23,17 +24,22 @@ pub(super) fn state(tls: &InternalTls, now: Instant) -> Value {
             "lastSeconds": ago(failure.last),
         })
     });
+    let shown = certificates.current();
     json!({
         "enabled": state.is_enabled,
         "generation": state.generation,
         "authorities": state.authorities,
         "problems": state.problems,
+        "shows": shown.certificates().next().map(|it| it.names().to_string()),
         "failing": failing.collect::<Vec<_>>(),
     })
 }
 
 /// For `/metrics`.
-pub(super) fn metrics(tls: &InternalTls, out: &mut DescriptorEncoder<'_>) -> std::fmt::Result {
+pub(super) fn metrics(
+    (tls, certificates): &(InternalTls, Certificates),
+    out: &mut DescriptorEncoder<'_>,
+) -> std::fmt::Result {
     let state = tls.state();
     gauges(
         out,
@@ -55,5 +61,12 @@ pub(super) fn metrics(tls: &InternalTls, out: &mut DescriptorEncoder<'_>) -> std
         "parkway_internal_tls_failures",
         "Connections to Pods that could not be made secure, by reason",
         failed.map(|(reason, count)| (vec![("reason", reason.as_str().to_owned())], count)),
+    )?;
+    let ends = certificates.handshakes().counts();
+    counters(
+        out,
+        "parkway_internal_tls_handshakes",
+        "Handshakes at the activator's port for TLS, by how they ended",
+        ends.map(|(end, count)| (vec![("end", end.as_str().to_owned())], count)),
     )
 }

@@ -26,6 +26,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tracing::error;
 
+use crate::frontend::tls::Certificates;
 use crate::frontend::worker::{Peek, Routes};
 use crate::provider::kubernetes::WatchHealth;
 use crate::provider::kubernetes::lease::Leadership;
@@ -56,8 +57,8 @@ pub struct Admin {
     pub watches: Option<WatchHealth>,
     /// Who leads, and how the writing of status goes; none where there is nothing to write.
     pub leading: Option<(Leadership, StatusBoard)>,
-    /// How Pods are spoken to by TLS; none without a cluster.
-    pub internal_tls: Option<InternalTls>,
+    /// How Pods are spoken to by TLS, and what is shown to who speaks to us as they do; none without a cluster.
+    pub internal_tls: Option<(InternalTls, Certificates)>,
     /// The autoscaler.
     pub autoscaler: Autoscaler,
     /// What is wrong with the configuration.

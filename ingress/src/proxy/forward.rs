@@ -11,7 +11,6 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderValue, Response, header};

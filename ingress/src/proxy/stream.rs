@@ -29,7 +29,7 @@ impl Stream {
         let mut room = ReadBuf::new(&mut room);
         let cx = &mut Context::from_waker(Waker::noop());
         // Not charged to the task: one that has used its share up would be told that nothing has come.
-        let polled = match self {
+        match self {
             // A read that filled its buffer leaves the reactor in the belief that there is more: then the system is
             // asked.
             Self::Plain(stream) => {
@@ -42,8 +42,7 @@ impl Stream {
                 let reading = poll_fn(|cx| Pin::new(&mut *stream).poll_read(cx, &mut room));
                 pin!(unconstrained(reading)).poll(cx).is_pending()
             }
-        };
-        polled
+        }
     }
 
     /// Whether all that was written has been handed to the system.

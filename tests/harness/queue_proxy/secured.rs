@@ -1,4 +1,4 @@
-//! The port of a Pod's queue-proxy that speaks TLS: HTTP/1.1 with WebSockets, and HTTP/2.
+//! The port of a Pod's queue-proxy that speaks TLS: HTTP/1.1 with upgrades, and HTTP/2.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

@@ -136,7 +136,11 @@ async fn without_a_limit_a_slow_request_makes_room_once_nobody_has_been_answered
     let again = stage.worker.takes_its_time(&mut first[0]);
 
     let soon = Instant::now() + patience / 2;
-    assert_eq!(again, Some(soon), "another was answered: not stuck, but busy");
+    assert_eq!(
+        again,
+        Some(soon),
+        "another was answered: not stuck, but busy"
+    );
     assert_eq!(released(&mut stage, &mut parked).len(), 0);
     advance(patience / 2).await;
     assert_eq!(stage.worker.takes_its_time(&mut first[0]), None);

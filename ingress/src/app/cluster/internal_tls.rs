@@ -2,15 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use parkway_activator::revision::RevisionId;
 use parkway_activator::throttler::Throttler;
+use rustls::version::TLS13;
 use tracing::{info, warn};
 
 use super::super::endpoints::ClusterEndpoints;
+use crate::frontend::tls::{CertificatePublisher, Certificates, TlsSettings};
 use crate::provider::kubernetes::InternalTlsChange;
+use crate::provider::kubernetes::internal_tls::{CERTIFICATES, Certificates as SecretData};
 use crate::proxy::tls::{Authorities, Failure, InternalTls, TrustPublisher};
+use crate::routing::tls::{Certificate, CertificateSnapshot};
 
 /// How long requests wait for a Pod that can be trusted while none can: as long as for one that cannot start.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -26,6 +30,9 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(super) struct SystemInternalTls {
     trust: TrustPublisher,
     tls: InternalTls,
+    /// What the activator's port for TLS shows.
+    shown: CertificatePublisher,
+    certificates: Certificates,
     is_enabled: bool,
 }
 
@@ -33,16 +40,27 @@ impl SystemInternalTls {
     /// It is off.
     pub(super) fn new() -> (Self, InternalTls) {
         let (trust, tls) = TrustPublisher::new();
+        let (shown, certificates) = CertificatePublisher::new(TlsSettings {
+            versions: vec![&TLS13],
+            ..TlsSettings::default()
+        });
         let new = Self {
             trust,
             tls: tls.clone(),
+            shown,
+            certificates,
             is_enabled: false,
         };
         (new, tls)
     }
 
+    /// What the activator's port for TLS shows: nothing, and so it refuses everybody, until it is on.
+    pub(super) fn certificates(&self) -> Certificates {
+        self.certificates.clone()
+    }
+
     /// Makes it so. To be called before endpoints are set that are to be reached by it.
-    pub(super) fn apply(&mut self, change: InternalTlsChange) {
+    pub(super) fn apply(&mut self, change: InternalTlsChange, now: SystemTime) {
         let InternalTlsChange {
             is_enabled,
             problem,
@@ -51,8 +69,13 @@ impl SystemInternalTls {
         } = change;
         let mut problems: Vec<_> = problem.into_iter().collect();
         if is_enabled && certificates.is_none() {
-            problems.push("the Secret routing-serving-certs is not there".to_owned());
+            problems.push(format!("the Secret {CERTIFICATES} is not there"));
         }
+        problems.extend(match (is_enabled, &certificates) {
+            (true, Some(certificates)) => self.show(certificates, now).err(),
+            (true, None) => None,
+            (false, _) => self.show_nothing().err(),
+        });
         let authorities = Authorities {
             secret: certificates.and_then(|certificates| certificates.authority),
             bundles,
@@ -73,6 +96,33 @@ impl SystemInternalTls {
             warn!(%problem, "system-internal-tls");
         }
         self.is_enabled = is_enabled;
+    }
+
+    /// Shows this certificate to who connects from now on; one that cannot be used leaves the one before.
+    fn show(&self, certificates: &SecretData, now: SystemTime) -> Result<(), String> {
+        let SecretData {
+            certificate, key, ..
+        } = certificates;
+        let provider = rustls::crypto::ring::default_provider();
+        let (chain, key) = (
+            certificate.as_deref().unwrap_or_default(),
+            key.as_deref().unwrap_or_default(),
+        );
+        Certificate::parse(CERTIFICATES.into(), chain, key, now, &provider)
+            .map_err(|error| format!("{CERTIFICATES}: {}: {error}", error.field()))
+            .and_then(|certificate| {
+                let shown = CertificateSnapshot::build(&[], vec![Arc::new(certificate)]);
+                self.publish(shown)
+            })
+    }
+
+    fn show_nothing(&self) -> Result<(), String> {
+        self.publish(CertificateSnapshot::default())
+    }
+
+    fn publish(&self, shown: CertificateSnapshot) -> Result<(), String> {
+        let published = self.shown.publish(shown);
+        published.map_err(|error| format!("{CERTIFICATES}: {error}"))
     }
 
     /// Whether there may be something for [`fail_starts`](Self::fail_starts) to do.

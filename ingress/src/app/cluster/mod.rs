@@ -37,6 +37,7 @@ use crate::admin::{self, Admin, Autoscaler, Problems};
 use crate::cli::{Role, Serve};
 use crate::frontend::health::{HealthPublisher, HealthState, TERMINATING};
 use crate::frontend::listener;
+use crate::frontend::tls::Certificates;
 use crate::frontend::worker::{Entrance, EntranceKind, Policy, RoutePublisher, WorkerParts};
 use crate::provider::kubernetes::client::client;
 use crate::provider::kubernetes::{self, Changes, IngressChange, Key, KubernetesProvider, Replica};
@@ -81,7 +82,9 @@ pub fn serve(settings: &Serve) -> anyhow::Result<ExitCode> {
 
 async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new();
-    let entrances = Entrances::bind(settings).await?;
+    let (system_internal_tls, internal_tls) = SystemInternalTls::new();
+    let internal_certificates = system_internal_tls.certificates();
+    let entrances = Entrances::bind(settings, internal_certificates.clone()).await?;
     let addresses = entrances.addresses()?;
     let client = client(settings.kubeconfig.as_deref(), settings.context.as_deref()).await?;
     let cluster_domain = cluster_domain(settings);
@@ -114,7 +117,6 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         Noting::new(stat_sink, throttler.clone()),
         settings.pod_name.clone(),
     ));
-    let (system_internal_tls, internal_tls) = SystemInternalTls::new();
     let dial = probe::Tcp::new(internal_tls.clone());
     let (endpoints, asking) =
         ClusterEndpoints::new(throttler.clone(), dial.clone(), ProbeLimits::default());
@@ -176,7 +178,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         processes: None,
         watches: Some(provider.health()),
         leading: None,
-        internal_tls: Some(internal_tls),
+        internal_tls: Some((internal_tls, internal_certificates)),
         autoscaler: Autoscaler::Remote(sink.clone()),
         problems: problems.clone(),
         connections,
@@ -241,6 +243,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         local = addresses.local.map(display),
         activator = addresses.activator.map(display),
         activator_h2c = addresses.activator_h2c.map(display),
+        activator_tls = addresses.activator_tls.map(display),
         peers = addresses.peers.map(display),
         metrics = %addresses.metrics,
         admin = %addresses.admin,
@@ -358,7 +361,12 @@ impl Running {
             }
         }
         if let Some(change) = changes.internal_tls.take() {
-            self.internal_tls.apply(change);
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "a certificate is valid by the clock"
+            )]
+            let now = std::time::SystemTime::now();
+            self.internal_tls.apply(change, now);
         }
         if let Some(owners) = changes.bucket_owners.take() {
             self.sink.set_owners(owners);
@@ -491,12 +499,19 @@ fn search_domain(resolver: &str) -> Option<String> {
 /// Bound listeners, so that a taken address is noticed before anything is started.
 struct Entrances {
     workers: usize,
-    requests: Vec<(Vec<std::net::TcpListener>, EntranceKind)>,
+    requests: Vec<Requests>,
     /// For other replicas; an ingress has others.
     peers: Option<TcpListener>,
     metrics: TcpListener,
     admin: TcpListener,
 }
+
+/// The sockets of an entrance, one for each worker, who asks there, and by whose certificates if by TLS.
+type Requests = (
+    Vec<std::net::TcpListener>,
+    EntranceKind,
+    Option<Certificates>,
+);
 
 /// Where the entrances are, once the system has chosen ports for those that left it the choice.
 struct Addresses {
@@ -504,6 +519,7 @@ struct Addresses {
     local: Option<SocketAddr>,
     activator: Option<SocketAddr>,
     activator_h2c: Option<SocketAddr>,
+    activator_tls: Option<SocketAddr>,
     peers: Option<SocketAddr>,
     metrics: SocketAddr,
     admin: SocketAddr,
@@ -513,8 +529,8 @@ impl Entrances {
     fn addresses(&self) -> std::io::Result<Addresses> {
         let of_kind = |wanted: EntranceKind| {
             let all = self.requests.iter();
-            let of_kind = all.filter(move |(_, kind)| *kind == wanted);
-            of_kind.filter_map(|(listeners, _)| listeners.first()?.local_addr().ok())
+            let of_kind = all.filter(move |(_, kind, _)| *kind == wanted);
+            of_kind.filter_map(|(listeners, ..)| listeners.first()?.local_addr().ok())
         };
         let gateway = |visibility| of_kind(EntranceKind::Gateway(visibility)).next();
         // In the order in which they were bound.
@@ -525,13 +541,15 @@ impl Entrances {
             local: gateway(Visibility::ClusterLocal),
             activator: activators.next(),
             activator_h2c: activators.next(),
+            activator_tls: activators.next(),
             peers: peers.transpose()?,
             metrics: self.metrics.local_addr()?,
             admin: self.admin.local_addr()?,
         })
     }
 
-    async fn bind(settings: &Serve) -> anyhow::Result<Self> {
+    /// `internal_certificates`: those of the activator's port for TLS.
+    async fn bind(settings: &Serve, internal_certificates: Certificates) -> anyhow::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let workers = settings.data_path.workers.map_or(cores, usize::from);
         let taken = |flag: &str, address: SocketAddr| {
@@ -542,15 +560,20 @@ impl Entrances {
         let mut requests = Vec::new();
         if settings.has(Role::Ingress) {
             let external = bind("--listen", settings.listen)?;
-            requests.push((external, EntranceKind::Gateway(Visibility::ExternalIp)));
+            let kind = EntranceKind::Gateway(Visibility::ExternalIp);
+            requests.push((external, kind, None));
             let local = bind("--listen-local", settings.listen_local)?;
-            requests.push((local, EntranceKind::Gateway(Visibility::ClusterLocal)));
+            let kind = EntranceKind::Gateway(Visibility::ClusterLocal);
+            requests.push((local, kind, None));
         }
         if settings.has(Role::Activator) {
             let http1 = bind("--listen-activator", settings.listen_activator)?;
-            requests.push((http1, EntranceKind::Activator));
+            requests.push((http1, EntranceKind::Activator, None));
             let h2c = bind("--listen-activator-h2c", settings.listen_activator_h2c)?;
-            requests.push((h2c, EntranceKind::Activator));
+            requests.push((h2c, EntranceKind::Activator, None));
+            let tls = bind("--listen-activator-tls", settings.listen_activator_tls)?;
+            let certificates = Some(internal_certificates);
+            requests.push((tls, EntranceKind::Activator, certificates));
         }
         let peers = match settings.has(Role::Ingress) {
             true => Some(
@@ -575,17 +598,14 @@ impl Entrances {
 }
 
 /// What each worker listens on.
-fn per_worker(
-    workers: usize,
-    requests: Vec<(Vec<std::net::TcpListener>, EntranceKind)>,
-) -> Vec<Vec<Entrance>> {
+fn per_worker(workers: usize, requests: Vec<Requests>) -> Vec<Vec<Entrance>> {
     let mut per_worker: Vec<Vec<Entrance>> = (0..workers).map(|_| Vec::new()).collect();
-    for (listeners, kind) in requests {
+    for (listeners, kind, certificates) in requests {
         for (entrances, listener) in per_worker.iter_mut().zip(listeners) {
             entrances.push(Entrance {
                 listener,
                 kind,
-                certificates: None,
+                certificates: certificates.clone(),
             });
         }
     }

@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fmt;
 
 use rustls::pki_types::{DnsName, ServerName};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// The name that is asked for, and that every certificate of the data plane has.
 ///
@@ -55,72 +57,30 @@ const NAMES_SHOWN: usize = 8;
 ///
 /// When it has not; with the names that it has.
 pub(super) fn has_name(certificate: &[u8], wanted: &str) -> Result<(), NotOf> {
-    let names = dns_names(certificate).unwrap_or_default();
-    if names.iter().any(|name| *name == wanted.as_bytes()) {
+    let presented = dns_names(certificate);
+    if presented.iter().any(|name| name == wanted) {
         return Ok(());
     }
-    let presented = names.iter().take(NAMES_SHOWN);
     Err(NotOf {
         wanted: wanted.to_owned(),
-        presented: presented
-            .map(|name| String::from_utf8_lossy(name).into_owned())
-            .collect(),
+        presented: presented.into_iter().take(NAMES_SHOWN).collect(),
     })
 }
 
-/// The DNS names of a certificate's subject alternative names (RFC 5280 sections 4.1 and 4.2.1.6). None: it has no such
-/// extension.
-fn dns_names(certificate: &[u8]) -> Option<Vec<&[u8]>> {
-    let (_, certificate) = Der(certificate).next()?;
-    let (_, to_be_signed) = Der(certificate).next()?;
-    let (_, extensions) = Der(to_be_signed).find(|(tag, _)| *tag == EXTENSIONS)?;
-    let (_, extensions) = Der(extensions).next()?;
-    for (_, extension) in Der(extensions) {
-        let mut fields = Der(extension);
-        if fields.next()? == (OBJECT_ID, SUBJECT_ALTERNATIVE_NAME) {
-            let (_, value) = fields.find(|(tag, _)| *tag == OCTET_STRING)?;
-            let (_, names) = Der(value).next()?;
-            let names = Der(names).filter(|(tag, _)| *tag == DNS_NAME);
-            return Some(names.map(|(_, name)| name).collect());
-        }
-    }
-    None
-}
-
-/// Tags of DER, in one byte (X.690 section 8.1.2).
-const OBJECT_ID: u8 = 0x06;
-const OCTET_STRING: u8 = 0x04;
-/// `[3]`, explicit.
-const EXTENSIONS: u8 = 0xa3;
-/// `[2]`, implicit.
-const DNS_NAME: u8 = 0x82;
-/// 2.5.29.17.
-const SUBJECT_ALTERNATIVE_NAME: &[u8] = &[0x55, 0x1d, 0x11];
-
-/// Values one after the other: tag and content. Ends at the first that is not whole.
-struct Der<'d>(&'d [u8]);
-
-impl<'d> Iterator for Der<'d> {
-    type Item = (u8, &'d [u8]);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let (tag, rest) = self.0.split_first()?;
-        let (first, rest) = rest.split_first()?;
-        let (length, rest) = match first {
-            0..=0x7f => (usize::from(*first), rest),
-            0x81..=0x84 => {
-                let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-                let length = bytes
-                    .iter()
-                    .fold(0, |length, byte| length << 8 | usize::from(*byte));
-                (length, rest)
-            }
-            _ => return None,
-        };
-        let (content, rest) = rest.split_at_checked(length)?;
-        self.0 = rest;
-        Some((*tag, content))
-    }
+/// The DNS names among the subject alternative names (RFC 5280 section 4.2.1.6).
+fn dns_names(certificate: &[u8]) -> Vec<String> {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
+        return Vec::new();
+    };
+    let Ok(Some(alternatives)) = certificate.subject_alternative_name() else {
+        return Vec::new();
+    };
+    let names = alternatives.value.general_names.iter();
+    let names = names.filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        _ => None,
+    });
+    names.collect()
 }
 
 #[cfg(test)]
