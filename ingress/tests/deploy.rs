@@ -440,6 +440,7 @@ fn the_rights_are_those_that_are_named_here() {
         watches(true, "", "services"),
         watches(true, "discovery.k8s.io", "endpointslices"),
         watches(false, "", "configmaps"),
+        watches(false, "", "secrets"),
     ]
     .into_iter()
     .flatten()
@@ -466,9 +467,38 @@ fn the_rights_are_those_that_are_named_here() {
         )
         .chain(both.clone())
         .collect();
+    for (file, _) in BUILT {
+        assert_eq!(
+            secrets(&built(file)),
+            ["routing-serving-certs"],
+            "{file}: not all Secrets"
+        );
+    }
     assert_eq!(granted(&built("parkway-activator.yaml")), both);
     assert_eq!(granted(&built("parkway-ingress.yaml")), ingress);
     assert_eq!(granted(&built("parkway.yaml")), ingress);
+}
+
+/// The names of the Secrets that may be read; `*` where a rule names none.
+fn secrets(objects: &[Object]) -> Vec<String> {
+    let rules = objects.iter().flat_map(|object| object.list("/rules"));
+    let about_secrets = |rule: &&Value| {
+        rule["resources"]
+            .as_array()
+            .unwrap()
+            .contains(&json!("secrets"))
+    };
+    let names =
+        rules
+            .filter(about_secrets)
+            .flat_map(|rule| match rule["resourceNames"].as_array() {
+                Some(names) => names
+                    .iter()
+                    .map(|name| name.as_str().unwrap().to_owned())
+                    .collect(),
+                None => vec!["*".to_owned()],
+            });
+    names.collect()
 }
 
 #[test]

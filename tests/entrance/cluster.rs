@@ -310,5 +310,6 @@ fn rules(spec: &Arc<RevisionSpec>) -> IngressRules {
             visibility: Visibility::ExternalIp,
             paths: vec![path.into()],
         }],
+        policy: None,
     }
 }

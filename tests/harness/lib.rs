@@ -29,6 +29,7 @@ pub mod api;
 mod binary;
 pub mod certificates;
 pub mod cluster;
+pub mod frames;
 mod gate;
 pub mod http1;
 pub mod http2;
@@ -45,6 +46,7 @@ mod wait;
 
 pub use answer::Answer;
 pub use binary::{binary, command};
+pub use frames::Frames;
 pub use gate::Gate;
 pub use manifest::{
     endpoint_slice, h2c_revision_with_endpoints, hello_service, revision_with_endpoints, service,

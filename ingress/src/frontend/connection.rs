@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures::future::LocalBoxFuture;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -77,27 +78,47 @@ impl Peer {
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Serves a connection until it ends.
+/// Serves a connection until it ends, from what [`beginning`] made of it.
 ///
 /// All but being dormant is on the heap, so that what is left of a dormant connection is small.
-pub(super) async fn serve(peer: Rc<Peer>, stream: TcpStream, open: OpenConnection) {
-    let stream = ClientStream::Plain(stream);
-    let done = Box::pin(begin(Rc::clone(&peer), stream, Bytes::new())).await;
-    stay(peer, done).await;
+pub(super) async fn serve(beginning: LocalBoxFuture<'static, Option<Begun>>, open: OpenConnection) {
+    let Some(Begun { peer, mut done }) = beginning.await else {
+        return;
+    };
+    while let Some(stream) = done {
+        done = match http1::dormant(&peer, &stream).await {
+            Wake::Readable => Box::pin(http1::awake(Rc::clone(&peer), stream, Bytes::new())).await,
+            Wake::Close => {
+                stream.close();
+                None
+            }
+        };
+    }
     drop(open);
 }
 
-/// Serves a connection that begins with more than its requests, until it ends.
-pub(super) async fn serve_behind(
-    opening: Rc<Opening>,
+/// A connection that has begun.
+pub(super) struct Begun {
+    peer: Rc<Peer>,
+    /// What is left of it: one of HTTP/1, dormant. `None`: nothing.
+    done: Option<ClientStream>,
+}
+
+/// Serves what comes first by a connection; with an `opening`, one that begins with more than its requests. `None`: it
+/// did not come to requests.
+pub(super) fn beginning(
+    opening: Option<Rc<Opening>>,
     peer: Rc<Peer>,
     stream: TcpStream,
-    open: OpenConnection,
-) {
-    if let Some((peer, done)) = Box::pin(open_up(opening, peer, stream)).await {
-        stay(peer, done).await;
+) -> LocalBoxFuture<'static, Option<Begun>> {
+    match opening {
+        None => Box::pin(async move {
+            let stream = ClientStream::Plain(stream);
+            let done = begin(Rc::clone(&peer), stream, Bytes::new()).await;
+            Some(Begun { peer, done })
+        }),
+        Some(opening) => Box::pin(open_up(opening, peer, stream)),
     }
-    drop(open);
 }
 
 /// What the connections of an entrance begin with.
@@ -108,11 +129,7 @@ pub(super) struct Opening {
 }
 
 /// Does what comes before the requests, and serves what comes first. `None`: it did not come to requests.
-async fn open_up(
-    opening: Rc<Opening>,
-    peer: Rc<Peer>,
-    stream: TcpStream,
-) -> Option<(Rc<Peer>, Option<ClientStream>)> {
+async fn open_up(opening: Rc<Opening>, peer: Rc<Peer>, stream: TcpStream) -> Option<Begun> {
     let Greeted {
         stream,
         security,
@@ -128,20 +145,7 @@ async fn open_up(
             None
         }
     };
-    Some((peer, done))
-}
-
-/// Serves what comes by a connection of HTTP/1 that is dormant now, if it is.
-async fn stay(peer: Rc<Peer>, mut done: Option<ClientStream>) {
-    while let Some(stream) = done {
-        done = match http1::dormant(&peer, &stream).await {
-            Wake::Readable => Box::pin(http1::awake(Rc::clone(&peer), stream, Bytes::new())).await,
-            Wake::Close => {
-                stream.close();
-                None
-            }
-        };
-    }
+    Some(Begun { peer, done })
 }
 
 /// Tells the protocol and serves what comes first. `None`: the connection is done; else it is one of HTTP/1, dormant.

@@ -5,6 +5,7 @@
 
 use std::hash::BuildHasher;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::request::Parts;
 use http::{Method, Response, Version, header};
@@ -24,6 +25,7 @@ use crate::proxy::observe::Observation;
 use crate::routing::headers::{EntranceKind, Present};
 use crate::routing::host::{Host, WrittenHost};
 use crate::routing::identify;
+use crate::routing::policy::RoutePolicy;
 use crate::routing::probe::{ProbeAnswer, activator_answer, probe_answer};
 use crate::routing::rules::{Target, Visibility};
 use crate::routing::timeout::parse_grpc_timeout;
@@ -59,8 +61,8 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
             EntranceKind::Gateway(visibility) => route(peer, visibility, head, &checked),
             EntranceKind::Activator => identify(peer, head, &checked),
         });
-    let (destination, framing) = match routed {
-        Ok(Routed::To(destination, framing)) => (destination, framing),
+    let (destination, framing, policy) = match routed {
+        Ok(Routed::To(destination, framing, policy)) => (destination, framing, policy),
         Ok(Routed::Probe(answer)) => {
             let response = Asked::of(peer, head).respond_probe(answer, Some(observation));
             return Begin::Answer(response);
@@ -68,14 +70,21 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
         Err(failure) => return refuse(peer, head, &failure, observation),
     };
     observation.destination(&destination);
+    let only_if_up = policy
+        .as_ref()
+        .is_some_and(|policy| destination.stats.is_some() && policy.no_wake.covers(head));
     let in_flight = destination
         .stats
         .as_ref()
+        .filter(|_| !only_if_up)
         .map(|stats| stats.enter(worker.index, arrived));
-    let deadlines = destination.stats.is_some().then(|| Deadlines {
+    let has_deadlines = destination.stats.is_some() || policy.is_some();
+    let deadlines = has_deadlines.then(|| Deadlines {
         of: Rc::clone(&destination),
         arrived,
         client: grpc_timeout(head),
+        route: policy,
+        first_sent: None,
     });
     let client = worker
         .policy
@@ -91,6 +100,7 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
     };
     let job = Job {
         destination,
+        only_if_up,
         protocol,
         in_flight,
         deadlines,
@@ -128,6 +138,11 @@ fn admit(peer: &Peer, head: &Parts, mut job: Job) -> Begin {
     match throttle.admit(&job.destination.id, ask) {
         Admission::Granted(permit) => Begin::Forward(job, permit),
         Admission::Parked(ticket) => {
+            if job.only_if_up {
+                // It waits for an endpoint that is there. Should that go meanwhile, somebody has to be told.
+                let stats = job.destination.stats.as_ref();
+                job.in_flight = stats.map(|stats| stats.enter(peer.worker.index, Instant::now()));
+            }
             job.observation.waits_for(ticket.start());
             job.observation.has_parked();
             Begin::Parked(Box::new(Waiting {
@@ -145,7 +160,7 @@ fn refuse(peer: &Peer, head: &Parts, failure: &Failure, observation: Observation
 }
 
 enum Routed {
-    To(Rc<Destination>, Framing),
+    To(Rc<Destination>, Framing, Option<Arc<RoutePolicy>>),
     Probe(ProbeAnswer),
 }
 
@@ -185,7 +200,8 @@ fn route(
         return Ok(Routed::Probe(answer));
     }
     let destination = worker.destination(target)?;
-    Ok(Routed::To(destination, framing))
+    let policy = resolved.matched.policy.map(Arc::clone);
+    Ok(Routed::To(destination, framing, policy))
 }
 
 /// Reads from a request which Revision it is for.
@@ -202,7 +218,8 @@ fn identify(peer: &Peer, head: &mut Parts, checked: &Checked) -> Result<Routed, 
     };
     let framing = Framing::of(head, checked.present);
     peer.entry.admit(head, checked.present, written);
-    Ok(Routed::To(destination, framing))
+    // Which route led here is not known: whoever asked has retried and waited as that says.
+    Ok(Routed::To(destination, framing, None))
 }
 
 /// A gRPC client's own deadline, which counts while the call is parked.

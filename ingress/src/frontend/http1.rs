@@ -37,6 +37,7 @@ use super::connection::{Patience, Peer};
 use super::exchange::{self, Begin};
 use super::input::{Busy, Input, Signals};
 use super::respond::Asked;
+use super::stall::Stall;
 use super::stream::ClientStream;
 use crate::proxy::body::{BusyGuard, Http1Body, RequestBody};
 use crate::proxy::failure::Failure;
@@ -243,45 +244,13 @@ async fn drive(
         }
         watch.reset();
         if !signals.is_flushed.get() {
-            return stall.poll(cx, signals, limits.idle).map(|()| Ended::Broken);
+            return stall
+                .poll(cx, signals, limits.stall)
+                .map(|()| Ended::Broken);
         }
         Poll::Pending
     })
     .await
-}
-
-/// Measures how long a client has not read what there is for it.
-///
-/// Nobody asks the response for more meanwhile, so its own deadline would not be noticed: it is looked at here. Without
-/// one, a client that reads nothing for as long as a connection may idle is given up.
-struct Stall {
-    since: Option<Instant>,
-    writes: u64,
-    alarm: Alarm,
-}
-
-impl Stall {
-    fn new(peer: &Peer) -> Self {
-        Self {
-            since: None,
-            writes: 0,
-            alarm: peer.alarm(),
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>, signals: &Signals, limit: Duration) -> Poll<()> {
-        let now = Instant::now();
-        if self.since.is_none() || self.writes != signals.writes.get() {
-            self.since = Some(now);
-            self.writes = signals.writes.get();
-        }
-        let idle = self.since.unwrap_or(now) + limit;
-        let due = signals.due.get().map_or(idle, |due| due.min(idle));
-        if due <= now {
-            return Poll::Ready(());
-        }
-        self.alarm.poll_due(cx, due)
-    }
 }
 
 /// Measures how long a state lasts.
@@ -438,8 +407,8 @@ pub(super) async fn parked(
         ahead.is_full = true;
     }
     let decided = {
-        let due = waiting.job.due().unwrap_or_else(|| Instant::now() + FAR);
-        let ticket = &mut waiting.ticket;
+        let due = waiting.due().unwrap_or_else(|| Instant::now() + FAR);
+        let Waiting { job, ticket, .. } = &mut *waiting;
         let mut alarm = peer.alarm();
         poll_fn(|cx| {
             // A permit that is there wins over a client that left: the replay will notice.
@@ -447,7 +416,8 @@ pub(super) async fn parked(
                 return Poll::Ready(Some(granted.map_err(Failure::Refused)));
             }
             if alarm.poll_due(cx, due).is_ready() {
-                return Poll::Ready(Some(Err(Failure::TimedOut)));
+                let since = ticket.parked_since();
+                return Poll::Ready(Some(Err(job.late(Some(since)))));
             }
             while let Poll::Ready(more) = ahead.poll_read(&mut stream, cx) {
                 match more {

@@ -6,6 +6,7 @@
 //! says what went wrong; by `drain` connections hear that it is time to end, and by [`health`] the kubelet hears of it
 //! before. [`published`] is what requests are routed by.
 
+mod chunks;
 mod connection;
 mod drain;
 pub mod exchange;
@@ -19,6 +20,7 @@ pub mod published;
 mod respond;
 #[cfg(test)]
 mod sizes;
+mod stall;
 mod stream;
 pub mod tls;
 pub mod worker;

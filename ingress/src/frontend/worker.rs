@@ -462,15 +462,8 @@ fn welcome(
         return;
     };
     let peer = Rc::new(Peer::new(Rc::clone(worker), address, kind.entrance, None));
-    match &kind.opening {
-        None => connections.spawn_local(connection::serve(peer, stream, open)),
-        Some(opening) => connections.spawn_local(connection::serve_behind(
-            Rc::clone(opening),
-            peer,
-            stream,
-            open,
-        )),
-    };
+    let beginning = connection::beginning(kind.opening.clone(), peer, stream);
+    connections.spawn_local(connection::serve(beginning, open));
 }
 
 /// Out of files or memory: waiting lets running requests give some back; a peer that left meanwhile costs nothing.

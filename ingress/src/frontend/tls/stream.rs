@@ -87,7 +87,12 @@ impl TlsStream {
     /// Ready when the handshake is over and all that we have to say in it is sent.
     pub(super) fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.incoming.is_empty() {
-            self.look_at_incoming()?;
+            let seen = self.look_at_incoming();
+            let sent = self.poll_send(cx);
+            seen?;
+            if let Poll::Ready(Err(error)) = sent {
+                return Poll::Ready(Err(error));
+            }
         }
         while self.session.is_handshaking() {
             if self.has_ended {

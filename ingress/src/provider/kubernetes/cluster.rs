@@ -82,6 +82,8 @@ pub struct IngressChange {
     pub rules: Option<Arc<IngressRules>>,
     /// Whether this generation is, or will be with `rules`, in effect.
     pub outcome: Outcome,
+    /// What is wrong with its annotations, when that is news: the route is served without them.
+    pub notes: Vec<Problem>,
 }
 
 /// What became of a generation of a KIngress.
@@ -184,6 +186,8 @@ struct Entry {
     /// The Service ports these name.
     ports: Vec<RevisionId>,
     outcome: Outcome,
+    /// What is wrong with its annotations.
+    notes: Vec<Problem>,
 }
 
 impl Entry {
@@ -202,6 +206,7 @@ impl Entry {
             status: kept.status.clone(),
             rules,
             outcome: self.outcome.clone(),
+            notes: Vec::new(),
         }
     }
 }
@@ -379,6 +384,7 @@ impl Cluster {
                 rules: None,
                 ports: Vec::new(),
                 outcome: Outcome::Programmed,
+                notes: Vec::new(),
             },
         };
         self.marks.gone.retain(|gone| *gone != key);
@@ -708,7 +714,15 @@ impl Cluster {
             return;
         };
         entry.outcome = outcome;
-        changes.ingresses.push(entry.change(rules));
+        let mut change = entry.change(rules);
+        let of_annotations = |problem: &Problem| problem.field.starts_with("metadata.annotations");
+        let mut notes = translated.problems;
+        notes.retain(of_annotations);
+        if notes != entry.notes {
+            change.notes.clone_from(&notes);
+            entry.notes = notes;
+        }
+        changes.ingresses.push(change);
     }
 
     /// The Service ports of new rules, each counted for them.
