@@ -324,6 +324,7 @@ fn listened(serve: &Serve) -> BTreeMap<String, u64> {
     if serve.has(Role::Activator) {
         ports.push(("http1", serve.listen_activator));
         ports.push(("h2c", serve.listen_activator_h2c));
+        ports.push(("https", serve.listen_activator_tls));
     }
     let ports = ports.into_iter();
     ports
@@ -441,6 +442,7 @@ fn the_rights_are_those_that_are_named_here() {
         watches(true, "", "services"),
         watches(true, "discovery.k8s.io", "endpointslices"),
         watches(false, "", "configmaps"),
+        watches(false, "", "secrets"),
     ]
     .into_iter()
     .flatten()
@@ -467,9 +469,38 @@ fn the_rights_are_those_that_are_named_here() {
         )
         .chain(both.clone())
         .collect();
+    for (file, _) in BUILT {
+        assert_eq!(
+            secrets(&built(file)),
+            ["routing-serving-certs"],
+            "{file}: not all Secrets"
+        );
+    }
     assert_eq!(granted(&built("parkway-activator.yaml")), both);
     assert_eq!(granted(&built("parkway-ingress.yaml")), ingress);
     assert_eq!(granted(&built("parkway.yaml")), ingress);
+}
+
+/// The names of the Secrets that may be read; `*` where a rule names none.
+fn secrets(objects: &[Object]) -> Vec<String> {
+    let rules = objects.iter().flat_map(|object| object.list("/rules"));
+    let about_secrets = |rule: &&Value| {
+        rule["resources"]
+            .as_array()
+            .unwrap()
+            .contains(&json!("secrets"))
+    };
+    let names =
+        rules
+            .filter(about_secrets)
+            .flat_map(|rule| match rule["resourceNames"].as_array() {
+                Some(names) => names
+                    .iter()
+                    .map(|name| name.as_str().unwrap().to_owned())
+                    .collect(),
+                None => vec!["*".to_owned()],
+            });
+    names.collect()
 }
 
 #[test]

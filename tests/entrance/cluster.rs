@@ -19,6 +19,7 @@ use parkway_ingress::frontend::worker::{
 };
 use parkway_ingress::proxy::observe::RequestCounts;
 use parkway_ingress::proxy::request_log::{RequestLogPublisher, RequestLogWriter};
+use parkway_ingress::proxy::tls::InternalTls;
 use parkway_ingress::routing::headers::HostMode;
 use parkway_ingress::routing::revisions::Revisions;
 use parkway_ingress::routing::rules::{
@@ -127,6 +128,7 @@ impl Cluster {
             throttler: throttler.clone(),
             stats: stats.clone(),
             counts: counts.clone(),
+            internal_tls: InternalTls::default(),
             connections: Arc::new(AtomicUsize::new(0)),
             drain: drain.clone(),
         };

@@ -27,6 +27,7 @@
 mod answer;
 pub mod api;
 mod binary;
+pub mod certificates;
 pub mod cluster;
 mod collector;
 pub mod frames;
@@ -56,6 +57,7 @@ pub use manifest::{
 pub use parkway::{Builder, Parkway};
 pub use processes::kill_nine;
 pub use queue_proxy::QueueProxy;
+pub use queue_proxy::secured::Secured;
 pub use raw::Raw;
 pub use site::Site;
 pub use state::{RevisionState, State};

@@ -15,7 +15,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::{Admin, Autoscaler};
+use super::{Admin, Autoscaler, internal_tls};
 use crate::proxy::observe::{Counts, DURATION_BOUNDS};
 use crate::routing::retry::Reason;
 use crate::telemetry;
@@ -46,11 +46,14 @@ impl Collector for Moment {
         knative(&self.0, &revisions, &mut out)?;
         requests(&self.0, &mut out)?;
         traces(&self.0.tracer.counts(), &mut out)?;
+        if let Some(tls) = &self.0.internal_tls {
+            internal_tls::metrics(tls, &mut out)?;
+        }
         autoscaler(&self.0, &mut out)
     }
 }
 
-type Labels = Vec<(&'static str, String)>;
+pub(super) type Labels = Vec<(&'static str, String)>;
 
 fn labels(id: &RevisionId) -> Labels {
     vec![
@@ -70,7 +73,7 @@ fn knative_labels(revision: &RevisionState) -> Labels {
     labels
 }
 
-fn gauges(
+pub(super) fn gauges(
     out: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
@@ -87,7 +90,7 @@ fn gauges(
     Ok(())
 }
 
-fn counters(
+pub(super) fn counters(
     out: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,

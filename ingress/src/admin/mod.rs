@@ -3,6 +3,7 @@
 //! On a listener of its own, apart from all traffic, on the control thread: a heavy scrape is not seen as latency.
 
 mod explain;
+mod internal_tls;
 mod metrics;
 mod starts;
 mod state;
@@ -25,12 +26,14 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tracing::error;
 
+use crate::frontend::tls::Certificates;
 use crate::frontend::worker::{Peek, Routes};
 use crate::provider::kubernetes::WatchHealth;
 use crate::provider::kubernetes::lease::Leadership;
 use crate::provider::kubernetes::status::StatusBoard;
 use crate::provider::problem::Problem;
 use crate::proxy::observe::RequestCounts;
+use crate::proxy::tls::InternalTls;
 use crate::ready::Ready;
 use crate::routing::table::Conflict;
 use crate::standalone::Processes;
@@ -57,6 +60,8 @@ pub struct Admin {
     pub watches: Option<WatchHealth>,
     /// Who leads, and how the writing of status goes; none where there is nothing to write.
     pub leading: Option<(Leadership, StatusBoard)>,
+    /// How Pods are spoken to by TLS, and what is shown to who speaks to us as they do; none without a cluster.
+    pub internal_tls: Option<(InternalTls, Certificates)>,
     /// The autoscaler.
     pub autoscaler: Autoscaler,
     /// What is wrong with the configuration.

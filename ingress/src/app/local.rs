@@ -38,6 +38,7 @@ use crate::frontend::worker::{Entrance, EntranceKind, RoutePublisher, WorkerPart
 use crate::provider::file::{FileProvider, Watch};
 use crate::provider::{self, Problem, ServiceUrl, World};
 use crate::proxy::observe::RequestCounts;
+use crate::proxy::tls::InternalTls;
 use crate::ready::Ready;
 use crate::routing::rules::Visibility;
 use crate::routing::table::RouteSnapshot;
@@ -139,6 +140,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         stats: stats.clone(),
         counts: counts.clone(),
         tracer: traces.tracer(),
+        internal_tls: InternalTls::default(),
         connections: Arc::clone(&connections),
         drain: drain.clone(),
     };
@@ -158,6 +160,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         processes: Some(processes.clone()),
         watches: None,
         leading: None,
+        internal_tls: None,
         autoscaler,
         problems: problems.clone(),
         connections,

@@ -120,6 +120,16 @@ pub struct Serve {
     )]
     pub listen_activator_h2c: SocketAddr,
 
+    /// The activator's port for TLS, with system-internal-tls. Knative looks for its number: change it only where nothing
+    /// else reaches it.
+    #[arg(
+        long,
+        env = "PARKWAY_LISTEN_ACTIVATOR_TLS",
+        default_value = "0.0.0.0:8112",
+        value_name = "ADDRESS"
+    )]
+    pub listen_activator_tls: SocketAddr,
+
     /// Where the other replicas ask which configuration is in effect here.
     #[arg(
         long,

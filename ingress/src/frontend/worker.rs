@@ -37,6 +37,7 @@ use crate::proxy::observe::{RequestCounts, WorkerCounts};
 use crate::proxy::pool::Pool;
 use crate::proxy::request_log::RequestLog;
 use crate::proxy::sweep::Sweep;
+use crate::proxy::tls::InternalTls;
 pub use crate::routing::headers::EntranceKind;
 use crate::routing::headers::HostMode;
 use crate::routing::retry::{Budget, BudgetLimits};
@@ -101,6 +102,8 @@ pub struct WorkerParts {
     pub counts: RequestCounts,
     /// Traces.
     pub tracer: Tracer,
+    /// How secured endpoints are spoken to.
+    pub internal_tls: InternalTls,
     /// Client connections open, over all workers.
     pub connections: Arc<AtomicUsize>,
     /// Cancelled when no new connections are taken any more and those that are there end. [`WorkerParts::health`] fails
@@ -139,7 +142,8 @@ impl Worker {
                 throttle: parts.throttler.worker(index),
                 throttler: parts.throttler.clone(),
                 sweep: Sweep::new(Instant::now()),
-                pool: Pool::new(Arc::clone(&parts.limits), parts.workers),
+                pool: Pool::new(Arc::clone(&parts.limits), parts.workers)
+                    .with_tls(parts.internal_tls.clone()),
                 budget: RefCell::new(Budget::new(BudgetLimits::default())),
                 host_mode: parts.policy.host_mode,
                 limits: Arc::clone(&parts.limits),

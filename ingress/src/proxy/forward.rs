@@ -263,6 +263,7 @@ impl Forwarder {
             let follows = job.observation.follows_attempts();
             let attempt = Attempt {
                 endpoint,
+                revision: &job.destination.id,
                 protocol: job.protocol,
                 head: &head,
                 body: body.as_ref(),

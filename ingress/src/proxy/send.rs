@@ -19,7 +19,7 @@ use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Request, StatusCode, Uri, Version, header};
 use http_body::Body;
 use parkway_activator::endpoint::Endpoint;
-use parkway_activator::revision::Protocol;
+use parkway_activator::revision::{Protocol, RevisionId};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -149,6 +149,8 @@ pub struct Carrier {
 pub struct Attempt<'a> {
     /// Where to.
     pub endpoint: Endpoint,
+    /// Whose endpoint it is.
+    pub revision: &'a RevisionId,
     /// What the endpoint speaks.
     pub protocol: Protocol,
     /// The head, edited by the rules it passed and for this endpoint.
@@ -206,15 +208,15 @@ async fn send_http1(
     attempt: &Attempt<'_>,
 ) -> Result<Answered, SendError> {
     let mut lease = match attempt.connect {
-        None => pool.http1(attempt.endpoint).await?,
-        Some(limit) => connected(limit, pool.http1(attempt.endpoint)).await?,
+        None => pool.http1(attempt.endpoint, attempt.revision).await?,
+        Some(limit) => connected(limit, pool.http1(attempt.endpoint, attempt.revision)).await?,
     };
     if lease.is_reused() && !is_replayable(attempt) {
         // A close that has arrived but was not looked at yet would cost this request: let the reactor look first.
         tokio::task::yield_now().await;
         while lease.is_reused() && !lease.is_quiet() {
             drop(lease);
-            lease = pool.http1(attempt.endpoint).await?;
+            lease = pool.http1(attempt.endpoint, attempt.revision).await?;
         }
     }
     attempt.has_connected();
@@ -250,8 +252,17 @@ async fn send_for_upgrade(
     attempt: &Attempt<'_>,
 ) -> Result<Answered, SendError> {
     let lease = match attempt.connect {
-        None => pool.http1_for_upgrade(attempt.endpoint).await?,
-        Some(limit) => connected(limit, pool.http1_for_upgrade(attempt.endpoint)).await?,
+        None => {
+            pool.http1_for_upgrade(attempt.endpoint, attempt.revision)
+                .await?
+        }
+        Some(limit) => {
+            connected(
+                limit,
+                pool.http1_for_upgrade(attempt.endpoint, attempt.revision),
+            )
+            .await?
+        }
     };
     attempt.has_connected();
     let (head, reply) = exchange(lease, limits, attempt).await?;
@@ -315,8 +326,8 @@ async fn send_http2(
     attempt: &Attempt<'_>,
 ) -> Result<Answered, SendError> {
     let lease = match attempt.connect {
-        None => pool.http2(attempt.endpoint).await?,
-        Some(limit) => connected(limit, pool.http2(attempt.endpoint)).await?,
+        None => pool.http2(attempt.endpoint, attempt.revision).await?,
+        Some(limit) => connected(limit, pool.http2(attempt.endpoint, attempt.revision)).await?,
     };
     attempt.has_connected();
     let mut sender = lease.sender().ready().await.map_err(|error| {
@@ -415,8 +426,12 @@ fn http2_request(attempt: &Attempt<'_>) -> Result<Request<()>, SendError> {
             .map_err(|error| SendError::Invalid(error.into()))?,
         Some(path) => path.clone(),
     };
+    let scheme = match attempt.endpoint.is_secured() {
+        true => Scheme::HTTPS,
+        false => Scheme::HTTP,
+    };
     let uri = Uri::builder()
-        .scheme(Scheme::HTTP)
+        .scheme(scheme)
         .authority(authority)
         .path_and_query(path)
         .build()

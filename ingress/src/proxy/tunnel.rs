@@ -39,6 +39,7 @@ pub async fn relay(client: impl AsyncRead + AsyncWrite + Unpin, early: Bytes, tu
     let copying = async {
         client.write_all(&late).await?;
         endpoint.write_all(&early).await?;
+        endpoint.flush().await?; // TLS may keep a rest
         tokio::io::copy_bidirectional(&mut client, &mut endpoint).await
     };
     let mut copying = std::pin::pin!(copying);

@@ -19,7 +19,7 @@ use rustls::server::{
 };
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 pub(super) use handshake::{Agreed, Greeted, handshake};
 pub use handshake::{HandshakeEnd, Handshakes};
@@ -54,15 +54,18 @@ pub struct TlsSettings {
     pub tickets: Option<Arc<dyn ProducesTickets>>,
     /// What may be spoken, the preferred protocol first (RFC 7301).
     pub protocols: Vec<&'static [u8]>,
+    /// By which versions.
+    pub versions: Vec<&'static SupportedProtocolVersion>,
 }
 
 impl TlsSettings {
-    /// ring; tickets that only this process reads; HTTP/2 and HTTP/1.1.
+    /// ring; tickets that only this process reads; HTTP/2 and HTTP/1.1; TLS 1.3 and 1.2.
     pub fn new() -> Self {
         Self {
             provider: Arc::new(rustls::crypto::ring::default_provider()),
             tickets: rustls::crypto::ring::Ticketer::new().ok(),
             protocols: vec![b"h2", b"http/1.1"],
+            versions: vec![&TLS13, &TLS12],
         }
     }
 }
@@ -138,7 +141,7 @@ impl CertificatePublisher {
     ) -> Result<Arc<ServerConfig>, rustls::Error> {
         let settings = &self.settings;
         let builder = ServerConfig::builder_with_provider(Arc::clone(&settings.provider))
-            .with_protocol_versions(&[&TLS13, &TLS12])?;
+            .with_protocol_versions(&settings.versions)?;
         let builder = match client_ca {
             None => builder.with_no_client_auth(),
             Some(ca) => {
