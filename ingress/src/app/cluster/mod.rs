@@ -28,7 +28,7 @@ use tracing::{error, info, warn};
 use super::endpoints::{ClusterEndpoints, ProbeLimits};
 use super::names;
 use super::parts::{
-    Workers, joined, limits, policy, queue_limits, raise_file_limit, start_workers,
+    Workers, guard, joined, limits, policy, queue_limits, raise_file_limit, start_workers,
 };
 use super::signals::Signals;
 use super::starts::Noting;
@@ -79,6 +79,7 @@ pub fn serve(settings: &Serve) -> anyhow::Result<ExitCode> {
 
 async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new();
+    let guard = guard(&settings.admin_access)?;
     let entrances = Entrances::bind(settings).await?;
     let addresses = entrances.addresses()?;
     let client = client(settings.kubeconfig.as_deref(), settings.context.as_deref()).await?;
@@ -224,6 +225,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
             leading: running.leading.as_ref().map(Leading::shown),
             ..admin
         },
+        guard,
     ));
     drop(starting);
     info!(
