@@ -25,6 +25,7 @@ use parkway_ingress::routing::rules::{
 };
 use parkway_ingress::routing::split::Splits;
 use parkway_ingress::routing::table::RouteSnapshot;
+use parkway_ingress::trace::Tracer;
 use parkway_tests::{patiently, settled};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -105,6 +106,7 @@ impl Cluster {
         let drain = CancellationToken::new();
         let (request_log, log, writer) = RequestLogPublisher::new();
         let parts = WorkerParts {
+            tracer: Tracer::default(),
             workers: 1,
             limits: Arc::new(Limits::default()),
             policy: Arc::new(Policy {

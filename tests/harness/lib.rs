@@ -28,6 +28,7 @@ mod answer;
 pub mod api;
 mod binary;
 pub mod cluster;
+mod collector;
 mod gate;
 pub mod http1;
 pub mod http2;
@@ -43,6 +44,7 @@ mod wait;
 
 pub use answer::Answer;
 pub use binary::{binary, command};
+pub use collector::{Collector, Span};
 pub use gate::Gate;
 pub use manifest::{
     endpoint_slice, h2c_revision_with_endpoints, hello_service, revision_with_endpoints, service,

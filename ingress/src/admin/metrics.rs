@@ -18,6 +18,7 @@ use prometheus_client::registry::Registry;
 use super::{Admin, Autoscaler};
 use crate::proxy::observe::{Counts, DURATION_BOUNDS};
 use crate::telemetry;
+use crate::trace::TraceCounts;
 
 /// The metrics of this moment as text.
 pub(super) fn encode(admin: &Admin) -> Result<String, fmt::Error> {
@@ -43,6 +44,7 @@ impl Collector for Moment {
         queues(&revisions, &mut out)?;
         knative(&self.0, &revisions, &mut out)?;
         requests(&self.0, &mut out)?;
+        traces(&self.0.tracer.counts(), &mut out)?;
         autoscaler(&self.0, &mut out)
     }
 }
@@ -162,6 +164,22 @@ fn process(admin: &Admin, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         "parkway_panics",
         "Bugs that ended a request or task",
         [(Labels::new(), telemetry::panics())],
+    )
+}
+
+fn traces(counts: &TraceCounts, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    counters(
+        out,
+        "parkway_trace_spans_exported",
+        "Spans that a collector has taken",
+        [(Labels::new(), counts.exported)],
+    )?;
+    let dropped = [("queue-full", counts.full), ("not-taken", counts.failed)];
+    counters(
+        out,
+        "parkway_trace_spans_dropped",
+        "Spans that were lost: too many waited to be sent, or the collector did not take them",
+        dropped.map(|(reason, count)| (vec![("reason", reason.to_owned())], count)),
     )
 }
 

@@ -44,6 +44,7 @@ use crate::proxy::observe::RequestCounts;
 use crate::ready::Ready;
 use crate::routing::table::Conflict;
 use crate::standalone::Processes;
+use crate::trace::Tracer;
 
 /// What the admin can tell about.
 #[derive(Clone)]
@@ -58,6 +59,8 @@ pub struct Admin {
     pub stats: Stats,
     /// Accounting for the operator.
     pub counts: RequestCounts,
+    /// Traces.
+    pub tracer: Tracer,
     /// Local processes; none in a cluster.
     pub processes: Option<Processes>,
     /// How the cluster is seen; none without one.

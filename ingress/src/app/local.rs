@@ -25,7 +25,7 @@ use tracing::{error, info, warn};
 use super::applier::{Applied, Applier, Scaling};
 use super::events::{ProcessEvents, RolloutEvent, ScaleProcesses};
 use super::parts::{
-    Workers, guard, joined, limits, policy, queue_limits, raise_file_limit, start_workers,
+    Workers, guard, joined, limits, policy, queue_limits, raise_file_limit, start_workers, traces,
 };
 use super::signals::Signals;
 use super::starts::Noting;
@@ -97,6 +97,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
     let throttler = Throttler::new(queue_limits(&settings.data_path), workers);
     let stats = Stats::new(workers);
     let counts = RequestCounts::new(workers);
+    let traces = traces(workers, &[]);
     let (publisher, routes) = RoutePublisher::new(RouteSnapshot::default());
     let (events, rollout) = ProcessEvents::new(throttler.clone());
     let (processes, running_processes) = Processes::new(process_options(&state_dir), events)
@@ -138,6 +139,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         throttler: throttler.clone(),
         stats: stats.clone(),
         counts: counts.clone(),
+        tracer: traces.tracer(),
         connections: Arc::clone(&connections),
         drain: drain.clone(),
     };
@@ -153,6 +155,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         throttler: throttler.clone(),
         stats,
         counts,
+        tracer: traces.tracer(),
         processes: Some(processes.clone()),
         watches: None,
         leading: None,
@@ -186,6 +189,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         &mut signals,
     )
     .await;
+    traces.finish().await;
     drop(draining);
     tasks.shutdown().await;
     Ok(code)

@@ -13,6 +13,7 @@ use crate::cli::{AdminAccess, DataPath};
 use crate::config::Limits;
 use crate::frontend::exchange::ClientShares;
 use crate::frontend::worker::{self, Entrance, Peek, Policy, WorkerParts};
+use crate::trace::{Exporting, Settings};
 
 /// The threads that serve requests.
 pub(super) struct Workers {
@@ -97,6 +98,19 @@ pub(super) fn policy(settings: &DataPath) -> Policy {
         access_log: settings.access_log,
         ..Policy::default()
     }
+}
+
+/// What OpenTelemetry's variables say of traces. What cannot be used turns them off: they are not worth not serving.
+pub(super) fn trace_settings() -> Settings {
+    Settings::from_env(|name| std::env::var(name).ok()).unwrap_or_else(|error| {
+        warn!(%error, "traces are off");
+        Settings::default()
+    })
+}
+
+/// Traces as the variables say; this process is named by them and by `names`.
+pub(super) fn traces(workers: usize, names: &[(&'static str, &str)]) -> Exporting {
+    Exporting::new(workers, &trace_settings(), names)
 }
 
 /// Connections are files: take as many as the system lets this user have.

@@ -53,6 +53,7 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
     }
     let mut observation = Observation::new(Rc::clone(&worker.counts), arrived);
     note(peer, head, &mut observation);
+    observation.trace(head, peer.address.ip());
     let routed = checked
         .map_err(Failure::from)
         .and_then(|checked| match peer.kind {
@@ -62,6 +63,7 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
     let (destination, framing) = match routed {
         Ok(Routed::To(destination, framing)) => (destination, framing),
         Ok(Routed::Probe(answer)) => {
+            observation.forget_trace();
             let response = Asked::of(peer, head).respond_probe(answer, Some(observation));
             return Begin::Answer(response);
         }
@@ -128,7 +130,7 @@ fn admit(peer: &Peer, head: &Parts, mut job: Job) -> Begin {
     match throttle.admit(&job.destination.id, ask) {
         Admission::Granted(permit) => Begin::Forward(job, permit),
         Admission::Parked(ticket) => {
-            job.observation.waits_for(ticket.start());
+            job.observation.waits_for(&ticket, head);
             job.observation.has_parked();
             Begin::Parked(Box::new(Waiting {
                 job,

@@ -42,6 +42,7 @@ use crate::routing::rules::Target;
 use crate::routing::split::{Dealer, PathKey, Percentile};
 use crate::routing::table::{DEFAULT_CLUSTER_DOMAIN, RouteSnapshot};
 use crate::routing::validate;
+use crate::trace::Tracer;
 
 /// What decides about requests besides routes and limits.
 #[derive(Clone, Debug)]
@@ -93,6 +94,8 @@ pub struct WorkerParts {
     pub stats: Stats,
     /// Accounting for the operator.
     pub counts: RequestCounts,
+    /// Traces.
+    pub tracer: Tracer,
     /// Client connections open, over all workers.
     pub connections: Arc<AtomicUsize>,
     /// Cancelled when no new connections are taken any more and those that are there end. [`WorkerParts::health`] fails
@@ -136,7 +139,7 @@ impl Worker {
                 host_mode: parts.policy.host_mode,
                 limits: Arc::clone(&parts.limits),
             }),
-            counts: Rc::new(parts.counts.of_worker(index)),
+            counts: Rc::new(parts.counts.of_worker(index, parts.tracer.of_worker(index))),
             request_limits: validate::Limits {
                 uri_bytes: parts.limits.uri_bytes,
                 header_bytes: parts.limits.header_bytes,

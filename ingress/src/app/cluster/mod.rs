@@ -29,6 +29,7 @@ use super::endpoints::{ClusterEndpoints, ProbeLimits};
 use super::names;
 use super::parts::{
     Workers, guard, joined, limits, policy, queue_limits, raise_file_limit, start_workers,
+    trace_settings, traces,
 };
 use super::signals::Signals;
 use super::starts::Noting;
@@ -47,6 +48,7 @@ use crate::routing::headers::HostMode;
 use crate::routing::rules::Visibility;
 use crate::routing::table::{DEFAULT_CLUSTER_DOMAIN, RouteSnapshot, RouteTable};
 use crate::telemetry;
+use crate::trace::Exporting;
 use applier::{Applied, Applier};
 use leading::Leading;
 
@@ -92,6 +94,11 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     let throttler = Throttler::new(queue_limits(&settings.data_path), workers);
     let stats = Stats::new(workers);
     let counts = RequestCounts::new(workers);
+    let names = [
+        ("k8s.pod.name", settings.pod_name.as_str()),
+        ("k8s.namespace.name", settings.namespace()),
+    ];
+    let traces = traces(workers, &names);
     let (publisher, routes) = RoutePublisher::new(RouteSnapshot::default());
     let (request_log_publisher, request_log, request_log_writer) = RequestLogPublisher::new();
     std::thread::Builder::new()
@@ -152,6 +159,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         throttler: throttler.clone(),
         stats: stats.clone(),
         counts: counts.clone(),
+        tracer: traces.tracer(),
         connections: Arc::clone(&connections),
         drain: drain.clone(),
     };
@@ -169,6 +177,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         throttler: throttler.clone(),
         stats,
         counts,
+        tracer: traces.tracer(),
         processes: None,
         watches: Some(provider.health()),
         leading: None,
@@ -207,6 +216,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         applier,
         sink,
         request_log: request_log_publisher,
+        traces,
         pod_ip: settings.pod_ip,
         leading,
         conflicts: BTreeMap::new(),
@@ -252,6 +262,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         ready.wait_for("nothing: the process is ending")
     });
     let code = code.await;
+    running.traces.finish().await;
     running.tasks.shutdown().await;
     Ok(code)
 }
@@ -262,6 +273,7 @@ struct Running {
     applier: Applier,
     sink: RemoteSink,
     request_log: RequestLogPublisher,
+    traces: Exporting,
     /// Our address.
     pod_ip: Option<IpAddr>,
     /// None where there are no KIngresses to speak of.
@@ -344,6 +356,12 @@ impl Running {
         if let Some(config) = &changes.config {
             let (mode, passthrough) = config::mesh(config);
             self.applier.endpoints.set_mesh(mode, passthrough);
+            match config::traces(config, trace_settings()) {
+                Ok(settings) => self.traces.configure(settings),
+                Err(error) => {
+                    warn!("config-observability: {error}; traces stay as they were");
+                }
+            }
             match config::request_log(config) {
                 Ok(template) => self.request_log.publish(template),
                 Err(error) => {
