@@ -25,7 +25,7 @@ use tracing::{error, info, warn};
 use super::applier::{Applied, Applier, Scaling};
 use super::events::{ProcessEvents, RolloutEvent, ScaleProcesses};
 use super::parts::{
-    Workers, joined, limits, policy, queue_limits, raise_file_limit, start_workers, traces,
+    Workers, guard, joined, limits, policy, queue_limits, raise_file_limit, start_workers, traces,
 };
 use super::signals::Signals;
 use super::starts::Noting;
@@ -93,6 +93,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
     let ready = Ready::default();
     let starting = ready.wait_for("routes and listeners");
     let drain = CancellationToken::new();
+    let guard = guard(&settings.admin_access)?;
     let workers = entrances.workers;
     let throttler = Throttler::new(queue_limits(&settings.data_path), workers);
     let stats = Stats::new(workers);
@@ -167,7 +168,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         workers,
         peeks,
     };
-    tasks.spawn(admin::serve(admin_listener, admin));
+    tasks.spawn(admin::serve(admin_listener, admin, guard));
     drop(starting);
     summary::print(settings, &world, &addresses);
     let urls = world.urls.clone();

@@ -8,7 +8,8 @@ use parkway_activator::throttler::QueueLimits;
 use tokio::sync::mpsc;
 use tracing::{error, warn};
 
-use crate::cli::DataPath;
+use crate::admin::guard::Guard;
+use crate::cli::{AdminAccess, DataPath};
 use crate::config::Limits;
 use crate::frontend::exchange::ClientShares;
 use crate::frontend::worker::{self, Entrance, Peek, Policy, WorkerParts};
@@ -43,6 +44,11 @@ pub(super) fn start_workers(
         peeks,
         ended,
     })
+}
+
+/// Who may use the admin entrance.
+pub(super) fn guard(access: &AdminAccess) -> anyhow::Result<Guard> {
+    Ok(Guard::new(access.token()?.as_deref(), &access.admin_hosts))
 }
 
 /// Waits for threads to end.

@@ -30,8 +30,8 @@ use tracing::{error, info, warn};
 use super::endpoints::{ClusterEndpoints, ProbeLimits};
 use super::names;
 use super::parts::{
-    Workers, joined, limits, policy, queue_limits, raise_file_limit, start_workers, trace_settings,
-    traces,
+    Workers, guard, joined, limits, policy, queue_limits, raise_file_limit, start_workers,
+    trace_settings, traces,
 };
 use super::signals::Signals;
 use super::starts::Noting;
@@ -88,6 +88,7 @@ pub fn serve(settings: &Serve) -> anyhow::Result<ExitCode> {
 
 async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new();
+    let guard = guard(&settings.admin_access)?;
     let (system_internal_tls, internal_tls) = SystemInternalTls::new();
     let internal_certificates = system_internal_tls.certificates();
     let entrances = Entrances::bind(settings, internal_certificates.clone()).await?;
@@ -248,6 +249,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
             leading: running.leading.as_ref().map(Leading::shown),
             ..admin
         },
+        guard,
     ));
     drop(starting);
     info!(
