@@ -169,6 +169,7 @@ fn queue(concurrency: u32) -> RevisionQueue<usize> {
         bytes: limits.bytes,
         client_share: limits.client_share,
         release_window: limits.release_window,
+        widest_window: limits.widest_window,
     };
     let mut queue = RevisionQueue::new(bounds, ContainerConcurrency::from(concurrency));
     queue.set_endpoints(endpoints(4));

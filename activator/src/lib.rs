@@ -27,6 +27,7 @@
 //! | [`queue`] | one Revision's admission state, pure: who is parked, which slots are in use |
 //! | [`policy`] | which endpoint gets the next request |
 //! | [`throttler`] | the async shell: all queues, workers, tickets, permits |
+//! | [`cold_start`] | what happened in each start of a Revision, and when |
 //! | [`stats`] | how many requests there are, for the autoscaler |
 //! | [`prober`] | when to probe which endpoint; brings back those that refused a connection |
 //! | [`backends`] | which Pods of a Revision in a cluster may be used, and which must be asked first |
@@ -50,6 +51,7 @@
 //! `tests/simulation.rs` checks these against a model, with random arrivals, hang-ups and endpoint churn.
 
 pub mod backends;
+pub mod cold_start;
 pub mod endpoint;
 pub mod policy;
 pub mod prober;

@@ -18,22 +18,25 @@
 //!    Bound
 //! ```
 //!
-//! A Revision without a limit has slots too, but only for what passes through the queue: `release_window` of them per
-//! endpoint, so that thousands parked do not fall on the first endpoint at once. While nothing is parked, such a
-//! Revision is *open* ([`Room::Open`]) and requests need no slot.
+//! A Revision without a limit has slots too, but only for what passes through the queue: as many per endpoint as its
+//! [`window`] is wide, so that thousands parked do not fall on the first endpoint at once. While nothing is parked, such
+//! a Revision is *open* ([`Room::Open`]) and requests need no slot.
 
 mod invariants;
 mod line;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::collections::HashMap;
 use std::num::{NonZeroU8, NonZeroU32};
+use std::time::Duration;
 
 use crate::endpoint::Endpoint;
 use crate::policy::{self, Policy};
 use crate::revision::ContainerConcurrency;
 use line::{Line, Spot};
+use window::Window;
 
 /// How much one Revision may park, and how it lets go.
 ///
@@ -46,8 +49,10 @@ pub struct QueueBounds {
     pub bytes: usize,
     /// Percent of `depth` and of `bytes` that one client key may hold; at least one place. `None`: no such bound.
     pub client_share: Option<NonZeroU8>,
-    /// Without a limit: how many requests released through the queue one endpoint works on at once.
+    /// Without a limit: how many requests released through the queue one endpoint works on at once, to begin with.
     pub release_window: NonZeroU32,
+    /// … and at most, when its answers come as fast as if there were none beside them.
+    pub widest_window: NonZeroU32,
 }
 
 /// Which bound kept a request from parking.
@@ -113,6 +118,8 @@ pub struct EndpointView {
     pub endpoint: Endpoint,
     /// Slots taken through this queue.
     pub in_use: u32,
+    /// Slots it has; 0 when it has left.
+    pub slots: u32,
     /// In the set of ready endpoints; otherwise it has left and its last requests have not ended.
     pub is_ready: bool,
     /// Set aside, because it refused a connection.
@@ -146,14 +153,23 @@ pub struct RevisionQueue<W> {
 struct Slots {
     endpoint: Endpoint,
     in_use: u32,
+    /// Counts without a limit.
+    window: Window,
     is_suspect: bool,
     is_eligible: bool,
 }
 
 impl Slots {
-    fn free(&self, limit: u32) -> u32 {
+    fn all(&self, concurrency: ContainerConcurrency) -> u32 {
+        match concurrency {
+            ContainerConcurrency::Unlimited => self.window.slots(),
+            ContainerConcurrency::Limited(limit) => limit.get(),
+        }
+    }
+
+    fn free(&self, concurrency: ContainerConcurrency) -> u32 {
         if self.is_eligible {
-            limit.saturating_sub(self.in_use)
+            self.all(concurrency).saturating_sub(self.in_use)
         } else {
             0
         }
@@ -282,7 +298,28 @@ impl<W> RevisionQueue<W> {
 
     /// A request has ended: its slot is free for the next one.
     pub fn release(&mut self, endpoint: Endpoint) -> Vec<Grant<W>> {
-        let limit = self.slots_per_endpoint();
+        self.let_slot_go(endpoint, |_| {})
+    }
+
+    /// The same without a limit, for a request whose answer has begun so long after it was released: the slot is needed
+    /// no longer, and perhaps there are more of them now.
+    pub fn release_answered(&mut self, endpoint: Endpoint, took: Duration) -> Vec<Grant<W>> {
+        let widest = self.bounds.widest_window;
+        self.let_slot_go(endpoint, |window| window.answered(took, widest))
+    }
+
+    /// The same for a request that takes its time, as all do now: it is not for want of breath, so one more may go.
+    pub fn release_slow(&mut self, endpoint: Endpoint) -> Vec<Grant<W>> {
+        let widest = self.bounds.widest_window;
+        self.let_slot_go(endpoint, |window| window.widen(widest))
+    }
+
+    fn let_slot_go(
+        &mut self,
+        endpoint: Endpoint,
+        learn: impl FnOnce(&mut Window),
+    ) -> Vec<Grant<W>> {
+        let concurrency = self.concurrency;
         match self.position(endpoint) {
             Ok(index) => {
                 let slots = &mut self.endpoints[index];
@@ -290,9 +327,10 @@ impl<W> RevisionQueue<W> {
                     slots.in_use > 0,
                     "{endpoint} releases a slot it does not hold"
                 );
-                let before = slots.free(limit);
+                let before = slots.free(concurrency);
                 slots.in_use = slots.in_use.saturating_sub(1);
-                self.free += u64::from(slots.free(limit) - before);
+                learn(&mut slots.window);
+                self.free += u64::from(slots.free(concurrency) - before);
                 self.first_free = self.first_free.min(index);
             }
             Err(_) => self.release_left(endpoint),
@@ -327,6 +365,7 @@ impl<W> RevisionQueue<W> {
                 self.endpoints.push(Slots {
                     endpoint,
                     in_use: self.left.remove(&endpoint).unwrap_or(0),
+                    window: Window::new(self.bounds.release_window),
                     is_suspect: false,
                     is_eligible: true,
                 });
@@ -412,23 +451,18 @@ impl<W> RevisionQueue<W> {
         let ready = self.endpoints.iter().map(|slots| EndpointView {
             endpoint: slots.endpoint,
             in_use: slots.in_use,
+            slots: slots.all(self.concurrency),
             is_ready: true,
             is_suspect: slots.is_suspect,
         });
         let left = left.into_iter().map(|(endpoint, in_use)| EndpointView {
             endpoint: *endpoint,
             in_use: *in_use,
+            slots: 0,
             is_ready: false,
             is_suspect: false,
         });
         ready.chain(left).collect()
-    }
-
-    fn slots_per_endpoint(&self) -> u32 {
-        match self.concurrency {
-            ContainerConcurrency::Unlimited => self.bounds.release_window.get(),
-            ContainerConcurrency::Limited(limit) => limit.get(),
-        }
     }
 
     /// Grants free slots to whoever is next, until one of the two runs out.
@@ -461,11 +495,10 @@ impl<W> RevisionQueue<W> {
     }
 
     fn find(&self, may: impl Fn(&Slots) -> bool) -> Option<usize> {
-        let limit = self.slots_per_endpoint();
         let count = self.endpoints.len();
         let has_room = |index: usize| {
             let slots = &self.endpoints[index];
-            slots.free(limit) > 0 && may(slots)
+            slots.free(self.concurrency) > 0 && may(slots)
         };
         match Policy::of(self.concurrency) {
             Policy::FirstAvailable => policy::first_available(self.first_free..count, has_room),
@@ -511,13 +544,12 @@ impl<W> RevisionQueue<W> {
 
     /// After the set, a suspicion or the limit changed.
     fn recount(&mut self) {
-        let limit = self.slots_per_endpoint();
         let no_other = self.endpoints.iter().all(|slots| slots.is_suspect);
         let use_suspects = self.suspects_as_last_resort && no_other;
         self.free = 0;
         for slots in &mut self.endpoints {
             slots.is_eligible = use_suspects || !slots.is_suspect;
-            self.free += u64::from(slots.free(limit));
+            self.free += u64::from(slots.free(self.concurrency));
         }
         self.first_free = 0;
     }

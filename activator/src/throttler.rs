@@ -40,7 +40,9 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
+use crate::cold_start::{ColdStarts, Seen};
 use crate::endpoint::Endpoint;
 pub use crate::queue::Bound;
 use crate::revision::{RevisionId, RevisionMap, RevisionSpec};
@@ -51,7 +53,7 @@ pub use histogram::Histogram;
 pub use mailbox::Traffic;
 pub use permit::Permit;
 pub use state::{Counters, EndpointState, Refused, RevisionState};
-pub use worker::{Ticket, Worker};
+pub use worker::{QueuePlace, Ticket, Worker};
 
 /// How much may be parked, and how it is let go.
 ///
@@ -72,8 +74,13 @@ pub struct QueueLimits {
     /// Percent of `depth` and of `bytes` that one client key may hold. Off by default.
     pub client_share: Option<NonZeroU8>,
     /// Without a limit: requests released through the queue that one endpoint works on at once, until they are on their
-    /// way ([`Worker::let_next_go`]). Default 256.
+    /// way ([`Worker::has_answered`]), to begin with. Default 64.
     pub release_window: NonZeroU32,
+    /// … and at most: while answers come about as fast as the fastest has, each lets one more go. Default 1,024.
+    pub widest_window: NonZeroU32,
+    /// Without a limit: how long a Revision's released requests are waited for while none is answered, before they make
+    /// room all the same ([`Worker::takes_its_time`]). Default 100 ms.
+    pub release_patience: Duration,
     /// Parked requests a worker lets go in one turn. Default 64.
     pub release_batch: usize,
 }
@@ -85,7 +92,9 @@ impl Default for QueueLimits {
             bytes: 64 * 1024 * 1024,
             total_bytes: 256 * 1024 * 1024,
             client_share: None,
-            release_window: NonZeroU32::new(256).expect("not zero"),
+            release_window: NonZeroU32::new(64).expect("not zero"),
+            widest_window: NonZeroU32::new(1_024).expect("not zero"),
+            release_patience: Duration::from_millis(100),
             release_batch: 64,
         }
     }
@@ -114,6 +123,10 @@ pub struct Ask {
     /// draining, and however full the queue is (see [`QueueLimits`]): it is not lost because others came. Once parked
     /// it may not [grow](Ticket::grow) beyond the bounds.
     pub first_in_line: bool,
+    /// It wakes nobody: where no endpoint is ready it is refused with [`Refusal::Asleep`] instead of parked.
+    pub only_if_up: bool,
+    /// When it came in, for the record of a start that begins with it. Default: now.
+    pub arrived: Option<Instant>,
 }
 
 /// The answer to [`Worker::admit`].
@@ -157,6 +170,9 @@ pub enum Refusal {
     /// An ordinary Service has no endpoint.
     #[error("no endpoint is ready")]
     NoEndpoint,
+    /// The Revision has no ready endpoint, and the request is not to wake it ([`Ask::only_if_up`]).
+    #[error("the Revision is scaled to zero, and this request does not wake it")]
+    Asleep,
     /// Parkway is about to end, and does not park any more.
     #[error("shutting down")]
     Draining,
@@ -273,6 +289,14 @@ impl Throttler {
         }
     }
 
+    /// As [`start_failed`](Self::start_failed), where endpoints are known, but all of them are set aside
+    /// ([`suspect`](Self::suspect)) and will not come back by themselves. Does nothing if one is not.
+    pub fn set_aside_failed(&self, id: &RevisionId, reason: Arc<str>, retry_in: Duration) {
+        if let Some(shell) = self.inner.shell(id) {
+            shell.step(|ledger, _, out| ledger.set_aside_failed(reason, retry_in, out));
+        }
+    }
+
     /// The endpoint refused a connection: it is not chosen until [`restore`](Self::restore).
     pub fn suspect(&self, id: &RevisionId, endpoint: Endpoint) {
         let Some(shell) = self.inner.shell(id) else {
@@ -354,6 +378,19 @@ impl Throttler {
     /// Bytes held by parked requests, over all Revisions.
     pub fn parked_bytes(&self) -> usize {
         self.inner.office.parked_bytes()
+    }
+
+    /// A milestone of this Revision's start was seen. Nothing is noted while an endpoint is ready; before anybody waits,
+    /// it is kept for the start that the next request begins.
+    pub fn saw(&self, id: &RevisionId, seen: Seen) {
+        if let Some(shell) = self.inner.shell(id) {
+            shell.step(|ledger, _, _| ledger.saw(seen));
+        }
+    }
+
+    /// The starts that are remembered.
+    pub fn cold_starts(&self) -> ColdStarts {
+        self.inner.office.cold_starts.clone()
     }
 
     /// How parked requests reached their workers so far.

@@ -18,6 +18,9 @@ pub struct Limits {
     pub uri_bytes: usize,
     /// From accept to the first byte; then the connection is closed. Default 30 s.
     pub first_byte: Duration,
+    /// From accept, or the end of a PROXY header, to the end of the TLS handshake; then the connection is closed.
+    /// Default 10 s.
+    pub tls_handshake: Duration,
     /// From the first byte of a request head to its last; then 408. Default 30 s.
     pub header_read: Duration,
     /// How long a connection without a request is kept; then it is closed. Default 60 s.
@@ -99,6 +102,7 @@ impl Default for Limits {
             response_fields: 100,
             uri_bytes: 16 * 1024,
             first_byte: Duration::from_secs(30),
+            tls_handshake: Duration::from_secs(10),
             header_read: Duration::from_secs(30),
             idle: Duration::from_secs(60),
             stall: Duration::from_secs(60),

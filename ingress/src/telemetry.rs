@@ -1,8 +1,10 @@
-//! The log: where it goes and in which form.
+//! The log: where it goes and in which form; and what time it is for others.
 
 use std::io::IsTerminal as _;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
+use tokio::time::Instant;
 use tracing::error;
 use tracing_subscriber::EnvFilter;
 
@@ -43,3 +45,46 @@ static PANICS: AtomicU64 = AtomicU64::new(0);
 pub fn panics() -> u64 {
     PANICS.load(Ordering::Relaxed)
 }
+
+/// What the wall clock says of moments that were taken by the other one.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    now: Instant,
+    wall: SystemTime,
+}
+
+impl Clock {
+    /// Both clocks now: for moments of the last minutes, and for one use, because the wall clock may be set.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "others are told times of the wall clock"
+    )]
+    pub fn now() -> Self {
+        Self {
+            now: Instant::now(),
+            wall: SystemTime::now(),
+        }
+    }
+
+    /// The moment that is now.
+    pub fn instant(&self) -> Instant {
+        self.now
+    }
+
+    /// What the wall clock said then.
+    pub fn wall(&self, at: Instant) -> SystemTime {
+        let ago = self.now.saturating_duration_since(at);
+        let ahead = at.saturating_duration_since(self.now);
+        let wall = self.wall.checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH);
+        wall + ahead.min(A_DAY)
+    }
+
+    /// The same, since 1970.
+    pub fn unix(&self, at: Instant) -> Duration {
+        let since = self.wall(at).duration_since(SystemTime::UNIX_EPOCH);
+        since.unwrap_or_default()
+    }
+}
+
+/// Nothing that is told lies further ahead.
+const A_DAY: Duration = Duration::from_secs(86_400);

@@ -52,17 +52,37 @@ impl Load {
         })
     }
 
+    /// GETs of this path, from clients that are spread over several entrances to the same site; who loses a connection
+    /// connects to the next one.
+    pub(crate) fn get_anywhere(sites: &[Site], path: &str, clients: usize) -> Self {
+        let path = path.to_owned();
+        Self::start_at(sites, clients, move |_number| {
+            Request::get(path.as_str()).body(Bytes::new()).unwrap()
+        })
+    }
+
     /// Half of the clients speak HTTP/1.1, half HTTP/2; each keeps its connection as long as it can.
     pub(crate) fn start(
         site: &Site,
         clients: usize,
         make: impl Fn(usize) -> Request<Bytes> + Send + Sync + 'static,
     ) -> Self {
+        Self::start_at(std::slice::from_ref(site), clients, make)
+    }
+
+    fn start_at(
+        sites: &[Site],
+        clients: usize,
+        make: impl Fn(usize) -> Request<Bytes> + Send + Sync + 'static,
+    ) -> Self {
         let (ends, answered, numbers) = (Arc::default(), Arc::default(), Arc::default());
         let make: Make = Arc::new(make);
+        let sites: Arc<[Site]> = sites.into();
         let client = |index: usize| {
             let client = Client {
-                site: site.clone(),
+                sites: Arc::clone(&sites),
+                // Two neighbours, who speak differently, have the same.
+                at: index / 2 % sites.len(),
                 make: Arc::clone(&make),
                 ends: Arc::clone(&ends),
                 answered: Arc::clone(&answered),
@@ -109,7 +129,9 @@ impl Load {
 }
 
 struct Client {
-    site: Site,
+    sites: Arc<[Site]>,
+    /// Which of them it uses.
+    at: usize,
     make: Make,
     ends: Arc<AtomicBool>,
     answered: Arc<AtomicUsize>,
@@ -119,12 +141,15 @@ struct Client {
 
 impl Client {
     async fn http1(mut self) -> Tally {
-        let mut connection = self.site.http1().await;
+        let mut connection = self.site().http1().await;
         while let Some((number, request)) = self.next() {
             let echo = echo_of(&request);
             let answer = connection.try_send(request).await;
+            if answer.is_err() {
+                self.at = (self.at + 1) % self.sites.len();
+            }
             if answer.is_err() || connection.is_closed() {
-                connection = self.site.http1().await;
+                connection = self.site().http1().await;
             }
             self.note(number, echo, answer);
         }
@@ -132,16 +157,21 @@ impl Client {
     }
 
     async fn http2(mut self) -> Tally {
-        let mut connection = self.site.http2().await;
+        let mut connection = self.site().http2().await;
         while let Some((number, request)) = self.next() {
             let echo = echo_of(&request);
             let answer = connection.try_send(request).await;
             if answer.is_err() {
-                connection = self.site.http2().await;
+                self.at = (self.at + 1) % self.sites.len();
+                connection = self.site().http2().await;
             }
             self.note(number, echo, answer);
         }
         self.tally
+    }
+
+    fn site(&self) -> &Site {
+        &self.sites[self.at]
     }
 
     fn next(&self) -> Option<(usize, Request<Bytes>)> {

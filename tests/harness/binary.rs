@@ -5,19 +5,24 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// The `parkway` of the profile this test was built with; built if need be, once for each test binary.
+/// Names another binary to test, in place of the one that is built.
+const OTHER: &str = "PARKWAY_BIN";
+
+/// The `parkway` of the profile this test was built with; built if need be, once for each test binary. The environment
+/// variable `PARKWAY_BIN` names another one.
 ///
 /// Cargo does not build another package's binary for a package's tests, so they ask it to.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(build)
+    BINARY.get_or_init(|| env::var_os(OTHER).map_or_else(build, PathBuf::from))
 }
 
 /// A command that runs `parkway` with these arguments and none of the caller's settings.
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(binary());
     for (name, _) in env::vars_os() {
-        if name.to_string_lossy().starts_with("PARKWAY_") {
+        let text = name.to_string_lossy();
+        if text.starts_with("PARKWAY_") || text.starts_with("OTEL_") {
             command.env_remove(name);
         }
     }
@@ -40,10 +45,13 @@ fn build() -> PathBuf {
     };
     let target = output.parent().unwrap();
     let mut cargo = Command::new(env!("CARGO"));
+    // What Cargo tells this test of its package would make it build again what looks at that: `ring`, and all above it.
     for (name, _) in env::vars_os() {
-        // Told to a package's tests; build scripts take a change of it for a reason to run again.
-        let told = name.to_string_lossy();
-        if told.starts_with("CARGO_PKG_") || told.starts_with("CARGO_MANIFEST_") {
+        let is_of_package = ["CARGO_PKG_", "CARGO_MANIFEST_"];
+        if is_of_package
+            .iter()
+            .any(|prefix| name.to_string_lossy().starts_with(prefix))
+        {
             cargo.env_remove(name);
         }
     }

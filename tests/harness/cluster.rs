@@ -259,47 +259,39 @@ impl Cluster {
     /// A replica with this Pod's address and name, to be started. It is not in the gateway's Service yet; it does not
     /// wait for the cluster to notice that it ends.
     pub fn replica(&self, address: IpAddr, pod: &str) -> Builder {
-        let kubeconfig = self.path("kubeconfig");
-        let nobody = format!("ws://{}", self.no_autoscaler.address());
-        let at = format!("{address}:0");
-        let base = [
-            "serve",
-            "--kubeconfig",
-            &kubeconfig,
-            "--ingress-class",
-            CLASS,
-            "--system-namespace",
-            SYSTEM,
-            "--pod-namespace",
-            SYSTEM,
-            "--cluster-domain",
-            "cluster.local",
-            "--gateway-service",
-            GATEWAY,
-            "--pod-name",
-            pod,
-            "--pod-ip",
-            &address.to_string(),
-            "--peer-auth",
-            "none",
-            "--drain-delay-seconds",
-            "0",
-            "--drain-seconds",
-            "20",
+        let flags = [
+            ("--kubeconfig", self.path("kubeconfig")),
+            ("--ingress-class", CLASS.to_owned()),
+            ("--system-namespace", SYSTEM.to_owned()),
+            ("--pod-namespace", SYSTEM.to_owned()),
+            ("--cluster-domain", "cluster.local".to_owned()),
+            ("--gateway-service", GATEWAY.to_owned()),
+            ("--pod-name", pod.to_owned()),
+            ("--pod-ip", address.to_string()),
+            ("--peer-auth", "none".to_owned()),
+            ("--drain-delay-seconds", "0".to_owned()),
+            ("--drain-seconds", "20".to_owned()),
+            (
+                "--autoscaler",
+                format!("ws://{}", self.no_autoscaler.address()),
+            ),
         ];
         let listens = [
             "--listen",
             "--listen-local",
             "--listen-activator",
             "--listen-activator-h2c",
+            "--listen-activator-tls",
+            "--listen-peers",
             "--metrics-listen",
             "--admin",
         ];
-        let listens = listens.iter().flat_map(|flag| [*flag, at.as_str()]);
-        let base: Vec<&str> = base.into_iter().chain(listens).collect();
-        Builder::of_command(directory(), &base)
-            .default_flag("--listen-peers", &at)
-            .default_flag("--autoscaler", &nobody)
+        let listens = listens.map(|flag| (flag, format!("{address}:0")));
+        let all = flags.into_iter().chain(listens);
+        let serve = Builder::of_command(directory(), &["serve"]);
+        all.fold(serve, |serve, (flag, value)| {
+            serve.default_flag(flag, &value)
+        })
     }
 
     /// From now on the API server wants this token; replicas that are started read it from this cluster's file.
@@ -311,7 +303,14 @@ impl Cluster {
 
     /// Puts another token into the file.
     pub fn write_token(&self, token: &str) {
-        fs::write(self.path("token"), token).unwrap();
+        self.write("token", token);
+    }
+
+    /// Writes a file that is there as long as this cluster; where it is.
+    pub fn write(&self, name: &str, text: &str) -> String {
+        let path = self.path(name);
+        fs::write(&path, text).unwrap();
+        path
     }
 
     fn path(&self, name: &str) -> String {
@@ -329,7 +328,7 @@ impl Cluster {
             "contexts": [{"name": "double", "context": {"cluster": "double", "user": "parkway"}}],
             "current-context": "double",
         });
-        fs::write(self.path("kubeconfig"), config.to_string()).unwrap();
+        self.write("kubeconfig", &config.to_string());
     }
 
     /// The KIngress of this name as it is.
@@ -353,8 +352,8 @@ impl Cluster {
     /// Waits until `count` KIngresses are Ready.
     pub async fn all_ready(&self, count: usize) {
         eventually(format!("{count} KIngresses to be Ready"), async || {
-            let ingresses = self.api.list("ingresses");
-            (ingresses.iter().filter(|ingress| is_ready(ingress)).count() == count).then_some(())
+            let ready = self.api.how_many("ingresses", is_ready);
+            (ready == count).then_some(())
         })
         .await;
     }

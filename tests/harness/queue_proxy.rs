@@ -8,7 +8,11 @@
 //! Its container answers GET with a description of the request, and anything with a body with that body;
 //! `?sleep_ms=N` makes it take as long.
 //!
-//! It does not: speak HTTP/2 or TLS, serve metrics, drain.
+//! By TLS it serves where a test says so ([`QueueProxy::secured`]), there also HTTP/2.
+//!
+//! It does not: speak HTTP/2 in the clear, serve metrics, drain.
+
+pub mod secured;
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,7 +25,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -52,8 +56,7 @@ struct Pod {
     /// Requests in the container or waiting for it.
     room: usize,
     is_ready: watch::Sender<bool>,
-    /// Since when `is_ready` is what it is, and when the first request came after that.
-    ready_since: Mutex<Option<Instant>>,
+    /// When the first request came since `is_ready` is what it is.
     first_request: Mutex<Option<Instant>>,
     admitted: AtomicUsize,
     inside: AtomicUsize,
@@ -119,12 +122,12 @@ impl QueueProxy {
                 limit => limit + 10 * limit,
             },
             is_ready: watch::Sender::new(false),
-            ready_since: Mutex::default(),
             first_request: Mutex::default(),
             admitted: AtomicUsize::new(0),
             inside: AtomicUsize::new(0),
             counts: Counts::default(),
         });
+        let address = listener.local_addr().unwrap();
         let serving = tokio::spawn(accept(listener, Arc::clone(&pod)));
         Self {
             address,
@@ -145,16 +148,13 @@ impl QueueProxy {
 
     /// Its container is ready from now on, or is not any more.
     pub fn set_ready(&self, is_ready: bool) {
-        *self.pod.ready_since.lock() = is_ready.then(Instant::now);
         *self.pod.first_request.lock() = None;
         self.pod.is_ready.send_replace(is_ready);
     }
 
-    /// How long after it became ready the first request came.
-    pub fn first_request_after(&self) -> Option<Duration> {
-        let since = (*self.pod.ready_since.lock())?;
-        let first = (*self.pod.first_request.lock())?;
-        Some(first.saturating_duration_since(since))
+    /// When the first request came since its container is ready.
+    pub fn first_request(&self) -> Option<Instant> {
+        *self.pod.first_request.lock()
     }
 
     /// Requests that came, those that were turned away among them.
@@ -232,7 +232,7 @@ impl Drop for Up<'_> {
 }
 
 impl Pod {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer<B: Body>(&self, request: Request<B>) -> Response<Full<Bytes>> {
         let headers = request.headers();
         if is(headers, USER_AGENT.as_str(), "Knative-Activator-Probe")
             || is(headers, "k-network-probe", "queue")
@@ -272,7 +272,7 @@ impl Pod {
     }
 
     /// What the user's container gets, and says.
-    async fn container(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn container<B: Body>(&self, request: Request<B>) -> Response<Full<Bytes>> {
         let (head, body) = request.into_parts();
         let Ok(body) = body.collect().await else {
             return text(StatusCode::BAD_REQUEST, "the body broke off\n");

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Counts the instructions that `parkway run` executes for one warm HTTP/1.1 request, in user space.
+# Counts the instructions that `parkway run` executes for one warm request, in user space.
 #
 #   tests/load/instructions.sh [path/to/parkway]
+#   H2C=1 tests/load/instructions.sh [path/to/parkway]     # HTTP/2 on both sides: a POST of 128 bytes, 4 x 16 streams
 #
 # Without a path it builds the release binary first. Time is too noisy on a shared machine to see a step of a few
 # percent; instructions agree within one percent from run to run. Start-up is taken out by running twice and dividing
@@ -21,6 +22,8 @@ needs valgrind valgrind
 needs h2load nghttp2-client
 needs curl curl
 
+port_name=http1
+load=(--h1 --clients=16)
 few=300
 many=2300
 repository=$(cd "$(dirname "$0")/../.." && pwd)
@@ -31,8 +34,16 @@ else
     parkway=${CARGO_TARGET_DIR:-$repository/target}/release/parkway
 fi
 
+if [ -n "${H2C:-}" ]; then
+    port_name=h2c
+    load=(--clients=4 --max-concurrent-streams=16)
+fi
 work=${KEEP:-$(mktemp -d)}
 mkdir -p "$work"
+if [ -n "${H2C:-}" ]; then
+    head -c 128 /dev/zero >"$work/body"
+    load+=(--data="$work/body")
+fi
 endpoint=
 proxy=
 finish() {
@@ -63,7 +74,7 @@ metadata: {name: bench, namespace: default}
 spec:
   template:
     spec:
-      containers: [{image: x}]
+      containers: [{image: x, ports: [{name: $port_name, containerPort: 8080}]}]
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
@@ -72,7 +83,7 @@ metadata:
   namespace: default
   labels: {serving.knative.dev/revision: bench-00001}
 addressType: IPv4
-ports: [{name: http, port: $endpoint_port, protocol: TCP}]
+ports: [{name: ${port_name%1}, port: $endpoint_port, protocol: TCP}]
 endpoints: [{addresses: ["127.0.0.1"], conditions: {ready: true}}]
 YAML
 
@@ -90,7 +101,7 @@ count() {
         exit 1
     fi
     # shellcheck disable=SC2086 # flags are words
-    answered=$(h2load --h1 --requests="$requests" --clients=16 ${H2LOAD_FLAGS:-} \
+    answered=$(h2load "${load[@]}" --requests="$requests" ${H2LOAD_FLAGS:-} \
         --connect-to="127.0.0.1:$port" "http://bench.default.localhost:$port/" | grep '^status codes:')
     case $answered in
     *" $requests 2xx,"*) ;;

@@ -11,11 +11,10 @@ impl<W> RevisionQueue<W> {
         if !cfg!(debug_assertions) {
             return;
         }
-        let limit = self.slots_per_endpoint();
         let free: u64 = self
             .endpoints
             .iter()
-            .map(|slots| u64::from(slots.free(limit)))
+            .map(|slots| u64::from(slots.free(self.concurrency)))
             .sum();
         debug_assert_eq!(self.free, free, "free slots");
         debug_assert!(
@@ -30,7 +29,9 @@ impl<W> RevisionQueue<W> {
         if Policy::of(self.concurrency) == Policy::FirstAvailable {
             let before = self.endpoints.iter().take(self.first_free);
             debug_assert!(
-                before.into_iter().all(|slots| slots.free(limit) == 0),
+                before
+                    .into_iter()
+                    .all(|slots| slots.free(self.concurrency) == 0),
                 "first free"
             );
         }

@@ -16,6 +16,7 @@ fn bounds() -> QueueBounds {
         bytes: 1_000_000,
         client_share: None,
         release_window: NonZeroU32::new(4).unwrap(),
+        widest_window: NonZeroU32::new(16).unwrap(),
     }
 }
 
@@ -426,4 +427,47 @@ fn ten_thousand_parked_leave_from_the_middle_and_go_in_order() {
     }
 
     assert_eq!(order, (0..10_000).step_by(2).collect::<Vec<_>>());
+}
+
+#[test]
+fn without_a_limit_answers_as_fast_as_the_fastest_widen_the_window() {
+    let mut queue = queue(0);
+    park(&mut queue, 0..100);
+    let (quick, as_quick, slow) = (ms(10), ms(21), ms(22));
+
+    let first = queue.set_endpoints(endpoints([1]));
+
+    assert_eq!(first.len(), 4);
+    assert_eq!(queue.release_answered(endpoint(1), quick).len(), 2);
+    assert_eq!(queue.release_answered(endpoint(1), as_quick).len(), 2);
+    assert_eq!(queue.release_answered(endpoint(1), slow).len(), 1);
+    assert_eq!(queue.release(endpoint(1)).len(), 1);
+    assert_eq!(queue.endpoints()[0].slots, 6);
+}
+
+#[test]
+fn without_a_limit_slow_requests_widen_the_window_up_to_its_widest() {
+    let mut queue = queue(0);
+    park(&mut queue, 0..100);
+    queue.set_endpoints(endpoints([1, 2]));
+
+    let released: usize = (0..20).map(|_| queue.release_slow(endpoint(1)).len()).sum();
+
+    assert_eq!(released, 12 + 20, "twelve slots more, and twenty used anew");
+    let slots: Vec<_> = queue.endpoints().iter().map(|view| view.slots).collect();
+    assert_eq!(slots, [16, 4]);
+}
+
+#[test]
+fn with_a_limit_how_fast_answers_are_changes_nothing() {
+    let mut queue = queue(2);
+    park(&mut queue, 0..5);
+    queue.set_endpoints(endpoints([1]));
+
+    assert_eq!(queue.release_answered(endpoint(1), ms(1)).len(), 1);
+    assert_eq!(queue.endpoints()[0].slots, 2);
+}
+
+fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
 }

@@ -20,6 +20,8 @@ pub(super) struct Past {
     pub(super) cold_start_seconds: Histogram,
     pub(super) starts: Starts,
     pub(super) failure: Option<Failure>,
+    /// When a request that had been parked was answered last.
+    pub(super) last_answer: Option<Instant>,
 }
 
 /// The workload cannot start.

@@ -15,6 +15,7 @@ use super::office::Office;
 use super::starts::{RETRY_SOON, later, whole_seconds};
 use super::state::{EndpointState, RevisionState};
 use super::{Ask, Bound, Parking, Refusal};
+use crate::cold_start::{ColdStart, Outcome, Seen, cut};
 use crate::endpoint::Endpoint;
 use crate::policy::{Draw, better_of_two};
 use crate::queue::{Grant, Place, QueueBounds, RevisionQueue, Room, TicketId};
@@ -47,8 +48,21 @@ pub(super) struct Asker {
 pub(super) enum Decision {
     Slot(Endpoint),
     Lane(Arc<Lane>),
-    Parked(TicketId, Instant),
+    Parked(Parked),
     Refused(Refusal),
+}
+
+/// A request's place, as it was taken.
+#[derive(Debug)]
+pub(super) struct Parked {
+    pub(super) ticket: TicketId,
+    pub(super) since: Instant,
+    /// How many were parked then, this one among them, and which of them it was.
+    pub(super) depth: usize,
+    pub(super) position: usize,
+    /// The start it waits for, and whether it began with this request.
+    pub(super) start: Option<Arc<ColdStart>>,
+    pub(super) begins_start: bool,
 }
 
 #[derive(Debug)]
@@ -110,8 +124,15 @@ impl Ledger {
         self.end_all(&Refusal::RevisionGone, out);
         self.set_endpoints(Vec::new(), out);
         if let Some(past) = self.history.any_mut() {
-            past.starts.abandon();
+            past.starts.give_up(Outcome::Abandoned, Instant::now());
             past.failure = None;
+        }
+    }
+
+    /// A milestone of a start was seen. With an endpoint that is ready it belongs to none.
+    pub(super) fn saw(&mut self, seen: Seen) {
+        if !self.is_gone && !self.queue.has_endpoints() {
+            self.history.past().starts.saw(seen);
         }
     }
 
@@ -167,22 +188,48 @@ impl Ledger {
         self.granted(grants, out);
     }
 
-    /// A request that was released through the queue is on its way: without a limit it goes on in its worker's lane,
-    /// and its place in the release window goes to the next. With a limit nothing changes.
-    pub(super) fn let_next_go(
+    /// The answer of a request that was released through the queue has begun, so long after: without a limit it goes on
+    /// in its worker's lane, and its slot goes to the next. With a limit nothing changes.
+    pub(super) fn has_answered(
         &mut self,
-        endpoint: Endpoint,
-        worker: usize,
-        thread: u64,
+        (endpoint, took): (Endpoint, Duration),
+        (worker, thread): (usize, u64),
         out: &mut Outbox,
     ) -> Option<Arc<Lane>> {
         if self.queue.concurrency() != ContainerConcurrency::Unlimited {
             return None;
         }
+        self.history.past().last_answer = Some(Instant::now());
         let lane = self.lane(worker, thread, endpoint);
         lane.join();
-        self.release(endpoint, out);
+        let grants = self.queue.release_answered(endpoint, took);
+        self.granted(grants, out);
         Some(lane)
+    }
+
+    /// A request that was released through the queue has not been answered for a while. If others have meanwhile, it is
+    /// because the endpoint has much to do: it may be asked again at the time that is returned.
+    pub(super) fn takes_its_time(
+        &mut self,
+        endpoint: Endpoint,
+        (worker, thread): (usize, u64),
+        office: &Office,
+        out: &mut Outbox,
+    ) -> Result<Option<Arc<Lane>>, Instant> {
+        if self.queue.concurrency() != ContainerConcurrency::Unlimited {
+            return Ok(None);
+        }
+        if let Some(last) = self.history.any().last_answer {
+            let patient = later(last, office.limits.release_patience);
+            if patient > Instant::now() && self.queue.parked() > 0 {
+                return Err(patient);
+            }
+        }
+        let lane = self.lane(worker, thread, endpoint);
+        lane.join();
+        let grants = self.queue.release_slow(endpoint);
+        self.granted(grants, out);
+        Ok(Some(lane))
     }
 
     pub(super) fn set_endpoints(&mut self, endpoints: Vec<Endpoint>, out: &mut Outbox) {
@@ -193,7 +240,7 @@ impl Ledger {
             && let Some(past) = self.history.any_mut()
         {
             past.failure = None;
-            if let Some(took) = past.starts.ready(Instant::now()) {
+            if let Some(took) = past.starts.ready(Instant::now(), self.queue.parked()) {
                 past.cold_start_seconds.observe(took);
             }
         }
@@ -205,19 +252,36 @@ impl Ledger {
     }
 
     pub(super) fn start_failed(&mut self, reason: Arc<str>, retry_in: Duration, out: &mut Outbox) {
-        if self.queue.has_endpoints() || self.is_gone {
-            return;
+        if !self.queue.has_endpoints() && !self.is_gone {
+            self.fail(reason, retry_in, out);
         }
+    }
+
+    pub(super) fn set_aside_failed(
+        &mut self,
+        reason: Arc<str>,
+        retry_in: Duration,
+        out: &mut Outbox,
+    ) {
+        let endpoints = self.queue.endpoints();
+        let mut endpoints = endpoints.iter().filter(|view| view.is_ready);
+        if endpoints.all(|view| view.is_suspect) && !self.is_gone {
+            self.fail(reason, retry_in, out);
+        }
+    }
+
+    fn fail(&mut self, reason: Arc<str>, retry_in: Duration, out: &mut Outbox) {
         let refusal = Refusal::StartFailed {
             reason: Arc::clone(&reason),
             retry_after: whole_seconds(retry_in),
         };
         self.end_all(&refusal, out);
+        let now = Instant::now();
         let past = self.history.past();
-        past.starts.abandon();
+        past.starts.give_up(Outcome::Failed(cut(&reason)), now);
         past.failure = Some(Failure {
             reason,
-            until: later(Instant::now(), retry_in),
+            until: later(now, retry_in),
         });
     }
 
@@ -234,6 +298,9 @@ impl Ledger {
 
     pub(super) fn restore(&mut self, endpoint: Endpoint, out: &mut Outbox) {
         if self.queue.is_suspect(endpoint) {
+            if let Some(past) = self.history.any_mut() {
+                past.failure = None;
+            }
             let grants = self.queue.restore(endpoint);
             self.granted(grants, out);
             self.list_is_stale = true;
@@ -378,15 +445,32 @@ impl Ledger {
         let ticket = parked.map_err(|bound| self.queue_full(bound, now))?;
         let past = self.history.past();
         past.counters.parked_total += 1;
-        if !self.queue.has_endpoints() && past.starts.begin(now, is_first) {
-            past.counters.cold_starts += 1;
+        let depth = self.queue.parked();
+        let (mut start, mut begins_start) = (None, false);
+        if !self.queue.has_endpoints() {
+            begins_start = past.starts.begin(now, is_first, || {
+                let arrived = ask.arrived.unwrap_or(now).min(now);
+                office.cold_starts.begin(self.id.clone(), arrived)
+            });
+            past.counters.cold_starts += u64::from(begins_start);
+            start = past.starts.wait(depth);
         }
-        Ok(Decision::Parked(ticket, now))
+        Ok(Decision::Parked(Parked {
+            ticket,
+            since: now,
+            depth,
+            position: if ask.first_in_line { 1 } else { depth },
+            start,
+            begins_start,
+        }))
     }
 
     fn may_park(&self, ask: Ask, now: Instant, office: &Office) -> Result<(), Refusal> {
         if self.parking == Parking::Never && !self.queue.has_endpoints() {
             return Err(Refusal::NoEndpoint);
+        }
+        if ask.only_if_up && !self.queue.has_endpoints() {
+            return Err(Refusal::Asleep);
         }
         if let Some(failure) = &self.history.any().failure
             && now < failure.until
@@ -418,6 +502,8 @@ impl Ledger {
         let now = Instant::now();
         let past = self.history.past();
         past.counters.released += grants.len() as u64;
+        let since = grants.iter().map(|grant| grant.waiter.since);
+        past.starts.release(since, now, self.queue.parked());
         for Grant { endpoint, waiter } in grants {
             past.parked_seconds
                 .observe(now.duration_since(waiter.since));

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::QueueLimits;
 use super::mailbox::{Letter, Mailbox, Traffic};
+use crate::cold_start::ColdStarts;
 
 #[derive(Debug)]
 pub(super) struct Office {
@@ -14,6 +15,7 @@ pub(super) struct Office {
     bytes: AtomicUsize,
     parked: AtomicUsize,
     draining: AtomicBool,
+    pub(super) cold_starts: ColdStarts,
 }
 
 impl Office {
@@ -25,6 +27,7 @@ impl Office {
             bytes: AtomicUsize::new(0),
             parked: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
+            cold_starts: ColdStarts::default(),
         }
     }
 

@@ -2,6 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::lane::Lane;
 use super::shell::Shell;
@@ -68,16 +71,32 @@ impl Permit {
         self.waited
     }
 
-    /// Gives the place in the release window to the next request; see [`Worker::let_next_go`](super::Worker::let_next_go).
-    pub(super) fn let_next_go(&mut self, worker: usize, thread: u64) {
+    /// See [`Worker::has_answered`](super::Worker::has_answered).
+    pub(super) fn has_answered(&mut self, took: Duration, worker: (usize, u64)) {
         let Taken::Slot { shell, endpoint } = &self.taken else {
             return;
         };
-        let endpoint = *endpoint;
-        let lane = shell.step(|ledger, _, out| ledger.let_next_go(endpoint, worker, thread, out));
+        let answered = (*endpoint, took);
+        let lane = shell.step(|ledger, _, out| ledger.has_answered(answered, worker, out));
         if let Some(lane) = lane {
             self.taken = Taken::Lane(lane);
         }
+    }
+
+    /// See [`Worker::takes_its_time`](super::Worker::takes_its_time).
+    pub(super) fn takes_its_time(&mut self, worker: (usize, u64)) -> Option<Instant> {
+        let Taken::Slot { shell, endpoint } = &self.taken else {
+            return None;
+        };
+        let endpoint = *endpoint;
+        let let_go =
+            shell.step(|ledger, office, out| ledger.takes_its_time(endpoint, worker, office, out));
+        match let_go {
+            Ok(Some(lane)) => self.taken = Taken::Lane(lane),
+            Ok(None) => {}
+            Err(patient) => return Some(patient),
+        }
+        None
     }
 }
 

@@ -37,6 +37,7 @@ impl Shell {
             bytes: office.limits.bytes,
             client_share: office.limits.client_share,
             release_window: office.limits.release_window,
+            widest_window: office.limits.widest_window,
         };
         Self {
             ledger: Mutex::new(Ledger::new(id.clone(), bounds)),

@@ -4,9 +4,12 @@
 //! remembered becomes the `Retry-After` of requests refused meanwhile.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::cold_start::{ColdStart, Milestone, Outcome, Seen};
 
 /// How many starts are remembered.
 const REMEMBERED: usize = 16;
@@ -30,7 +33,17 @@ const LONGEST: Duration = Duration::from_secs(300);
 #[derive(Debug, Default)]
 pub(super) struct Starts {
     recent: VecDeque<Duration>,
-    since: Option<Instant>,
+    under_way: Option<UnderWay>,
+    /// The last one that was waited for to its end, and its end, until nobody is parked any more.
+    waited_for: Option<(Arc<ColdStart>, Instant)>,
+    /// What was seen of a replica that nobody waits for yet, each milestone once.
+    early: Vec<Seen>,
+}
+
+#[derive(Debug)]
+struct UnderWay {
+    since: Instant,
+    record: Arc<ColdStart>,
 }
 
 impl Starts {
@@ -38,18 +51,55 @@ impl Starts {
     ///
     /// A start goes on when the clients leave, for the workload is being started all the same. But one that began
     /// long ago and that nobody waits for has been given up by whoever starts workloads.
-    pub(super) fn begin(&mut self, now: Instant, is_first_parked: bool) -> bool {
+    pub(super) fn begin(
+        &mut self,
+        now: Instant,
+        is_first_parked: bool,
+        record: impl FnOnce() -> Arc<ColdStart>,
+    ) -> bool {
         let is_stale = |since: Instant| is_first_parked && now.duration_since(since) > LONGEST;
-        if self.since.is_some_and(|since| !is_stale(since)) {
+        if self.since().is_some_and(|since| !is_stale(since)) {
             return false;
         }
-        self.since = Some(now);
+        let early = std::mem::take(&mut self.early);
+        self.give_up(Outcome::Abandoned, now);
+        let record = record();
+        record.saw(Seen::new(Milestone::Parked, now));
+        for seen in early {
+            record.saw(seen);
+        }
+        self.under_way = Some(UnderWay { since: now, record });
         true
     }
 
-    /// The first endpoint is ready. Says how long that took, if somebody waited.
-    pub(super) fn ready(&mut self, now: Instant) -> Option<Duration> {
-        let took = now.duration_since(self.since.take()?);
+    /// One more request waits for the start under way; so many are parked now. Returns what is recorded of the start.
+    pub(super) fn wait(&self, parked: usize) -> Option<Arc<ColdStart>> {
+        let under_way = self.under_way.as_ref()?;
+        under_way.record.parks(parked);
+        Some(Arc::clone(&under_way.record))
+    }
+
+    /// A milestone of the start under way was seen, or of one that nobody waits for yet.
+    pub(super) fn saw(&mut self, seen: Seen) {
+        if let Some(under_way) = &self.under_way {
+            return under_way.record.saw(seen);
+        }
+        let known = { &mut self.early }
+            .iter_mut()
+            .find(|known| known.milestone == seen.milestone);
+        match known {
+            Some(known) => *known = seen,
+            None => self.early.push(seen),
+        }
+    }
+
+    /// The first endpoint is ready, and so many are parked. Says how long that took, if somebody waited.
+    pub(super) fn ready(&mut self, now: Instant, parked: usize) -> Option<Duration> {
+        self.early = Vec::new();
+        let under_way = self.under_way.take()?;
+        under_way.record.is_ready(now);
+        let took = now.duration_since(under_way.since);
+        self.waited_for = (parked > 0).then_some((under_way.record, now));
         if self.recent.len() == REMEMBERED {
             self.recent.pop_front();
         }
@@ -57,21 +107,43 @@ impl Starts {
         Some(took)
     }
 
+    /// Requests are let go that parked at these moments; afterwards so many are left.
+    pub(super) fn release(
+        &mut self,
+        since: impl Iterator<Item = Instant>,
+        now: Instant,
+        left: usize,
+    ) {
+        let Some((record, ready)) = &self.waited_for else {
+            return;
+        };
+        let count = since.filter(|since| since <= ready).count();
+        if count > 0 {
+            record.releases(u64::try_from(count).unwrap_or(u64::MAX), now);
+        }
+        if left == 0 {
+            self.waited_for = None;
+        }
+    }
+
     /// The start has failed or is of no interest any more.
-    pub(super) fn abandon(&mut self) {
-        self.since = None;
+    pub(super) fn give_up(&mut self, outcome: Outcome, now: Instant) {
+        self.early = Vec::new();
+        if let Some(under_way) = self.under_way.take() {
+            under_way.record.fails(outcome, now);
+        }
     }
 
     /// When the start under way began.
     pub(super) fn since(&self) -> Option<Instant> {
-        self.since
+        self.under_way.as_ref().map(|start| start.since)
     }
 
     /// When to come again: whole seconds, 1 to 300.
     pub(super) fn retry_after(&self, now: Instant) -> Duration {
         let estimate = self.estimate().unwrap_or(UNKNOWN);
         let waited = self
-            .since
+            .since()
             .map_or(Duration::ZERO, |since| now.duration_since(since));
         whole_seconds(estimate.saturating_sub(waited))
     }
@@ -99,16 +171,27 @@ pub(super) fn later(now: Instant, wait: Duration) -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cold_start::ColdStarts;
+    use crate::revision::RevisionId;
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    impl Starts {
+        fn begins(&mut self, now: Instant, is_first_parked: bool) -> bool {
+            let log = ColdStarts::default();
+            self.begin(now, is_first_parked, || {
+                log.begin(RevisionId::new("ns", "rev"), now)
+            })
+        }
+    }
 
     fn after(durations: impl IntoIterator<Item = u64>) -> (Starts, Instant) {
         let mut now = Instant::now();
         let mut starts = Starts::default();
         for seconds in durations {
-            starts.begin(now, true);
+            starts.begins(now, true);
             now += SECOND * u32::try_from(seconds).unwrap();
-            starts.ready(now);
+            starts.ready(now, 0);
         }
         (starts, now)
     }
@@ -139,7 +222,7 @@ mod tests {
     #[test]
     fn time_already_waited_counts_and_a_second_is_the_least() {
         let (mut starts, now) = after([10]);
-        starts.begin(now, true);
+        starts.begins(now, true);
 
         assert_eq!(
             starts.retry_after(now + Duration::from_millis(3_500)),
@@ -157,16 +240,16 @@ mod tests {
     #[test]
     fn a_start_goes_on_when_its_clients_leave_but_not_for_ever() {
         let (mut starts, now) = after([]);
-        assert!(starts.begin(now, true));
-        assert!(!starts.begin(now + 10 * SECOND, true));
+        assert!(starts.begins(now, true));
+        assert!(!starts.begins(now + 10 * SECOND, true));
         assert_eq!(starts.since(), Some(now));
 
         let much_later = now + 400 * SECOND;
         assert!(
-            !starts.begin(much_later, false),
+            !starts.begins(much_later, false),
             "somebody has waited all the time"
         );
-        assert!(starts.begin(much_later, true));
+        assert!(starts.begins(much_later, true));
         assert_eq!(starts.since(), Some(much_later));
     }
 }

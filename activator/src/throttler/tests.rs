@@ -2,6 +2,7 @@
 
 mod admission;
 mod ends;
+mod starts;
 
 use std::net::SocketAddr;
 use std::pin::Pin;

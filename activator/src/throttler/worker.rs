@@ -22,16 +22,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use slab::Slab;
 use tokio::time::Instant;
 
 use super::lane::{Lane, thread_number};
-use super::ledger::{Asker, Decision};
+use super::ledger::{Asker, Decision, Parked};
 use super::mailbox::{Letter, Mailbox};
 use super::shell::Shell;
 use super::starts::RETRY_SOON;
 use super::{Admission, Ask, Bound, Inner, Permit, Refusal};
+use crate::cold_start::ColdStart;
 use crate::endpoint::Endpoint;
 use crate::policy::{Draw, better_of_two};
 use crate::queue::TicketId;
@@ -59,6 +61,17 @@ pub struct Ticket {
     /// `None` once it has resolved.
     slot: Option<usize>,
     since: Instant,
+    place: QueuePlace,
+    start: Option<Arc<ColdStart>>,
+}
+
+/// Where a request stood when it parked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueuePlace {
+    /// Its place in the line, the first is 1.
+    pub position: u32,
+    /// How many were parked, this one among them.
+    pub depth: u32,
 }
 
 /// What a worker and its tickets share. Each request writes to it, so it is alone on its cache lines.
@@ -129,13 +142,26 @@ impl Worker {
         admission
     }
 
-    /// Says that a request which was parked is on its way: its response has begun, or it takes its time.
+    /// Says that a request which was parked is answered: its response has begun, `took` after it had its permit.
     ///
     /// Without a limit, its place in the release window ([`QueueLimits::release_window`](super::QueueLimits)) goes to the
     /// next parked request; long responses would else keep everybody else waiting. With a limit the slot is the request's
     /// until it ends, and nothing happens.
-    pub fn let_next_go(&self, permit: &mut Permit) {
-        permit.let_next_go(self.local.index, self.local.thread);
+    pub fn has_answered(&self, permit: &mut Permit, took: Duration) {
+        permit.has_answered(took, (self.local.index, self.local.thread));
+    }
+
+    /// Says that a request which was parked is not answered yet, although it had its permit
+    /// [`QueueLimits::release_patience`](super::QueueLimits) ago. Without a limit its place goes to the next, as if it
+    /// was answered, unless others of its Revision have been answered since: then the endpoint has all it can do, and
+    /// this is to be called again at the time that is returned.
+    pub fn takes_its_time(&self, permit: &mut Permit) -> Option<Instant> {
+        permit.takes_its_time((self.local.index, self.local.thread))
+    }
+
+    /// [`QueueLimits::release_patience`](super::QueueLimits).
+    pub fn release_patience(&self) -> Duration {
+        self.local.inner.office.limits.release_patience
     }
 
     /// Hands arriving permits to parked requests: at most `release_batch` a turn, then others on this thread run.
@@ -193,17 +219,20 @@ impl Worker {
         match shell.step(|ledger, office, _| ledger.admit(ask, asker, office)) {
             Decision::Slot(endpoint) => Admission::Granted(Permit::of_slot(shell, endpoint, false)),
             Decision::Lane(lane) => Admission::Granted(Permit::of_lane(&lane)),
-            Decision::Parked(ticket, since) => {
-                Admission::Parked(self.ticket(shell, ticket, slot, since))
+            Decision::Parked(parked) => {
+                if parked.begins_start {
+                    self.local.inner.office.cold_starts.announce();
+                }
+                Admission::Parked(self.ticket(shell, slot, parked))
             }
             Decision::Refused(refusal) => Admission::Refused(refusal),
         }
     }
 
-    fn ticket(&self, shell: Arc<Shell>, ticket: TicketId, slot: usize, since: Instant) -> Ticket {
+    fn ticket(&self, shell: Arc<Shell>, slot: usize, parked: Parked) -> Ticket {
         let waiting = Slot::Waiting {
             shell,
-            ticket,
+            ticket: parked.ticket,
             waker: None,
         };
         let inserted = self.local.slots.borrow_mut().insert(waiting);
@@ -211,7 +240,12 @@ impl Worker {
         Ticket {
             local: Rc::clone(&self.local),
             slot: Some(slot),
-            since,
+            since: parked.since,
+            place: QueuePlace {
+                position: u32::try_from(parked.position).unwrap_or(u32::MAX),
+                depth: u32::try_from(parked.depth).unwrap_or(u32::MAX),
+            },
+            start: parked.start,
         }
     }
 }
@@ -273,6 +307,16 @@ impl Ticket {
     /// When it parked.
     pub fn parked_since(&self) -> Instant {
         self.since
+    }
+
+    /// Where it stood then.
+    pub fn place(&self) -> QueuePlace {
+        self.place
+    }
+
+    /// The start it waits for; none if it waits for a slot of an endpoint that is ready.
+    pub fn start(&self) -> Option<&Arc<ColdStart>> {
+        self.start.as_ref()
     }
 }
 

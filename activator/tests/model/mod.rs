@@ -137,6 +137,7 @@ fn reason(refusal: &Refusal) -> &'static str {
         Refusal::StartFailed { .. } => "start failed",
         Refusal::RevisionGone => "gone",
         Refusal::NoEndpoint => "no endpoint",
+        Refusal::Asleep => "asleep",
         Refusal::Draining => "draining",
     }
 }
@@ -154,6 +155,7 @@ impl<'r> Simulation<'r> {
             client_share: dice.one_of(&[None, NonZeroU8::new(40)]),
             release_window: NonZeroU32::new(dice.one_of(&[1, 3])).expect("not zero"),
             release_batch,
+            ..QueueLimits::default()
         };
         let throttler = Throttler::new(limits.clone(), WORKERS);
         let worker = |index| Rc::new(throttler.worker_with_seed(index, seed ^ index as u64));
@@ -277,6 +279,8 @@ impl<'r> Simulation<'r> {
             client: self.dice.chance(60).then(|| self.dice.roll() % CLIENTS),
             avoid: again,
             first_in_line: again.is_some(),
+            only_if_up: false,
+            arrived: None,
         };
         let worker = self.dice.below(WORKERS);
         let number = self.arrived;

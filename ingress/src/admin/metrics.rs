@@ -15,9 +15,11 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::{Admin, Autoscaler};
+use super::{Admin, Autoscaler, internal_tls};
 use crate::proxy::observe::{Counts, DURATION_BOUNDS};
+use crate::routing::retry::Reason;
 use crate::telemetry;
+use crate::trace::TraceCounts;
 
 /// The metrics of this moment as text.
 pub(super) fn encode(admin: &Admin) -> Result<String, fmt::Error> {
@@ -43,11 +45,15 @@ impl Collector for Moment {
         queues(&revisions, &mut out)?;
         knative(&self.0, &revisions, &mut out)?;
         requests(&self.0, &mut out)?;
+        traces(&self.0.tracer.counts(), &mut out)?;
+        if let Some(tls) = &self.0.internal_tls {
+            internal_tls::metrics(tls, &mut out)?;
+        }
         autoscaler(&self.0, &mut out)
     }
 }
 
-type Labels = Vec<(&'static str, String)>;
+pub(super) type Labels = Vec<(&'static str, String)>;
 
 fn labels(id: &RevisionId) -> Labels {
     vec![
@@ -67,7 +73,7 @@ fn knative_labels(revision: &RevisionState) -> Labels {
     labels
 }
 
-fn gauges(
+pub(super) fn gauges(
     out: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
@@ -84,7 +90,7 @@ fn gauges(
     Ok(())
 }
 
-fn counters(
+pub(super) fn counters(
     out: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
@@ -165,6 +171,22 @@ fn process(admin: &Admin, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
     )
 }
 
+fn traces(counts: &TraceCounts, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    counters(
+        out,
+        "parkway_trace_spans_exported",
+        "Spans that a collector has taken",
+        [(Labels::new(), counts.exported)],
+    )?;
+    let dropped = [("queue-full", counts.full), ("not-taken", counts.failed)];
+    counters(
+        out,
+        "parkway_trace_spans_dropped",
+        "Spans that were lost: too many waited to be sent, or the collector did not take them",
+        dropped.map(|(reason, count)| (vec![("reason", reason.to_owned())], count)),
+    )
+}
+
 fn queues(revisions: &[RevisionState], out: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let each = |value: fn(&RevisionState) -> u64| {
         revisions
@@ -227,6 +249,7 @@ fn queues(revisions: &[RevisionState], out: &mut DescriptorEncoder<'_>) -> fmt::
             ("start_failed", refused.start_failed),
             ("revision_gone", refused.revision_gone),
             ("no_endpoint", refused.no_endpoint),
+            ("asleep", refused.asleep),
             ("draining", refused.draining),
         ];
         reasons.map(|(reason, count)| {
@@ -377,6 +400,20 @@ fn requests(admin: &Admin, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         "parkway_retried_requests",
         "Requests that were sent to more than one endpoint",
         each(|counts| counts.retried),
+    )?;
+    let retries = total.iter().flat_map(|(labels, counts)| {
+        let by_reason = Reason::ALL.into_iter().zip(counts.retries);
+        by_reason.map(|(reason, count)| {
+            let mut labels = labels.clone();
+            labels.push(("reason", reason.label().to_owned()));
+            (labels, count)
+        })
+    });
+    counters(
+        out,
+        "parkway_retries",
+        "Times requests were sent again, by what became of the attempt before",
+        retries.filter(|(_, count)| *count > 0),
     )?;
     counters(
         out,

@@ -7,16 +7,18 @@ use parkway_autoscaler_client::embedded::DeciderState;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Admin, Autoscaler};
+use super::{Admin, Autoscaler, internal_tls, starts};
 use crate::provider::kubernetes::WatchHealth;
 use crate::provider::kubernetes::lease::Leadership;
 use crate::provider::kubernetes::status::StatusBoard;
 use crate::routing::rules::Visibility;
 use crate::standalone::{Processes, ReplicaState};
+use crate::telemetry::Clock;
 
 /// The state as one JSON value.
 pub(super) fn of(admin: &Admin) -> Value {
-    let now = Instant::now();
+    let clock = Clock::now();
+    let now = clock.instant();
     let found = admin.problems.found();
     let routes = admin.routes.current();
     let processes = admin.processes.as_ref().map(Processes::state);
@@ -58,7 +60,9 @@ pub(super) fn of(admin: &Admin) -> Value {
         "autoscaler": autoscaler(&admin.autoscaler),
         "watches": admin.watches.as_ref().map(WatchHealth::state),
         "leader": admin.leading.as_ref().map(leading),
+        "internalTls": admin.internal_tls.as_ref().map(|tls| internal_tls::state(tls, now)),
         "revisions": revisions,
+        "coldStarts": starts::of(&admin.throttler.cold_starts(), &clock),
     })
 }
 

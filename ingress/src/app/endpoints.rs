@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use parkway_activator::backends::{
     Backends, BackendsState, Mesh, MeshMode, Order, Outcome, Pods, Replicas, Share, Target,
 };
+use parkway_activator::cold_start::{ColdStarts, Milestone, Seen};
 use parkway_activator::endpoint::Endpoint;
 use parkway_activator::prober;
 use parkway_activator::revision::{ContainerConcurrency, RevisionId, RevisionMap, RevisionSpec};
@@ -63,6 +64,7 @@ pub struct ClusterEndpoints {
 #[derive(Debug)]
 struct Shared {
     throttler: Throttler,
+    starts: ColdStarts,
     table: Mutex<Table>,
     /// There are orders in the table.
     ordered: Notify,
@@ -136,6 +138,7 @@ impl ClusterEndpoints {
         limits: ProbeLimits,
     ) -> (Self, impl Future<Output = ()> + Send + use<D>) {
         let shared = Arc::new(Shared {
+            starts: throttler.cold_starts(),
             throttler,
             table: Mutex::default(),
             ordered: Notify::new(),
@@ -250,6 +253,16 @@ impl ClusterEndpoints {
         });
     }
 
+    /// The Revision's Pods that are known, used or not.
+    pub fn pods(&self, id: &RevisionId) -> Vec<Endpoint> {
+        let table = self.shared.table.lock();
+        let entry = table.revisions.get(id);
+        let pods = entry.map(|entry| entry.backends.state().pods);
+        drop(table);
+        let pods = pods.unwrap_or_default().into_iter();
+        pods.map(|pod| pod.asked.endpoint).collect()
+    }
+
     /// Everything that is known, for the admin.
     pub fn state(&self) -> EndpointsState {
         let table = self.shared.table.lock();
@@ -296,6 +309,15 @@ impl Shared {
         drop(table);
         if has_orders {
             self.ordered.notify_one();
+        }
+    }
+
+    /// A probe begins.
+    fn asks(&self, id: &RevisionId, endpoint: Endpoint) {
+        if self.starts.under_way() > 0 {
+            let seen = Seen::new(Milestone::Probed, Instant::now());
+            self.throttler
+                .saw(id, seen.with_detail(&endpoint.to_string()));
         }
     }
 
@@ -413,11 +435,11 @@ impl<D: Dial> prober::Probe for SuspectProbe<D> {
             let table = self.endpoints.shared.table.lock();
             Shared::passthrough_host(&table, revision)
         };
-        probe::ask(&self.dial, endpoint, host.as_deref()).await == Outcome::Ready
+        probe::ask(&self.dial, endpoint, revision, host.as_deref()).await == Outcome::Ready
     }
 
     fn deadline(&self) -> Duration {
-        CONNECT_DEADLINE + ANSWER_DEADLINE
+        CONNECT_DEADLINE * 2 + ANSWER_DEADLINE
     }
 
     fn at_once(&self) -> usize {

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parkway_activator::cold_start::{Milestone, Seen};
 use parkway_activator::endpoint::Endpoint;
 use parkway_activator::revision::RevisionId;
 use parkway_activator::throttler::Throttler;
 use parkway_autoscaler_client::embedded::Scaler;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::standalone::{Events, Processes};
@@ -57,6 +59,16 @@ impl Events for ProcessEvents {
         self.tell(RolloutEvent::Failed(id.clone(), reason));
     }
 
+    fn started(&self, id: &RevisionId, pid: i32, at: Instant) {
+        let seen = Seen::new(Milestone::Spawned, at).with_detail(&format!("pid {pid}"));
+        self.throttler.saw(id, seen);
+    }
+
+    fn probed(&self, id: &RevisionId) {
+        self.throttler
+            .saw(id, Seen::new(Milestone::Probed, Instant::now()));
+    }
+
     fn ready(&self, id: &RevisionId, took: Duration) {
         info!(revision = %id, took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX), "ready");
         self.tell(RolloutEvent::Ready(id.clone()));
@@ -82,6 +94,11 @@ pub(super) struct ScaleProcesses {
 
 impl Scaler for ScaleProcesses {
     fn scale(&self, id: &RevisionId, replicas: u32) {
+        if replicas > 0 {
+            let seen = Seen::new(Milestone::Scaled, Instant::now());
+            self.throttler
+                .saw(id, seen.with_detail(&format!("{replicas} replicas")));
+        }
         self.processes.scale(id, replicas);
     }
 

@@ -25,9 +25,10 @@ use tracing::{error, info, warn};
 use super::applier::{Applied, Applier, Scaling};
 use super::events::{ProcessEvents, RolloutEvent, ScaleProcesses};
 use super::parts::{
-    Workers, joined, limits, policy, queue_limits, raise_file_limit, start_workers,
+    Workers, guard, joined, limits, policy, queue_limits, raise_file_limit, start_workers, traces,
 };
 use super::signals::Signals;
+use super::starts::Noting;
 use super::{names, summary, validate};
 use crate::admin::{self, Admin, Autoscaler, Problems};
 use crate::cli::{AutoscalerChoice, Run};
@@ -37,6 +38,7 @@ use crate::frontend::worker::{Entrance, EntranceKind, RoutePublisher, WorkerPart
 use crate::provider::file::{FileProvider, Watch};
 use crate::provider::{self, Problem, ServiceUrl, World};
 use crate::proxy::observe::RequestCounts;
+use crate::proxy::tls::InternalTls;
 use crate::ready::Ready;
 use crate::routing::rules::Visibility;
 use crate::routing::table::RouteSnapshot;
@@ -91,10 +93,12 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
     let ready = Ready::default();
     let starting = ready.wait_for("routes and listeners");
     let drain = CancellationToken::new();
+    let guard = guard(&settings.admin_access)?;
     let workers = entrances.workers;
     let throttler = Throttler::new(queue_limits(&settings.data_path), workers);
     let stats = Stats::new(workers);
     let counts = RequestCounts::new(workers);
+    let traces = traces(workers, &[]);
     let (publisher, routes) = RoutePublisher::new(RouteSnapshot::default());
     let (events, rollout) = ProcessEvents::new(throttler.clone());
     let (processes, running_processes) = Processes::new(process_options(&state_dir), events)
@@ -105,7 +109,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
     let (scaling, sink, autoscaler) = autoscaler(settings, &processes, &throttler, &mut tasks);
     tasks.spawn(reporter::run(
         stats.clone(),
-        Arc::clone(&sink),
+        Noting::new(sink, throttler.clone()),
         POD_NAME.to_owned(),
     ));
     tasks.spawn(prober::restore_suspects(throttler.clone(), ConnectProbe));
@@ -136,6 +140,8 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         throttler: throttler.clone(),
         stats: stats.clone(),
         counts: counts.clone(),
+        tracer: traces.tracer(),
+        internal_tls: InternalTls::default(),
         connections: Arc::clone(&connections),
         drain: drain.clone(),
     };
@@ -151,16 +157,18 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         throttler: throttler.clone(),
         stats,
         counts,
+        tracer: traces.tracer(),
         processes: Some(processes.clone()),
         watches: None,
         leading: None,
+        internal_tls: None,
         autoscaler,
         problems: problems.clone(),
         connections,
         workers,
         peeks,
     };
-    tasks.spawn(admin::serve(admin_listener, admin));
+    tasks.spawn(admin::serve(admin_listener, admin, guard));
     drop(starting);
     summary::print(settings, &world, &addresses);
     let urls = world.urls.clone();
@@ -184,6 +192,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         &mut signals,
     )
     .await;
+    traces.finish().await;
     drop(draining);
     tasks.shutdown().await;
     Ok(code)
@@ -339,6 +348,7 @@ impl Entrances {
             move |listener| Entrance {
                 listener,
                 kind: EntranceKind::Gateway(visibility),
+                certificates: None,
             }
         };
         let external = self

@@ -10,6 +10,7 @@ mod local;
 mod names;
 mod parts;
 mod signals;
+mod starts;
 mod summary;
 mod validate;
 

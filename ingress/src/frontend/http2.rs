@@ -20,7 +20,6 @@ use h2::{Reason, RecvStream};
 use http::{Request, Response, StatusCode, header};
 use http_body::Body;
 use parkway_activator::throttler::Permit;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -29,6 +28,7 @@ use super::exchange::{self, Begin};
 use super::input::{Input, Signals};
 use super::respond::Asked;
 use super::stall::Stall;
+use super::stream::ClientStream;
 use crate::config::Limits;
 use crate::proxy::body::{BodyError, BusyGuard, Inbound, RequestBody};
 use crate::proxy::failure::Failure;
@@ -38,7 +38,7 @@ use crate::proxy::send::{Outflow, pump};
 use crate::proxy::sweep::Alarm;
 
 /// Serves one HTTP/2 connection until it ends. `before` begins with the preface.
-pub(super) async fn serve(peer: Rc<Peer>, stream: TcpStream, before: Bytes) {
+pub(super) async fn serve(peer: Rc<Peer>, stream: ClientStream, before: Bytes) {
     let limits = &peer.worker.limits;
     let mut builder = Builder::new();
     builder
@@ -308,10 +308,10 @@ impl Parked {
         if state.respond.poll_reset(cx).is_ready() {
             return Poll::Ready(ParkingEnd::Gone);
         }
-        if let Some(due) = state.waiting.job.due()
+        if let Some(due) = state.waiting.due()
             && self.late.poll_due(cx, due).is_ready()
         {
-            return Poll::Ready(ParkingEnd::Decided(Err(Failure::TimedOut)));
+            return Poll::Ready(ParkingEnd::Decided(Err(state.waiting.late())));
         }
         // The window is not given back, so a client can send no more than one window ahead.
         while self.ahead != Ahead::Enough

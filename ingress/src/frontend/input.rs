@@ -14,11 +14,11 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::chunks::{Chunks, Malformed, Passed};
 use super::framing::{EmptyLine, Lines};
+use super::stream::ClientStream;
 use crate::proxy::body::Inbound;
 use crate::routing::validate::Doubt;
 
@@ -163,8 +163,13 @@ impl Signals {
 
     fn wrote(&self, written: &Poll<io::Result<usize>>) {
         if written.is_ready() {
-            self.writes.set(self.writes.get().wrapping_add(1));
+            self.progress();
         }
+    }
+
+    /// The socket has taken bytes.
+    fn progress(&self) {
+        self.writes.set(self.writes.get().wrapping_add(1));
     }
 
     /// Nothing is given until somebody wants the body, or the last request has ended.
@@ -235,12 +240,12 @@ impl Inbound for Busy {
 #[derive(Debug)]
 pub(super) struct Input {
     before: Bytes,
-    stream: TcpStream,
+    stream: ClientStream,
     signals: Rc<Signals>,
 }
 
 impl Input {
-    pub(super) fn new(before: Bytes, stream: TcpStream, signals: Rc<Signals>) -> Self {
+    pub(super) fn new(before: Bytes, stream: ClientStream, signals: Rc<Signals>) -> Self {
         signals.is_flushed.set(true);
         signals.is_partial.set(!before.is_empty());
         Self {
@@ -251,7 +256,7 @@ impl Input {
     }
 
     /// The socket, and what of the earlier bytes has not been read.
-    pub(super) fn into_parts(self) -> (TcpStream, Bytes) {
+    pub(super) fn into_parts(self) -> (ClientStream, Bytes) {
         (self.stream, self.before)
     }
 }
@@ -335,8 +340,13 @@ impl AsyncWrite for Input {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.signals.is_flushed.set(true);
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let unsent = self.stream.unsent();
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        if self.stream.unsent() < unsent {
+            self.signals.progress();
+        }
+        self.signals.is_flushed.set(flushed.is_ready());
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -11,6 +11,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -18,7 +19,7 @@ use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Request, StatusCode, Uri, Version, header};
 use http_body::Body;
 use parkway_activator::endpoint::Endpoint;
-use parkway_activator::revision::Protocol;
+use parkway_activator::revision::{Protocol, RevisionId};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -28,7 +29,7 @@ use super::body::{
 use super::http1::{Exchange, HeadBounds, INFORMATIONAL, MOST_FIELDS, Outgoing, Reply};
 use super::pool::{Http1Lease, Http2Lease, Pool};
 use crate::config::Limits;
-use crate::routing::retry::Progress;
+use crate::routing::retry::{Progress, Reason};
 
 /// Why an attempt brought no response head.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,9 @@ pub enum SendError {
     /// No connection could be made.
     #[error("cannot connect: {0}")]
     Connect(#[source] io::Error),
+    /// No connection could be had within the time that the route gives. It says nothing about the endpoint.
+    #[error("no connection within the route's timeout of connecting")]
+    ConnectTooSlow,
     /// The endpoint has not begun with the request: the engine gave it back, the stream was refused, or the connection
     /// is going away and the stream is above the last one it serves (RFC 9113 section 6.8).
     #[error("the endpoint did not take the request: {0}")]
@@ -49,6 +53,17 @@ pub enum SendError {
     /// Bytes were written and the connection ended before a response head.
     #[error("the endpoint ended the connection before it answered: {0}")]
     MaybeStarted(#[source] Box<dyn StdError>),
+    /// The route's timeout of an attempt passed without a response head.
+    #[error("no response within the route's timeout of an attempt")]
+    TooSlow,
+    /// The endpoint answered, and the route wants the request sent again after this pause.
+    #[error("the route does not want this answer: {}", .reason.label())]
+    Unwanted {
+        /// How long to wait before the next attempt.
+        pause: Duration,
+        /// Why.
+        reason: Reason,
+    },
     /// What came back is no response we can pass on.
     #[error("the endpoint sent an invalid response: {0}")]
     Invalid(#[source] Box<dyn StdError>),
@@ -61,11 +76,25 @@ impl SendError {
     /// How far the request may have got.
     pub fn progress(&self) -> Progress {
         match self {
-            Self::Connect(_) | Self::NotStarted(_) => Progress::NotStarted,
+            Self::Connect(_) | Self::ConnectTooSlow | Self::NotStarted(_) => Progress::NotStarted,
             Self::TurnedAway => Progress::TurnedAway,
             Self::MaybeStartedOnKept(_) => Progress::MaybeStartedOnKept,
             Self::MaybeStarted(_) => Progress::MaybeStarted,
-            Self::Invalid(_) | Self::Client => Progress::ResponseBegun,
+            Self::TooSlow => Progress::TooSlow,
+            Self::Unwanted { .. } | Self::Invalid(_) | Self::Client => Progress::ResponseBegun,
+        }
+    }
+
+    /// What another attempt is counted by.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Connect(_) | Self::ConnectTooSlow => Reason::Connect,
+            Self::NotStarted(_) => Reason::NotTaken,
+            Self::TurnedAway => Reason::TurnedAway,
+            Self::MaybeStartedOnKept(_) => Reason::KeptLost,
+            Self::MaybeStarted(_) | Self::Invalid(_) | Self::Client => Reason::Lost,
+            Self::TooSlow => Reason::TooSlow,
+            Self::Unwanted { reason, .. } => *reason,
         }
     }
 
@@ -120,6 +149,8 @@ pub struct Carrier {
 pub struct Attempt<'a> {
     /// Where to.
     pub endpoint: Endpoint,
+    /// Whose endpoint it is.
+    pub revision: &'a RevisionId,
     /// What the endpoint speaks.
     pub protocol: Protocol,
     /// The head, edited by the rules it passed and for this endpoint.
@@ -130,6 +161,19 @@ pub struct Attempt<'a> {
     pub is_upgrade: bool,
     /// The client waits for `100 Continue`.
     pub expects_continue: bool,
+    /// How long the route gives connecting, if it says so.
+    pub connect: Option<Duration>,
+    /// Where to write down when there was a connection, if anybody wants to know.
+    pub connected: Option<&'a Cell<Option<Instant>>>,
+}
+
+impl Attempt<'_> {
+    /// There is a connection, and nothing has been sent yet.
+    fn has_connected(&self) {
+        if let Some(connected) = self.connected {
+            connected.set(Some(Instant::now()));
+        }
+    }
 }
 
 /// Sends one request to one endpoint.
@@ -163,15 +207,19 @@ async fn send_http1(
     limits: &Limits,
     attempt: &Attempt<'_>,
 ) -> Result<Answered, SendError> {
-    let mut lease = pool.http1(attempt.endpoint).await?;
+    let mut lease = match attempt.connect {
+        None => pool.http1(attempt.endpoint, attempt.revision).await?,
+        Some(limit) => connected(limit, pool.http1(attempt.endpoint, attempt.revision)).await?,
+    };
     if lease.is_reused() && !is_replayable(attempt) {
         // A close that has arrived but was not looked at yet would cost this request: let the reactor look first.
         tokio::task::yield_now().await;
         while lease.is_reused() && !lease.is_quiet() {
             drop(lease);
-            lease = pool.http1(attempt.endpoint).await?;
+            lease = pool.http1(attempt.endpoint, attempt.revision).await?;
         }
     }
+    attempt.has_connected();
     match exchange(lease, limits, attempt).await? {
         (head, Reply::Answer(body)) => Ok(Answered {
             head,
@@ -185,12 +233,38 @@ async fn send_http1(
     }
 }
 
+/// A connection within the time that the route gives; waiting for another request's to come free counts.
+///
+/// On the heap: rare.
+async fn connected<T>(
+    limit: Duration,
+    connecting: impl Future<Output = Result<T, SendError>>,
+) -> Result<T, SendError> {
+    match Box::pin(tokio::time::timeout(limit, connecting)).await {
+        Ok(connected) => connected,
+        Err(_elapsed) => Err(SendError::ConnectTooSlow),
+    }
+}
+
 async fn send_for_upgrade(
     pool: &Pool,
     limits: &Limits,
     attempt: &Attempt<'_>,
 ) -> Result<Answered, SendError> {
-    let lease = pool.http1_for_upgrade(attempt.endpoint).await?;
+    let lease = match attempt.connect {
+        None => {
+            pool.http1_for_upgrade(attempt.endpoint, attempt.revision)
+                .await?
+        }
+        Some(limit) => {
+            connected(
+                limit,
+                pool.http1_for_upgrade(attempt.endpoint, attempt.revision),
+            )
+            .await?
+        }
+    };
+    attempt.has_connected();
     let (head, reply) = exchange(lease, limits, attempt).await?;
     let (body, upgraded) = match reply {
         Reply::Answer(body) => (ResponseBody::Http1(body), None),
@@ -251,7 +325,11 @@ async fn send_http2(
     limits: &Limits,
     attempt: &Attempt<'_>,
 ) -> Result<Answered, SendError> {
-    let lease = pool.http2(attempt.endpoint).await?;
+    let lease = match attempt.connect {
+        None => pool.http2(attempt.endpoint, attempt.revision).await?,
+        Some(limit) => connected(limit, pool.http2(attempt.endpoint, attempt.revision)).await?,
+    };
+    attempt.has_connected();
     let mut sender = lease.sender().ready().await.map_err(|error| {
         lease.retire();
         SendError::NotStarted(error.into())
@@ -350,8 +428,12 @@ fn http2_request(attempt: &Attempt<'_>) -> Result<Request<()>, SendError> {
             .map_err(|error| SendError::Invalid(error.into()))?,
         Some(path) => path.clone(),
     };
+    let scheme = match attempt.endpoint.is_secured() {
+        true => Scheme::HTTPS,
+        false => Scheme::HTTP,
+    };
     let uri = Uri::builder()
-        .scheme(Scheme::HTTP)
+        .scheme(scheme)
         .authority(authority)
         .path_and_query(path)
         .build()

@@ -19,6 +19,7 @@ use http::{HeaderMap, StatusCode};
 pub use self::claims::{Age, Conflict, ConflictReason, RouteTable};
 use self::hosts::{Hosts, Route};
 use super::host::Host;
+use super::policy::RoutePolicy;
 use super::rules::{IngressName, IngressRules, PathRule, Visibility};
 use super::split::PathKey;
 
@@ -126,6 +127,13 @@ impl RouteSnapshot {
             Some((host.as_ref(), &routes.first()?.ingress.name))
         })
     }
+
+    /// The paths of this very host that are served at `entrance`, in the order in which they are tried.
+    pub fn paths(&self, entrance: Visibility, host: &str) -> impl Iterator<Item = Match<'_>> {
+        let routes = self.tables.hosts.get(host).map_or(&[][..], |routes| routes);
+        let routes = routes.iter().filter(move |route| route.is_for(entrance));
+        routes.map(Route::as_match)
+    }
 }
 
 /// The routes of a host, if there is one for this entrance.
@@ -150,6 +158,8 @@ pub struct Match<'s> {
     pub path: &'s PathRule,
     /// What the draws for this path are counted by.
     pub key: PathKey,
+    /// What that KIngress asks for beyond its rules.
+    pub policy: Option<&'s Arc<RoutePolicy>>,
 }
 
 /// Why a request has no route.

@@ -72,6 +72,12 @@ pub trait Events: Send + Sync + 'static {
     /// people, lower case, and may quote the end of the process's stderr in further lines.
     fn start_failed(&self, id: &RevisionId, reason: String, retry_in: Duration);
 
+    /// A process was started at that moment; its number is the system's.
+    fn started(&self, id: &RevisionId, pid: i32, at: Instant);
+
+    /// A new process is asked for the first time whether it is ready. Called from the process's task.
+    fn probed(&self, id: &RevisionId);
+
     /// The Revision had no ready process and has one now, this long after that process was started. Comes right after
     /// [`Events::endpoints`].
     fn ready(&self, id: &RevisionId, took: Duration);

@@ -23,7 +23,7 @@ use crate::workload::{ReadinessCheck, Workload};
 const USER_AGENT: &str = "kube-probe/0/0";
 
 /// Returns when `workload` at `address` has passed its check as often in a row as it must; until then `last` says
-/// why the latest attempt failed.
+/// why the latest attempt failed. `begins` is called before the first attempt.
 ///
 /// # Cancel safety
 ///
@@ -32,10 +32,12 @@ pub(super) async fn until_ready(
     workload: &Workload,
     environment: &Environment,
     address: SocketAddr,
+    begins: impl FnOnce(),
     last: &mut ProbeFailure,
 ) {
     let readiness = &workload.readiness;
     sleep(readiness.initial_delay).await;
+    begins();
     let started = Instant::now();
     let mut passes = 0;
     loop {

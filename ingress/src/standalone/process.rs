@@ -143,7 +143,8 @@ impl Process {
     }
 
     /// Probes it from its first millisecond; its end, an order to stop and the progress deadline end the wait at once.
-    pub(super) async fn become_ready(mut self) -> Step {
+    /// `is_probed` is called when it is probed for the first time.
+    pub(super) async fn become_ready(mut self, is_probed: impl FnOnce()) -> Step {
         enum Outcome {
             Ready,
             Ended(io::Result<ExitStatus>),
@@ -156,7 +157,7 @@ impl Process {
             biased; // a process that has ended is not ready, even if another now answers on its port
             status = self.child.wait() => Outcome::Ended(status),
             () = stop_ordered(&mut self.stop) => return self.run().await,
-            () = probe::until_ready(&self.workload, &self.environment, address, &mut last) => Outcome::Ready,
+            () = probe::until_ready(&self.workload, &self.environment, address, is_probed, &mut last) => Outcome::Ready,
             () = sleep_until(deadline) => Outcome::Overdue,
         };
         match outcome {

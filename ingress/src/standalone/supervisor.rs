@@ -206,8 +206,13 @@ impl Supervisor {
                 state,
             },
         );
+        self.shared
+            .events
+            .started(&self.id, process.pid(), process.started());
+        let (id, events) = (self.id.clone(), Arc::clone(&self.shared.events));
+        let is_probed = move || events.probed(&id);
         self.steps
-            .spawn(async move { (number, process.become_ready().await) });
+            .spawn(async move { (number, process.become_ready(is_probed).await) });
         Ok(())
     }
 

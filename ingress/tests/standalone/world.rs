@@ -40,6 +40,10 @@ impl Events for Recorder {
         self.record(id, Event::Endpoints(ready));
     }
 
+    fn started(&self, _id: &RevisionId, _pid: i32, _at: Instant) {}
+
+    fn probed(&self, _id: &RevisionId) {}
+
     fn start_failed(&self, id: &RevisionId, reason: String, retry_in: Duration) {
         self.record(id, Event::Failed(reason, retry_in));
     }

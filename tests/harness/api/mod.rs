@@ -240,6 +240,15 @@ impl ApiDouble {
         })
     }
 
+    /// How many objects of a kind are so: cheaper than to look at them all.
+    pub fn how_many(&self, plural: &str, is_so: impl Fn(&Value) -> bool) -> usize {
+        let objects = self.shared.with(|state| {
+            let kind = by_plural(&state.kinds, plural);
+            state.store.list(&kind, None)
+        });
+        objects.iter().filter(|(_, object)| is_so(object)).count()
+    }
+
     /// The number of the last change.
     pub fn version(&self) -> u64 {
         self.shared.versions().0

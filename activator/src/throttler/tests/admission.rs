@@ -1,5 +1,8 @@
 //! Who is admitted where, in what order, within which bounds, and what is told about it.
 
+use std::collections::VecDeque;
+use std::task::Poll;
+
 use tokio::time::{Instant, advance};
 use tokio_test::task::{Spawn, spawn};
 use tokio_test::{assert_pending, assert_ready};
@@ -36,7 +39,7 @@ fn nobody_need_be_asked_while_the_revision_is_warm_without_limit_and_queue() {
     stage.endpoints([1]);
     stage.pump();
     let first = assert_ready!(parked.poll()).unwrap();
-    stage.worker.let_next_go(&mut { first });
+    stage.worker.has_answered(&mut { first }, MOMENT);
 
     let permit = warm(&stage).unwrap();
     assert_eq!((permit.endpoint(), permit.waited()), (endpoint(1), false));
@@ -55,6 +58,9 @@ fn nobody_need_be_asked_while_the_revision_is_warm_without_limit_and_queue() {
     assert_eq!(stage.refused(), Refusal::UnknownRevision);
     drop(permit);
 }
+
+/// How long an answer took, where it does not matter.
+const MOMENT: Duration = Duration::from_millis(1);
 
 #[test]
 fn without_a_limit_a_newcomer_does_not_overtake_the_parked() {
@@ -96,8 +102,8 @@ fn without_a_limit_a_request_on_its_way_makes_room_for_the_next() {
     let mut permit = assert_ready!(first.poll()).unwrap();
     assert_pending!(second.poll());
 
-    stage.worker.let_next_go(&mut permit);
-    stage.worker.let_next_go(&mut permit);
+    stage.worker.has_answered(&mut permit, MOMENT);
+    stage.worker.has_answered(&mut permit, MOMENT);
 
     stage.pump();
     let next = assert_ready!(second.poll()).unwrap();
@@ -109,6 +115,59 @@ fn without_a_limit_a_request_on_its_way_makes_room_for_the_next() {
     stage.assert_empty();
 }
 
+#[tokio::test(start_paused = true)]
+async fn without_a_limit_a_slow_request_makes_room_once_nobody_has_been_answered_for_a_while() {
+    let limits = QueueLimits {
+        release_window: NonZeroU32::new(2).unwrap(),
+        ..QueueLimits::default()
+    };
+    let patience = limits.release_patience;
+    let mut stage = stage_with(limits, 0);
+    let mut parked: VecDeque<_> = (0..9).map(|_| stage.parked()).collect();
+    stage.endpoints([1]);
+    let mut first = released(&mut stage, &mut parked);
+    assert_eq!(first.len(), 2);
+    advance(patience / 2).await;
+    stage.worker.has_answered(&mut first[1], patience / 2);
+    let mut next = released(&mut stage, &mut parked);
+    assert_eq!(next.len(), 2, "its own slot, and one because it was quick");
+    advance(patience / 2).await;
+
+    let again = stage.worker.takes_its_time(&mut first[0]);
+
+    let soon = Instant::now() + patience / 2;
+    assert_eq!(
+        again,
+        Some(soon),
+        "another was answered: not stuck, but busy"
+    );
+    assert_eq!(released(&mut stage, &mut parked).len(), 0);
+    advance(patience / 2).await;
+    assert_eq!(stage.worker.takes_its_time(&mut first[0]), None);
+    next.extend(released(&mut stage, &mut parked));
+    assert_eq!(next.len(), 4);
+    for permit in &mut next {
+        assert_eq!(stage.worker.takes_its_time(permit), None);
+    }
+    let last = released(&mut stage, &mut parked);
+    assert_eq!(last.len(), 3, "all that are left");
+    drop((first, next, last));
+    stage.assert_empty();
+}
+
+/// The permits of those that need not wait any longer.
+fn released(stage: &mut Stage, parked: &mut VecDeque<Spawn<Ticket>>) -> Vec<Permit> {
+    stage.pump();
+    let mut permits = Vec::new();
+    while let Some(first) = parked.front_mut()
+        && let Poll::Ready(permit) = first.poll()
+    {
+        permits.push(permit.unwrap());
+        parked.pop_front();
+    }
+    permits
+}
+
 #[test]
 fn with_a_limit_a_request_on_its_way_keeps_its_slot() {
     let mut stage = stage(1);
@@ -118,7 +177,7 @@ fn with_a_limit_a_request_on_its_way_keeps_its_slot() {
     stage.pump();
     let mut permit = assert_ready!(first.poll()).unwrap();
 
-    stage.worker.let_next_go(&mut permit);
+    stage.worker.has_answered(&mut permit, MOMENT);
 
     stage.pump();
     assert_pending!(second.poll());
@@ -528,4 +587,30 @@ fn throttler_and_permit_cross_threads_and_tickets_move() {
     crosses::<Permit>();
     shared::<Throttler>();
     moves::<Ticket>();
+}
+
+#[test]
+fn a_request_that_wakes_nobody_is_refused_at_zero_and_parked_where_endpoints_are_busy() {
+    let stage = stage(1);
+    let ask = Ask {
+        only_if_up: true,
+        ..Ask::default()
+    };
+    let refused = stage.worker.admit(&id(), ask);
+    assert!(
+        matches!(refused, Admission::Refused(Refusal::Asleep)),
+        "{refused:?}"
+    );
+    let state = stage.throttler.state();
+    assert_eq!(state[0].counters.refused.asleep, 1);
+    assert_eq!(state[0].counters.cold_starts, 0);
+
+    stage.endpoints([1]);
+    let Admission::Granted(_running) = stage.worker.admit(&id(), ask) else {
+        panic!()
+    };
+    assert!(matches!(
+        stage.worker.admit(&id(), ask),
+        Admission::Parked(_)
+    ));
 }

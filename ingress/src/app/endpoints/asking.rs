@@ -109,7 +109,7 @@ impl<D: Dial + 'static> Asking<D> {
         let dial = Arc::clone(&self.dial);
         let asked = target.clone();
         let probe = async move {
-            let outcome = attempt(&shared, &*dial, asked.1, ask).await;
+            let outcome = attempt(&shared, &*dial, &asked.0, asked.1, ask).await;
             (number, asked, outcome)
         };
         self.under_way
@@ -143,13 +143,20 @@ impl<D: Dial + 'static> Asking<D> {
 }
 
 /// One probe, at its time and when it is its turn.
-async fn attempt<D: Dial>(shared: &Shared, dial: &D, target: Target, ask: Ask) -> Outcome {
+async fn attempt<D: Dial>(
+    shared: &Shared,
+    dial: &D,
+    id: &RevisionId,
+    target: Target,
+    ask: Ask,
+) -> Outcome {
     // A timer is never early, and up to a millisecond late: not for what is to be done at once.
     if ask.at > Instant::now() {
         sleep_until(ask.at).await;
     }
     let place = shared.places.acquire().await;
-    let outcome = probe::ask(dial, target.endpoint(), ask.passthrough.as_deref()).await;
+    shared.asks(id, target.endpoint());
+    let outcome = probe::ask(dial, target.endpoint(), id, ask.passthrough.as_deref()).await;
     drop(place);
     outcome
 }

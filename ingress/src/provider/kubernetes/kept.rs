@@ -12,6 +12,7 @@ use parkway_activator::revision::{
     ContainerConcurrency, Protocol, RevisionId, RevisionSpec, Timeouts,
 };
 
+use super::super::annotations;
 use super::super::kingress::{IngressSpec, ServicePort};
 use super::super::object::{CoreService, CoreServicePort, Ingress, Labels, Meta, TargetPort};
 use super::super::problem::Origin;
@@ -132,7 +133,7 @@ impl KeptIngress {
                     name: Arc::clone(&key.name),
                     namespace: Arc::clone(&key.namespace),
                     labels: Labels::default(),
-                    annotations: Labels::default(),
+                    annotations: annotations::ours(object.metadata.annotations.as_ref()),
                     created: None,
                     origin: Origin::elsewhere("Ingress", &key.namespace, &key.name),
                 },

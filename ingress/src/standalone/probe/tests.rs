@@ -186,7 +186,7 @@ async fn as_many_passes_as_the_threshold_are_needed() {
     let environment = Environment::new(&workload, address.port(), None);
     let mut last = ProbeFailure::default();
 
-    until_ready(&workload, &environment, address, &mut last).await;
+    until_ready(&workload, &environment, address, || (), &mut last).await;
 
     assert_eq!(last, ProbeFailure::NotTried);
     for _ in 0..3 {
@@ -203,7 +203,13 @@ async fn an_attempt_that_takes_too_long_is_given_up_and_named() {
     let environment = Environment::new(&workload, 1, None);
     let mut last = ProbeFailure::default();
 
-    let probing = until_ready(&workload, &environment, closed_port().await, &mut last);
+    let probing = until_ready(
+        &workload,
+        &environment,
+        closed_port().await,
+        || (),
+        &mut last,
+    );
     let ready = tokio::time::timeout(Duration::from_millis(200), probing).await;
 
     assert!(ready.is_err());
