@@ -123,6 +123,8 @@ pub struct Ask {
     /// draining, and however full the queue is (see [`QueueLimits`]): it is not lost because others came. Once parked
     /// it may not [grow](Ticket::grow) beyond the bounds.
     pub first_in_line: bool,
+    /// It wakes nobody: where no endpoint is ready it is refused with [`Refusal::Asleep`] instead of parked.
+    pub only_if_up: bool,
     /// When it came in, for the record of a start that begins with it. Default: now.
     pub arrived: Option<Instant>,
 }
@@ -168,6 +170,9 @@ pub enum Refusal {
     /// An ordinary Service has no endpoint.
     #[error("no endpoint is ready")]
     NoEndpoint,
+    /// The Revision has no ready endpoint, and the request is not to wake it ([`Ask::only_if_up`]).
+    #[error("the Revision is scaled to zero, and this request does not wake it")]
+    Asleep,
     /// Parkway is about to end, and does not park any more.
     #[error("shutting down")]
     Draining,

@@ -282,6 +282,7 @@ fn ingress(index: usize) -> IngressRules {
             name: format!("app-{index}").into(),
         },
         hash: "0123456789abcdef".into(),
+        policy: None,
         rules: vec![Rule {
             hosts: vec![name(index).into()],
             visibility: Visibility::ExternalIp,

@@ -6,6 +6,7 @@ use std::path::Path;
 use clap::CommandFactory;
 use parkway_autoscaler_client::embedded;
 use parkway_ingress::cli::Cli;
+use parkway_ingress::provider::annotations;
 use parkway_ingress::provider::settings::{
     CONFIG_DEFAULTS_ACTING_KEYS, CONFIG_NETWORK_ACTING_KEYS,
 };
@@ -56,4 +57,17 @@ fn every_flag_that_the_references_name_exists() {
         })
         .collect();
     assert_eq!(unknown, Vec::<&str>::new());
+}
+
+#[test]
+fn every_annotation_is_in_the_table_and_the_table_has_no_other() {
+    let table = read("annotations.md");
+    let rows = table.lines().filter_map(|line| {
+        let (name, _) = line.strip_prefix("| `parkway.dev/")?.split_once('`')?;
+        Some(format!("{}{name}", annotations::GROUP))
+    });
+    assert_eq!(
+        rows.collect::<Vec<_>>(),
+        annotations::names().collect::<Vec<_>>()
+    );
 }

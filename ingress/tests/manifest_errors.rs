@@ -474,3 +474,45 @@ fn problems_are_data_too() {
         (&"spec.replicas".into(), &"3".into())
     );
 }
+
+/// A Service whose route asks for this.
+fn asking(annotation: &str) -> String {
+    let shop = service("command: [x]", "", "");
+    let metadata = format!("metadata: {{name: shop, annotations: {{{annotation}}}}}");
+    printed(&shop.replace("metadata: {name: shop}", &metadata))
+}
+
+#[test]
+fn annotation_of_ours_that_nobody_knows() {
+    assert_eq!(
+        asking("parkway.dev/retry-no: \"503\""),
+        "a.yaml:3:38: error: there is no annotation parkway.dev/retry-no\n  at metadata.annotations[\"parkway.dev/retry-no\"] = \"503\"\n  help: did you mean parkway.dev/retry-on?"
+    );
+}
+
+#[test]
+fn annotation_of_ours_with_a_value_that_cannot_be_meant() {
+    let at = "at metadata.annotations[\"parkway.dev/timeout-idle\"]";
+    assert_eq!(
+        asking("parkway.dev/timeout-idle: 5"),
+        format!(
+            "a.yaml:3:38: error: this must be a string, not a number\n  {at} = 5\n  help: put it in quotes: \"5\""
+        )
+    );
+    assert_eq!(
+        asking("parkway.dev/timeout-idle: \"5\""),
+        format!(
+            "a.yaml:3:38: error: this is not a duration\n  {at} = \"5\"\n  help: write one such as 250ms, 30s or 5m; off is no timeout"
+        )
+    );
+}
+
+#[test]
+fn annotation_of_ours_on_a_template() {
+    let shop = service("command: [x]", "", "");
+    let template = "template:\n    metadata: {annotations: {parkway.dev/retry-on: \"503\"}}";
+    assert_eq!(
+        printed(&shop.replacen("template:", template, 1)),
+        "a.yaml:6:30: error: parkway.dev/retry-on does nothing on a Revision\n  at spec.template.metadata.annotations[\"parkway.dev/retry-on\"] = \"503\"\n  help: move it to metadata.annotations of the Service"
+    );
+}

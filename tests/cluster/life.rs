@@ -331,3 +331,43 @@ async fn lease_is_given_back_at_the_end_however_soon_that_is() {
     parkway.finish().await;
     assert_eq!(holder().unwrap(), "", "nobody has to wait for it to expire");
 }
+
+#[tokio::test]
+async fn a_wrong_annotation_is_left_out_and_said_and_the_others_act() {
+    let (cluster, shop) = (Cluster::start(), serving("shop"));
+    cluster.put(&shop);
+    let mut ingress = shop.ingress();
+    ingress["metadata"]["annotations"]["parkway.dev/retry-no"] = "503".into();
+    ingress["metadata"]["annotations"]["parkway.dev/no-wake-paths"] = "/healthz".into();
+    cluster.api.put(ingress);
+
+    let parkway = cluster.parkway().await;
+
+    let site = parkway.at(shop.host());
+    let asleep = site.get("/healthz").await.expect(503).text();
+    assert!(asleep.starts_with("the Revision is scaled to zero"));
+    cluster.ready("shop").await;
+    let [said] = &parkway.logged("an annotation is left out")[..] else {
+        panic!("{:?}", parkway.logs());
+    };
+    assert_eq!(said["level"], "WARN");
+    assert!(
+        said["problem"]
+            .as_str()
+            .unwrap()
+            .contains("did you mean parkway.dev/retry-on?"),
+        "{said}"
+    );
+
+    let mended = {
+        let mut ingress = shop.ingress();
+        ingress["metadata"]["annotations"]["parkway.dev/no-wake-paths"] = "/robots.txt".into();
+        ingress
+    };
+    cluster.api.put(mended);
+    eventually("the new annotation to act", async || {
+        (site.get("/robots.txt").await.status == 503).then_some(())
+    })
+    .await;
+    parkway.finish().await;
+}

@@ -17,6 +17,7 @@ mod limits;
 mod manifests;
 mod memory;
 mod pipelining;
+mod policies;
 mod queue_full;
 mod replay;
 mod restart;

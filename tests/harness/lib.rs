@@ -28,6 +28,7 @@ mod answer;
 pub mod api;
 mod binary;
 pub mod cluster;
+pub mod frames;
 mod gate;
 pub mod http1;
 pub mod http2;
@@ -38,11 +39,13 @@ pub mod queue_proxy;
 pub mod raw;
 mod site;
 mod state;
+pub mod tls;
 pub mod upstream;
 mod wait;
 
 pub use answer::Answer;
 pub use binary::{binary, command};
+pub use frames::Frames;
 pub use gate::Gate;
 pub use manifest::{
     endpoint_slice, h2c_revision_with_endpoints, hello_service, revision_with_endpoints, service,

@@ -16,6 +16,7 @@ pub fn service(name: &str, command: &[&str]) -> Service {
         revision: None,
         labels: Vec::new(),
         annotations: Vec::new(),
+        asked: Vec::new(),
         template: Vec::new(),
         command: command.iter().map(|word| (*word).to_owned()).collect(),
         env: Vec::new(),
@@ -97,6 +98,8 @@ pub struct Service {
     revision: Option<String>,
     labels: Vec<(String, String)>,
     annotations: Vec<(String, String)>,
+    /// Annotations of the Service itself.
+    asked: Vec<(String, String)>,
     /// Lines of the Revision's spec.
     template: Vec<String>,
     command: Vec<String>,
@@ -181,6 +184,14 @@ impl Service {
     #[must_use]
     pub fn annotation(mut self, key: &str, value: impl Display) -> Self {
         self.annotations.push((key.to_owned(), value.to_string()));
+        self
+    }
+
+    /// An annotation `parkway.dev/NAME` of the Service itself: what its route asks for.
+    #[must_use]
+    pub fn asks(mut self, name: &str, value: impl Display) -> Self {
+        self.asked
+            .push((format!("parkway.dev/{name}"), value.to_string()));
         self
     }
 
@@ -333,7 +344,11 @@ impl Display for Service {
         }
         let meta = indented(
             2,
-            &format!("name: {}\nnamespace: default\n{labels}", self.name),
+            &format!(
+                "name: {}\nnamespace: default\n{labels}{}",
+                self.name,
+                map("annotations", &self.asked)
+            ),
         );
         write!(
             f,

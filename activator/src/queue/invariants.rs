@@ -29,7 +29,9 @@ impl<W> RevisionQueue<W> {
         if Policy::of(self.concurrency) == Policy::FirstAvailable {
             let before = self.endpoints.iter().take(self.first_free);
             debug_assert!(
-                before.into_iter().all(|slots| slots.free(self.concurrency) == 0),
+                before
+                    .into_iter()
+                    .all(|slots| slots.free(self.concurrency) == 0),
                 "first free"
             );
         }

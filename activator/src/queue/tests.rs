@@ -451,9 +451,7 @@ fn without_a_limit_slow_requests_widen_the_window_up_to_its_widest() {
     park(&mut queue, 0..100);
     queue.set_endpoints(endpoints([1, 2]));
 
-    let released: usize = (0..20)
-        .map(|_| queue.release_slow(endpoint(1)).len())
-        .sum();
+    let released: usize = (0..20).map(|_| queue.release_slow(endpoint(1)).len()).sum();
 
     assert_eq!(released, 12 + 20, "twelve slots more, and twenty used anew");
     let slots: Vec<_> = queue.endpoints().iter().map(|view| view.slots).collect();

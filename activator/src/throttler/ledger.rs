@@ -450,6 +450,9 @@ impl Ledger {
         if self.parking == Parking::Never && !self.queue.has_endpoints() {
             return Err(Refusal::NoEndpoint);
         }
+        if ask.only_if_up && !self.queue.has_endpoints() {
+            return Err(Refusal::Asleep);
+        }
         if let Some(failure) = &self.history.any().failure
             && now < failure.until
         {

@@ -89,6 +89,8 @@ pub struct Refused {
     pub revision_gone: u64,
     /// [`Refusal::NoEndpoint`].
     pub no_endpoint: u64,
+    /// [`Refusal::Asleep`].
+    pub asleep: u64,
     /// [`Refusal::Draining`].
     pub draining: u64,
 }
@@ -105,6 +107,7 @@ impl Refused {
             Refusal::StartFailed { .. } => &mut self.start_failed,
             Refusal::RevisionGone | Refusal::UnknownRevision => &mut self.revision_gone,
             Refusal::NoEndpoint => &mut self.no_endpoint,
+            Refusal::Asleep => &mut self.asleep,
             Refusal::Draining => &mut self.draining,
         };
         *counter += 1;
@@ -113,6 +116,10 @@ impl Refused {
     /// All reasons together.
     pub fn total(&self) -> u64 {
         let full = self.depth + self.bytes + self.total_bytes + self.client_share;
-        full + self.start_failed + self.revision_gone + self.no_endpoint + self.draining
+        full + self.start_failed
+            + self.revision_gone
+            + self.no_endpoint
+            + self.asleep
+            + self.draining
     }
 }

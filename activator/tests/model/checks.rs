@@ -63,7 +63,9 @@ impl Simulation<'_> {
                 let total = self.throttler.parked_bytes();
                 self.check_bound(*bound, revision, ask.client, 1, ask.bytes, total);
             }
-            Refusal::RevisionGone | Refusal::NoEndpoint => panic!("{refusal}: not for newcomers"),
+            Refusal::RevisionGone | Refusal::NoEndpoint | Refusal::Asleep => {
+                panic!("{refusal}: not for newcomers")
+            }
         }
     }
 

@@ -137,6 +137,7 @@ fn reason(refusal: &Refusal) -> &'static str {
         Refusal::StartFailed { .. } => "start failed",
         Refusal::RevisionGone => "gone",
         Refusal::NoEndpoint => "no endpoint",
+        Refusal::Asleep => "asleep",
         Refusal::Draining => "draining",
     }
 }
@@ -278,6 +279,7 @@ impl<'r> Simulation<'r> {
             client: self.dice.chance(60).then(|| self.dice.roll() % CLIENTS),
             avoid: again,
             first_in_line: again.is_some(),
+            only_if_up: false,
             arrived: None,
         };
         let worker = self.dice.below(WORKERS);

@@ -17,6 +17,7 @@ use prometheus_client::registry::Registry;
 
 use super::{Admin, Autoscaler};
 use crate::proxy::observe::{Counts, DURATION_BOUNDS};
+use crate::routing::retry::Reason;
 use crate::telemetry;
 
 /// The metrics of this moment as text.
@@ -227,6 +228,7 @@ fn queues(revisions: &[RevisionState], out: &mut DescriptorEncoder<'_>) -> fmt::
             ("start_failed", refused.start_failed),
             ("revision_gone", refused.revision_gone),
             ("no_endpoint", refused.no_endpoint),
+            ("asleep", refused.asleep),
             ("draining", refused.draining),
         ];
         reasons.map(|(reason, count)| {
@@ -377,6 +379,20 @@ fn requests(admin: &Admin, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         "parkway_retried_requests",
         "Requests that were sent to more than one endpoint",
         each(|counts| counts.retried),
+    )?;
+    let retries = total.iter().flat_map(|(labels, counts)| {
+        let by_reason = Reason::ALL.into_iter().zip(counts.retries);
+        by_reason.map(|(reason, count)| {
+            let mut labels = labels.clone();
+            labels.push(("reason", reason.label().to_owned()));
+            (labels, count)
+        })
+    });
+    counters(
+        out,
+        "parkway_retries",
+        "Times requests were sent again, by what became of the attempt before",
+        retries.filter(|(_, count)| *count > 0),
     )?;
     counters(
         out,

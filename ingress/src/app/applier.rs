@@ -396,6 +396,7 @@ mod tests {
             },
             hash: "".into(),
             rules: Vec::new(),
+            policy: None,
         })
     }
 

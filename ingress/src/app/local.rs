@@ -340,6 +340,7 @@ impl Entrances {
             move |listener| Entrance {
                 listener,
                 kind: EntranceKind::Gateway(visibility),
+                certificates: None,
             }
         };
         let external = self

@@ -75,6 +75,7 @@ pub(super) fn limits(settings: &DataPath, drain: Duration) -> Limits {
         first_byte: Duration::from_secs(settings.first_byte_seconds),
         header_read: Duration::from_secs(settings.header_read_seconds),
         idle: Duration::from_secs(settings.idle_seconds),
+        stall: Duration::from_secs(settings.stall_seconds),
         drain,
         ..Limits::default()
     }

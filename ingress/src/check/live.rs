@@ -213,6 +213,11 @@ impl Report {
                 self.mistake(format_args!("{key}: refused, {reason}: {message}"));
             }
         }
+        for problem in &change.notes {
+            let (field, message) = (&problem.field, &problem.message);
+            let (value, remedy) = (&problem.value, &problem.remedy);
+            self.mistake(format_args!("  {field} = {value}: {message}; {remedy}"));
+        }
         if let Some(rules) = &change.rules {
             self.rules(rules, known);
         }

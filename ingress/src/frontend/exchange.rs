@@ -5,9 +5,10 @@
 
 use std::hash::BuildHasher;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::request::Parts;
-use http::{Method, Response, Version, header};
+use http::{HeaderValue, Method, Response, Version, header};
 use parkway_activator::revision::Protocol;
 use parkway_activator::throttler::{Admission, Permit};
 use tokio::time::Instant;
@@ -24,7 +25,9 @@ use crate::proxy::observe::Observation;
 use crate::routing::headers::{EntranceKind, Present};
 use crate::routing::host::{Host, WrittenHost};
 use crate::routing::identify;
+use crate::routing::policy::RoutePolicy;
 use crate::routing::probe::{ProbeAnswer, activator_answer, probe_answer};
+use crate::routing::redirect::redirect;
 use crate::routing::rules::{Target, Visibility};
 use crate::routing::timeout::parse_grpc_timeout;
 use crate::routing::validate::{self, Checked};
@@ -59,23 +62,34 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
             EntranceKind::Gateway(visibility) => route(peer, visibility, head, &checked),
             EntranceKind::Activator => identify(peer, head, &checked),
         });
-    let (destination, framing) = match routed {
-        Ok(Routed::To(destination, framing)) => (destination, framing),
+    let (destination, framing, policy) = match routed {
+        Ok(Routed::To(destination, framing, policy)) => (destination, framing, policy),
         Ok(Routed::Probe(answer)) => {
             let response = Asked::of(peer, head).respond_probe(answer, Some(observation));
+            return Begin::Answer(response);
+        }
+        Ok(Routed::Elsewhere(location)) => {
+            let response = Asked::of(peer, head).respond_redirect(location, observation);
             return Begin::Answer(response);
         }
         Err(failure) => return refuse(peer, head, &failure, observation),
     };
     observation.destination(&destination);
+    let only_if_up = policy
+        .as_ref()
+        .is_some_and(|policy| destination.stats.is_some() && policy.no_wake.covers(head));
     let in_flight = destination
         .stats
         .as_ref()
+        .filter(|_| !only_if_up)
         .map(|stats| stats.enter(worker.index, arrived));
-    let deadlines = destination.stats.is_some().then(|| Deadlines {
+    let has_deadlines = destination.stats.is_some() || policy.is_some();
+    let deadlines = has_deadlines.then(|| Deadlines {
         of: Rc::clone(&destination),
         arrived,
         client: grpc_timeout(head),
+        route: policy,
+        first_sent: None,
     });
     let client = worker
         .policy
@@ -91,6 +105,7 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
     };
     let job = Job {
         destination,
+        only_if_up,
         protocol,
         in_flight,
         deadlines,
@@ -128,6 +143,11 @@ fn admit(peer: &Peer, head: &Parts, mut job: Job) -> Begin {
     match throttle.admit(&job.destination.id, ask) {
         Admission::Granted(permit) => Begin::Forward(job, permit),
         Admission::Parked(ticket) => {
+            if job.only_if_up {
+                // It waits for an endpoint that is there. Should that go meanwhile, somebody has to be told.
+                let stats = job.destination.stats.as_ref();
+                job.in_flight = stats.map(|stats| stats.enter(peer.worker.index, Instant::now()));
+            }
             job.observation.waits_for(ticket.start());
             job.observation.has_parked();
             Begin::Parked(Box::new(Waiting {
@@ -145,8 +165,10 @@ fn refuse(peer: &Peer, head: &Parts, failure: &Failure, observation: Observation
 }
 
 enum Routed {
-    To(Rc<Destination>, Framing),
+    To(Rc<Destination>, Framing, Option<Arc<RoutePolicy>>),
     Probe(ProbeAnswer),
+    /// To come again by TLS.
+    Elsewhere(HeaderValue),
 }
 
 /// Finds out by the rules what a request is for, and edits its headers as the rules on the way say.
@@ -162,15 +184,25 @@ fn route(
     let written = host.as_ref().map(WrittenHost::written);
     peer.entry.admit(head, *present, written);
     let host = host.as_ref().map_or(Host::NONE, WrittenHost::host);
+    if let Some(security) = &peer.security
+        && !security.is_for(host.as_str())
+    {
+        return Err(Failure::Misdirected);
+    }
     let routes = worker.routes();
     let mut dealer = worker.dealer.borrow_mut();
+    // What the host says that the client asked for, not the one it is rewritten to.
+    let mut redirects = None;
     let resolved = routes.resolve(
         visibility,
         &host,
         head.uri.path(),
         &mut head.headers,
         *present,
-        |matched| dealer.choose(matched.key, &matched.path.splits),
+        |matched| {
+            redirects.get_or_insert(matched.policy.is_some_and(|policy| policy.redirects));
+            dealer.choose(matched.key, &matched.path.splits)
+        },
     )?;
     let target = &resolved.backend.target;
     if present.has(Present::NETWORK_PROBE)
@@ -179,8 +211,17 @@ fn route(
     {
         return Ok(Routed::Probe(answer));
     }
+    if redirects == Some(true)
+        && visibility == Visibility::ExternalIp
+        && peer.security.is_none()
+        && let Some(port) = worker.policy.https_port
+        && let Some(location) = redirect(&host, &head.uri, &head.headers, port)
+    {
+        return Ok(Routed::Elsewhere(location));
+    }
     let destination = worker.destination(target)?;
-    Ok(Routed::To(destination, framing))
+    let policy = resolved.matched.policy.map(Arc::clone);
+    Ok(Routed::To(destination, framing, policy))
 }
 
 /// Reads from a request which Revision it is for.
@@ -197,7 +238,8 @@ fn identify(peer: &Peer, head: &mut Parts, checked: &Checked) -> Result<Routed, 
     };
     let framing = Framing::of(head, checked.present);
     peer.entry.admit(head, checked.present, written);
-    Ok(Routed::To(destination, framing))
+    // Which route led here is not known: whoever asked has retried and waited as that says.
+    Ok(Routed::To(destination, framing, None))
 }
 
 /// A gRPC client's own deadline, which counts while the call is parked.

@@ -21,6 +21,7 @@ use super::problem::{Origin, Problem};
 use super::settings::{Defaults, Settings};
 use super::template::HostValues;
 use super::{Options, ServiceUrl};
+use crate::routing::timeout::NEVER;
 use crate::workload::{Readiness, ReadinessCheck, Workload};
 
 /// The label that keeps a Service away from the external entrance.
@@ -469,15 +470,12 @@ impl RouteBuilder<'_> {
     }
 }
 
-/// As good as never, and still safe to add to an instant: thirty years.
-const FAR_FUTURE: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
-
 /// The spec of an ordinary Service's endpoints: unlimited, with no deadline of its own.
 pub(crate) fn service_spec(protocol: Protocol) -> Arc<RevisionSpec> {
     Arc::new(RevisionSpec {
         protocol,
         timeouts: Timeouts {
-            total: FAR_FUTURE,
+            total: NEVER,
             response_start: None,
             idle: None,
         },

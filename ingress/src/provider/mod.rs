@@ -8,6 +8,7 @@
 //! [`mod@file`] does this for files and folders. From `object` on nothing knows where the objects came from; a provider
 //! for a cluster begins there.
 
+pub mod annotations;
 mod difference;
 pub mod document;
 mod fields;

@@ -178,6 +178,11 @@ impl Origin {
         }
     }
 
+    /// Whether it stands in a file; else it came from an API server.
+    pub(crate) fn is_written(&self) -> bool {
+        matches!(&*self.0, Place::Written(_))
+    }
+
     /// The line the object begins in, counted from 1; 0 when unknown.
     pub fn line(&self) -> u32 {
         self.at().line

@@ -11,12 +11,14 @@ use http::{HeaderName, HeaderValue};
 use parkway_activator::endpoint::Endpoint;
 use parkway_activator::revision::{Protocol, RevisionId, RevisionSpec};
 
+use super::annotations;
 use super::kingress::{IngressPath, IngressRule, IngressSplit, ServicePort};
 use super::knative::{NAMESPACE_HEADER, REVISION_HEADER, service_spec};
 use super::object::{CoreService, CoreServicePort, EndpointSlice, Ingress, Meta, TargetPort};
 use super::problem::Problem;
 use super::slices::{SERVICE_NAME_LABEL, endpoints};
 use crate::routing::names::{SERVING_NAMESPACE, SERVING_REVISION};
+use crate::routing::policy::RoutePolicy;
 use crate::routing::rules::{
     Backend, IngressName, IngressRules, PathRule, Rule, Target, Visibility,
 };
@@ -207,6 +209,9 @@ struct Translator<'a> {
     problems: Vec<Problem>,
 }
 
+/// Source: knative/networking `pkg/apis/networking/v1alpha1/ingress_types.go`, `HTTPOptionRedirected`.
+const REDIRECTED: &str = "Redirected";
+
 impl Translator<'_> {
     fn rules(&mut self) -> IngressRules {
         let meta = &self.ingress.meta;
@@ -215,11 +220,7 @@ impl Translator<'_> {
             self.refuse("spec.rules", "a KIngress needs a rule", "");
         }
         match spec.http_option.as_str() {
-            "" | "Enabled" => {}
-            "Redirected" => self.warn(
-                "spec.httpOption",
-                "there is no TLS here to redirect to: plain HTTP is served",
-            ),
+            "" | "Enabled" | REDIRECTED => {}
             _ => self.refuse("spec.httpOption", "this must be Enabled or Redirected", ""),
         }
         for (index, tls) in spec.tls.iter().enumerate() {
@@ -243,7 +244,25 @@ impl Translator<'_> {
             },
             hash: spec.hash(&meta.namespace, &meta.name).into(),
             rules,
+            policy: self.policy(),
         }
+    }
+
+    /// What the annotations and `httpOption` ask for. In a cluster nobody is there to mend a mistake at once, and a route is not taken down
+    /// for it: what cannot be read is left out.
+    fn policy(&mut self) -> Option<Arc<RoutePolicy>> {
+        let meta = &self.ingress.meta;
+        let (policy, mut problems) = annotations::policy(&meta.annotations, &meta.origin);
+        if !meta.origin.is_written() {
+            problems = problems.into_iter().map(Problem::warning).collect();
+        }
+        self.problems.append(&mut problems);
+        if self.ingress.spec.http_option != REDIRECTED {
+            return policy.map(Arc::new);
+        }
+        let mut policy = policy.unwrap_or_default();
+        policy.redirects = true;
+        Some(Arc::new(policy))
     }
 
     /// A rule; paths that are those of the rule `before` it are the same values.

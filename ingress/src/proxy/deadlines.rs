@@ -1,11 +1,15 @@
-//! When a request may take no longer: the Revision's timeouts, counted from its arrival.
+//! When a request may take no longer: the Revision's timeouts, or its route's, counted from its arrival.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use parkway_activator::revision::Timeouts;
 use tokio::time::Instant;
 
 use super::destination::Destination;
+use super::failure::{Failure, Named};
+use crate::routing::policy::RoutePolicy;
 use crate::routing::timeout::{Milestones, next};
 
 /// The timeouts of one request.
@@ -17,28 +21,87 @@ pub struct Deadlines {
     pub arrived: Instant,
     /// The client's own deadline, counted from arrival too.
     pub client: Option<Duration>,
+    /// What the route asks for; mostly nothing.
+    pub route: Option<Arc<RoutePolicy>>,
+    /// When the request was first sent to an endpoint; noted only for a route.
+    pub first_sent: Option<Instant>,
 }
 
 impl Deadlines {
     /// When a request without a response head ends.
     pub fn before_response(&self) -> Instant {
+        let timeouts = match &self.route {
+            None => self.of.spec.timeouts,
+            Some(route) => route.timeouts.before_response(self.of.spec.timeouts),
+        };
+        let due = self.of_revision(&timeouts);
+        match self.first_byte() {
+            Some(first_byte) => due.min(first_byte),
+            None => due,
+        }
+    }
+
+    fn of_revision(&self, timeouts: &Timeouts) -> Instant {
         let milestones = Milestones::new(self.arrived);
-        let revisions = next(&self.of.spec.timeouts, &milestones).map(|(due, _)| due);
+        let revisions = next(timeouts, &milestones).map(|(due, _)| due);
         let clients = self.client.map(|client| self.arrived + client);
-        let latest = self.arrived + self.of.spec.timeouts.total;
+        let latest = self.arrived + timeouts.total;
         [revisions, clients]
             .into_iter()
             .flatten()
             .fold(latest, Instant::min)
     }
 
+    /// When the route's timeout for the first byte passes, once the request was sent.
+    fn first_byte(&self) -> Option<Instant> {
+        let after = self.route.as_ref()?.timeouts.first_byte?;
+        Some(self.first_sent? + after)
+    }
+
+    /// When a request that is parked since `since` ends.
+    pub fn while_parked(&self, since: Instant) -> Instant {
+        let due = self.before_response();
+        match self.parked(since) {
+            Some(parked) => due.min(parked),
+            None => due,
+        }
+    }
+
+    fn parked(&self, since: Instant) -> Option<Instant> {
+        Some(since + self.route.as_ref()?.timeouts.parked?)
+    }
+
     /// When a response that was last written to at `last_write` is cut.
     pub fn while_streaming(&self, last_write: Instant) -> Option<Instant> {
+        let timeouts = match &self.route {
+            None => self.of.spec.timeouts,
+            Some(route) => route.timeouts.while_streaming(self.of.spec.timeouts),
+        };
         let milestones = Milestones {
             arrival: self.arrived,
             response_start: Some(last_write),
             last_write: Some(last_write),
         };
-        next(&self.of.spec.timeouts, &milestones).map(|(due, _)| due)
+        next(&timeouts, &milestones).map(|(due, _)| due)
+    }
+
+    /// How to speak of a request whose time is over before its response has begun.
+    ///
+    /// `parked_since` says since when it has been parked, if it is.
+    pub fn failure(&self, parked_since: Option<Instant>, now: Instant) -> Failure {
+        let Some(route) = &self.route else {
+            return Failure::TimedOut;
+        };
+        let has_passed = |due: Option<Instant>| due.is_some_and(|due| due <= now);
+        let total = route.timeouts.total.map(|total| self.arrived + total);
+        if has_passed(total) {
+            Failure::RouteTimeout(Named::Total)
+        } else if has_passed(self.first_byte()) {
+            Failure::RouteTimeout(Named::FirstByte)
+        } else if has_passed(parked_since.and_then(|since| self.parked(since))) {
+            Failure::RouteTimeout(Named::Parked)
+        } else {
+            Failure::TimedOut
+        }
     }
 }

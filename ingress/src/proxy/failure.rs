@@ -16,6 +16,9 @@ pub enum Failure {
     /// The request itself cannot be served.
     #[error("{0}")]
     BadRequest(#[from] BadRequest),
+    /// The connection was secured for other hosts (RFC 9110 section 15.5.20).
+    #[error("this connection's certificate is not for this host")]
+    Misdirected,
     /// No rule matches.
     #[error("{0}")]
     NoRoute(#[from] table::NoRoute),
@@ -33,6 +36,9 @@ pub enum Failure {
     /// Text and status: knative/serving `pkg/activator/handler/main_test.go` and `pkg/http/handler/timeout.go`.
     #[error("activator request timeout")]
     TimedOut,
+    /// A timeout that the route has set.
+    #[error("the route's timeout has passed: {}", .0.name())]
+    RouteTimeout(Named),
     /// The endpoint had no room, and what it was sent cannot be sent again. The text is queue-proxy's.
     #[error("pending request queue full")]
     TurnedAway,
@@ -44,17 +50,45 @@ pub enum Failure {
     Incomplete,
 }
 
+/// A timeout of a route, by the name it has in the annotation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// Parked too long at a stretch.
+    Parked,
+    /// One attempt, and there may be no other.
+    Try,
+    /// From the first attempt to the response head.
+    FirstByte,
+    /// From the arrival.
+    Total,
+}
+
+impl Named {
+    /// The annotation's name, without its group.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Parked => "timeout-parked",
+            Self::Try => "timeout-try",
+            Self::FirstByte => "timeout-first-byte",
+            Self::Total => "timeout-total",
+        }
+    }
+}
+
 impl Failure {
     /// The answer's status.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::BadRequest(bad) => bad.status(),
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::NoRoute(missing) => missing.status(),
             Self::NoRevision(_) | Self::Refused(Refusal::UnknownRevision) => StatusCode::NOT_FOUND,
-            Self::Refused(_) | Self::Misconfigured(_) | Self::TurnedAway => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+            // Nobody has begun with a request that is parked: asking again does no harm.
+            Self::Refused(_)
+            | Self::Misconfigured(_)
+            | Self::TurnedAway
+            | Self::RouteTimeout(Named::Parked) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TimedOut | Self::RouteTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::BadGateway(_) => StatusCode::BAD_GATEWAY,
             Self::Incomplete => StatusCode::BAD_REQUEST,
         }

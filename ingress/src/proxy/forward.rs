@@ -1,9 +1,12 @@
 //! From a permit to a response: one request to one endpoint after another until one answers.
 //!
 //! What has not been started is always sent again, what may have been started only if that does no harm, what has begun
-//! to answer never; `routing::retry` decides, within a budget. An endpoint that refuses is set aside. Between two
-//! attempts the request has no permit: it asks for one again, first in line, and may have to be parked again. So does one
-//! that queue-proxy had no room for, which others that share the Pod have taken: it goes on waiting instead of hearing so.
+//! to answer never unless its route asks for it; `routing::retry` decides, within a budget. An endpoint that refuses is
+//! set aside. Between two attempts the request has no permit: it asks for one again, first in line, and may have to be
+//! parked again. So does one that queue-proxy had no room for, which others that share the Pod have taken: it goes on
+//! waiting instead of hearing so.
+
+mod again;
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -22,7 +25,8 @@ use parkway_activator::throttler::{Admission, Ask, Permit, Throttler, Ticket, Wo
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::body::{BusyGuard, Left, Replay, RequestBody, ResponseBody};
+use self::again::pause_before_next;
+use super::body::{BusyGuard, Replay, RequestBody, ResponseBody};
 use super::deadlines::Deadlines;
 use super::destination::Destination;
 use super::failure::Failure;
@@ -33,12 +37,11 @@ use super::pool::{Http1Lease, Pool};
 use super::send::{Answered, Attempt, SendError, send};
 pub use super::sweep::Elapsed;
 use super::sweep::{Alarm, Sweep};
-use super::turned_away;
 use crate::config::Limits;
 use crate::routing::headers;
 use crate::routing::headers::{HostMode, Present};
-use crate::routing::retry::{self, BodyState, Budget, Failed, Verdict};
-use crate::routing::rules::Target;
+use crate::routing::policy::RoutePolicy;
+use crate::routing::retry::{Budget, RetryPolicy};
 
 /// What forwarding needs of its worker.
 #[derive(Debug)]
@@ -70,6 +73,8 @@ pub struct Job {
     pub deadlines: Option<Deadlines>,
     /// Which client it counts for in the queue, where shares are bounded.
     pub client: Option<u64>,
+    /// It wakes nobody: it is not parked where no endpoint is ready.
+    pub only_if_up: bool,
     /// What its endpoint is spoken to.
     pub protocol: Protocol,
     /// How often it was sent, and not turned away.
@@ -160,6 +165,42 @@ impl Job {
         self.deadlines.as_ref().map(Deadlines::before_response)
     }
 
+    /// What its route says about retries.
+    fn retry(&self) -> Option<&RetryPolicy> {
+        self.route()?.retry.as_ref()
+    }
+
+    fn route(&self) -> Option<&RoutePolicy> {
+        self.deadlines.as_ref()?.route.as_deref()
+    }
+
+    /// How long its route gives connecting.
+    fn connect(&self) -> Option<Duration> {
+        self.route()?.timeouts.connect
+    }
+
+    /// When an attempt that begins now ends if no response head comes.
+    fn try_due(&self) -> Option<Instant> {
+        let due = self.due();
+        match self.retry().and_then(|retry| retry.try_timeout) {
+            None => due,
+            Some(limit) => due.into_iter().chain([Instant::now() + limit]).min(),
+        }
+    }
+
+    /// What became of a request whose time is over, parked or not.
+    pub fn late(&self, parked_since: Option<Instant>) -> Failure {
+        match &self.deadlines {
+            Some(deadlines) => deadlines.failure(parked_since, Instant::now()),
+            None => Failure::TimedOut,
+        }
+    }
+
+    /// Whether the request as a whole is late, not only one attempt.
+    fn is_late(&self) -> bool {
+        self.due().is_some_and(|due| due <= Instant::now())
+    }
+
     /// Asks for a permit.
     pub fn ask(&self, bytes: usize, avoid: Option<Endpoint>) -> Ask {
         Ask {
@@ -167,8 +208,23 @@ impl Job {
             client: self.client,
             avoid,
             first_in_line: avoid.is_some(),
+            only_if_up: self.only_if_up,
             arrived: Some(self.observation.arrived()),
         }
+    }
+}
+
+impl Waiting {
+    /// When it has waited too long.
+    pub fn due(&self) -> Option<Instant> {
+        let since = self.ticket.parked_since();
+        let deadlines = self.job.deadlines.as_ref();
+        deadlines.map(|deadlines| deadlines.while_parked(since))
+    }
+
+    /// What became of it then.
+    pub fn late(&self) -> Failure {
+        self.job.late(Some(self.ticket.parked_since()))
     }
 }
 
@@ -190,7 +246,13 @@ impl Forwarder {
         let expects_continue = head.headers.contains_key(header::EXPECT);
         let body = (!body.is_empty()).then(|| Replay::new(body, self.limits.replay_bytes));
         if job.attempts == 0 && job.turned_away == 0 {
-            self.budget.borrow_mut().arrived(Instant::now());
+            let now = Instant::now();
+            self.budget.borrow_mut().arrived(now);
+            if let Some(deadlines) = &mut job.deadlines
+                && deadlines.route.is_some()
+            {
+                deadlines.first_sent = Some(now);
+            }
         }
         loop {
             job.attempts += 1;
@@ -206,61 +268,60 @@ impl Forwarder {
                 body: body.as_ref(),
                 is_upgrade,
                 expects_continue,
+                connect: job.connect(),
                 connected: follows.then_some(&connected),
             };
             let released = permit.waited().then(Instant::now);
             let sent = {
                 // Pinned here and lent on: handed on by value it would lie in this future once for each layer.
                 let sending = pin!(send(&self.pool, &self.limits, attempt));
-                self.in_time(job.due(), &mut permit, released, sending).await
+                self.in_time(job.try_due(), &mut permit, released, sending)
+                    .await
             };
             job.observation.connected(connected.get());
-            let looked = match sent {
-                Err(Elapsed) => return Outcome::Failed(Failure::TimedOut, job.observation),
-                Ok(Ok(answered)) if !self.may_be_turned_away(&job, &answered) => {
+            let error = match sent {
+                Err(Elapsed) if job.is_late() => {
+                    return Outcome::Failed(job.late(None), job.observation);
+                }
+                Err(Elapsed) => SendError::TooSlow,
+                Ok(Ok(answered)) if !self.needs_a_look(&job, &answered) => {
                     self.goes_on(&mut permit, released);
                     let alarm = self.sweep.alarm();
                     return answer(job, permit, alarm, answered, busy, body);
                 }
-                // On the heap: rare.
                 Ok(Ok(answered)) => {
-                    let method = head.method.clone();
-                    Ok(Box::pin(turned_away::unless(
-                        answered,
-                        method,
-                        body.clone(),
-                    )))
-                }
-                Ok(Err(error)) => Err(error),
-            };
-            let error = match looked {
-                Err(error) => error,
-                Ok(mut looking) => match self.sweep.within(job.due(), looking.as_mut()).await {
-                    Err(Elapsed) => return Outcome::Failed(Failure::TimedOut, job.observation),
-                    Ok(Ok(answered)) => {
-                        self.goes_on(&mut permit, released);
-                        let alarm = self.sweep.alarm();
-                        return answer(job, permit, alarm, answered, busy, body);
+                    // On the heap, and what comes of it too: rare.
+                    let looked = Box::pin(self.look(&job, answered, &head, body.as_ref())).await;
+                    match looked {
+                        Err(Elapsed) => return Outcome::Failed(job.late(None), job.observation),
+                        Ok(Ok(answered)) => {
+                            self.goes_on(&mut permit, released);
+                            let alarm = self.sweep.alarm();
+                            return answer(job, permit, alarm, *answered, busy, body);
+                        }
+                        Ok(Err(error)) => error,
                     }
-                    Ok(Err(error)) => error,
-                },
+                }
+                Ok(Err(error)) => error,
             };
             debug!(revision = %job.destination.id, endpoint = %permit.endpoint(), attempts = job.attempts, %error, "attempt failed");
             let failed = permit.endpoint();
             if error.is_refusal() {
                 self.throttler.suspect(&job.destination.id, failed);
             }
-            if let Some(failure) = self.gives_up(&error, &head, body.as_ref(), job.attempts) {
+            if let Some(failure) = self.gives_up(&error, &head, body.as_ref(), &job) {
                 return Outcome::Failed(failure, job.observation);
             }
-            if matches!(error, SendError::TurnedAway) {
-                // With the permit: while it pauses, nobody else is sent to where there is no room.
-                if let Err(Elapsed) = Box::pin(self.pause(&mut job)).await {
-                    return Outcome::Failed(Failure::TimedOut, job.observation);
-                }
+            job.observation.retried(error.reason());
+            // Kept by a request that was turned away: while it pauses, nobody else is sent to where there is no room.
+            // Otherwise the slot goes to others while this request pauses and asks anew.
+            let kept = matches!(error, SendError::TurnedAway).then_some(permit);
+            if let Some(pause) = pause_before_next(&mut job, &error)
+                && let Err(Elapsed) = Box::pin(self.pause(&mut job, pause)).await
+            {
+                return Outcome::Failed(job.late(None), job.observation);
             }
-            // The slot goes to others while this request asks anew.
-            drop(permit);
+            drop(kept);
             let ask = job.ask(PackedHead::packed_len(&head), Some(failed));
             permit = match self.throttle.admit(&job.destination.id, ask) {
                 Admission::Granted(permit) => permit,
@@ -327,60 +388,24 @@ impl Forwarder {
     /// Waits for a permit inside a request whose body has been read already.
     async fn wait_in_place(&self, job: &mut Job, ticket: Ticket) -> Result<Permit, Failure> {
         job.observation.waits();
-        let granted = self.sweep.within(job.due(), pin!(ticket)).await;
+        let since = ticket.parked_since();
+        let due = { job.deadlines.as_ref() }.map(|deadlines| deadlines.while_parked(since));
+        let granted = self.sweep.within(due, pin!(ticket)).await;
         job.observation.goes_on();
         match granted {
             Ok(granted) => granted.map_err(Failure::Refused),
-            Err(Elapsed) => Err(Failure::TimedOut),
+            Err(Elapsed) => Err(job.late(Some(since))),
         }
     }
 
-    /// Whether queue-proxy may have said that it had no room.
-    fn may_be_turned_away(&self, job: &Job, answered: &Answered) -> bool {
-        turned_away::is_likely(&answered.head)
-            && self.host_mode == HostMode::QueueProxy
-            && matches!(job.destination.target, Target::Revision { .. })
-    }
-
-    /// Lets a moment pass after the endpoint had no room for the request, which has not been begun with.
-    async fn pause(&self, job: &mut Job) -> Result<(), Elapsed> {
-        let pause = tokio::time::sleep(retry::pause(job.turned_away));
-        job.attempts = job.attempts.saturating_sub(1);
-        job.turned_away = job.turned_away.saturating_add(1);
-        job.observation.has_parked();
-        let paused = self.sweep.within(job.due(), pin!(pause)).await;
+    /// Lets a moment pass in which the request has been begun with by nobody.
+    async fn pause(&self, job: &mut Job, pause: Duration) -> Result<(), Elapsed> {
+        let paused = self
+            .sweep
+            .within(job.due(), pin!(tokio::time::sleep(pause)))
+            .await;
         job.observation.goes_on();
         paused
-    }
-
-    /// The failure that ends the request, unless it may be sent again.
-    fn gives_up(
-        &self,
-        error: &SendError,
-        head: &Parts,
-        body: Option<&Replay>,
-        attempts: u32,
-    ) -> Option<Failure> {
-        if matches!(error, SendError::Client) {
-            return Some(Failure::Incomplete);
-        }
-        let body = match body.map(Replay::left) {
-            None | Some(Left::Empty) => BodyState::Empty,
-            Some(Left::Whole) => BodyState::Buffered,
-            Some(Left::Gone) => BodyState::Gone,
-        };
-        let mut budget = self.budget.borrow_mut();
-        let failed = Failed {
-            progress: error.progress(),
-            method: &head.method,
-            body,
-            attempts,
-        };
-        match failed.decide(&mut budget, Instant::now()) {
-            Verdict::SendAgain => None,
-            _ if matches!(error, SendError::TurnedAway) => Some(Failure::TurnedAway),
-            Verdict::GiveUp(_) | Verdict::Truncate => Some(Failure::BadGateway(error.to_string())),
-        }
     }
 }
 

@@ -17,6 +17,7 @@ use tracing::info;
 
 use super::destination::Destination;
 use super::request_log::Pending;
+use crate::routing::retry::Reason;
 
 /// Upper bounds of the duration buckets in seconds, as Knative's histograms have them.
 ///
@@ -51,6 +52,8 @@ pub struct Counts {
     pub parked: u64,
     /// Requests that were sent again at least once.
     pub retried: u64,
+    /// Times a request was sent again, by the number of its [`Reason`].
+    pub retries: [u64; Reason::ALL.len()],
     /// Response body bytes.
     pub response_bytes: u64,
     /// Requests by duration; the last bucket has no upper bound.
@@ -131,6 +134,20 @@ impl WorkerCounts {
     }
 }
 
+impl WorkerCounts {
+    /// Counts another attempt at once: rare, and so it takes no room in each request.
+    fn retried(&self, revision: &RevisionId, reason: Reason) {
+        let Some(shard) = self.all.0.get(self.index) else {
+            return;
+        };
+        let mut shard = shard.0.lock();
+        let counts = shard.by_revision.entry(revision.clone()).or_default();
+        if let Some(count) = counts.retries.get_mut(reason as usize) {
+            *count += 1;
+        }
+    }
+}
+
 impl Counts {
     fn record(&mut self, observation: &Observation, took: Duration) {
         let status = observation.status.map_or(0, |status| status.as_u16());
@@ -167,6 +184,9 @@ impl Counts {
         self.aborted += other.aborted;
         self.parked += other.parked;
         self.retried += other.retried;
+        for (total, count) in self.retries.iter_mut().zip(other.retries) {
+            *total += count;
+        }
         self.response_bytes += other.response_bytes;
         for (total, count) in self.durations.iter_mut().zip(other.durations) {
             *total += count;
@@ -199,9 +219,14 @@ struct Lines {
     access: Option<Access>,
     request: Option<Pending>,
     parked: Duration,
+    /// Why it was sent again, each time, up to [`MOST_REASONS`].
+    retries: Vec<Reason>,
     /// Since when it waits, while it does.
     waits_since: Option<Instant>,
 }
+
+/// So many reasons the access log tells of one request.
+const MOST_REASONS: usize = 16;
 
 /// What the access log says of a head.
 #[derive(Debug)]
@@ -318,6 +343,18 @@ impl Observation {
         self.attempts += 1;
     }
 
+    /// The request is about to be sent again.
+    pub fn retried(&mut self, reason: Reason) {
+        if let Some(destination) = &self.destination {
+            self.counts.retried(&destination.id, reason);
+        }
+        if let Some(lines) = &mut self.lines
+            && lines.retries.len() < MOST_REASONS
+        {
+            lines.retries.push(reason);
+        }
+    }
+
     /// The response's status.
     pub fn status(&mut self, status: StatusCode) {
         self.status = Some(status);
@@ -353,9 +390,17 @@ impl Drop for Observation {
     }
 }
 
+impl Lines {
+    fn told_retries(&self) -> Option<String> {
+        let reasons: Vec<_> = self.retries.iter().map(|reason| reason.label()).collect();
+        (!reasons.is_empty()).then(|| reasons.join(","))
+    }
+}
+
 impl Observation {
     fn write(&self, lines: Lines) {
         let took = self.arrived.elapsed();
+        let retries = lines.told_retries();
         if let (Some(line), Some(destination)) = (lines.request, &self.destination)
             && destination.stats.is_some()
         {
@@ -371,6 +416,7 @@ impl Observation {
             revision = self.destination.as_ref().map(|destination| tracing::field::display(&destination.id)),
             bytes = self.response_bytes,
             attempts = self.attempts,
+            retries,
             parked_ms = u64::try_from(lines.parked.as_millis()).unwrap_or(u64::MAX),
             took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             ended = self.is_ended,

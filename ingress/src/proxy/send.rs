@@ -6,10 +6,12 @@
 
 use std::cell::Cell;
 use std::error::Error as StdError;
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn};
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -24,10 +26,10 @@ use tokio::time::Instant;
 use super::body::{
     AttemptBody, BodyError, ContinueGate, ContinueSignal, Left, Replay, ResponseBody,
 };
-use super::http1::{Exchange, HeadBounds, MOST_FIELDS, Outgoing, Reply};
+use super::http1::{Exchange, HeadBounds, INFORMATIONAL, MOST_FIELDS, Outgoing, Reply};
 use super::pool::{Http1Lease, Http2Lease, Pool};
 use crate::config::Limits;
-use crate::routing::retry::Progress;
+use crate::routing::retry::{Progress, Reason};
 
 /// Why an attempt brought no response head.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +37,9 @@ pub enum SendError {
     /// No connection could be made.
     #[error("cannot connect: {0}")]
     Connect(#[source] io::Error),
+    /// No connection could be had within the time that the route gives. It says nothing about the endpoint.
+    #[error("no connection within the route's timeout of connecting")]
+    ConnectTooSlow,
     /// The endpoint has not begun with the request: the engine gave it back, the stream was refused, or the connection
     /// is going away and the stream is above the last one it serves (RFC 9113 section 6.8).
     #[error("the endpoint did not take the request: {0}")]
@@ -48,6 +53,17 @@ pub enum SendError {
     /// Bytes were written and the connection ended before a response head.
     #[error("the endpoint ended the connection before it answered: {0}")]
     MaybeStarted(#[source] Box<dyn StdError>),
+    /// The route's timeout of an attempt passed without a response head.
+    #[error("no response within the route's timeout of an attempt")]
+    TooSlow,
+    /// The endpoint answered, and the route wants the request sent again after this pause.
+    #[error("the route does not want this answer: {}", .reason.label())]
+    Unwanted {
+        /// How long to wait before the next attempt.
+        pause: Duration,
+        /// Why.
+        reason: Reason,
+    },
     /// What came back is no response we can pass on.
     #[error("the endpoint sent an invalid response: {0}")]
     Invalid(#[source] Box<dyn StdError>),
@@ -60,11 +76,25 @@ impl SendError {
     /// How far the request may have got.
     pub fn progress(&self) -> Progress {
         match self {
-            Self::Connect(_) | Self::NotStarted(_) => Progress::NotStarted,
+            Self::Connect(_) | Self::ConnectTooSlow | Self::NotStarted(_) => Progress::NotStarted,
             Self::TurnedAway => Progress::TurnedAway,
             Self::MaybeStartedOnKept(_) => Progress::MaybeStartedOnKept,
             Self::MaybeStarted(_) => Progress::MaybeStarted,
-            Self::Invalid(_) | Self::Client => Progress::ResponseBegun,
+            Self::TooSlow => Progress::TooSlow,
+            Self::Unwanted { .. } | Self::Invalid(_) | Self::Client => Progress::ResponseBegun,
+        }
+    }
+
+    /// What another attempt is counted by.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Connect(_) | Self::ConnectTooSlow => Reason::Connect,
+            Self::NotStarted(_) => Reason::NotTaken,
+            Self::TurnedAway => Reason::TurnedAway,
+            Self::MaybeStartedOnKept(_) => Reason::KeptLost,
+            Self::MaybeStarted(_) | Self::Invalid(_) | Self::Client => Reason::Lost,
+            Self::TooSlow => Reason::TooSlow,
+            Self::Unwanted { reason, .. } => *reason,
         }
     }
 
@@ -129,6 +159,8 @@ pub struct Attempt<'a> {
     pub is_upgrade: bool,
     /// The client waits for `100 Continue`.
     pub expects_continue: bool,
+    /// How long the route gives connecting, if it says so.
+    pub connect: Option<Duration>,
     /// Where to write down when there was a connection, if anybody wants to know.
     pub connected: Option<&'a Cell<Option<Instant>>>,
 }
@@ -173,7 +205,10 @@ async fn send_http1(
     limits: &Limits,
     attempt: &Attempt<'_>,
 ) -> Result<Answered, SendError> {
-    let mut lease = pool.http1(attempt.endpoint).await?;
+    let mut lease = match attempt.connect {
+        None => pool.http1(attempt.endpoint).await?,
+        Some(limit) => connected(limit, pool.http1(attempt.endpoint)).await?,
+    };
     if lease.is_reused() && !is_replayable(attempt) {
         // A close that has arrived but was not looked at yet would cost this request: let the reactor look first.
         tokio::task::yield_now().await;
@@ -196,12 +231,28 @@ async fn send_http1(
     }
 }
 
+/// A connection within the time that the route gives; waiting for another request's to come free counts.
+///
+/// On the heap: rare.
+async fn connected<T>(
+    limit: Duration,
+    connecting: impl Future<Output = Result<T, SendError>>,
+) -> Result<T, SendError> {
+    match Box::pin(tokio::time::timeout(limit, connecting)).await {
+        Ok(connected) => connected,
+        Err(_elapsed) => Err(SendError::ConnectTooSlow),
+    }
+}
+
 async fn send_for_upgrade(
     pool: &Pool,
     limits: &Limits,
     attempt: &Attempt<'_>,
 ) -> Result<Answered, SendError> {
-    let lease = pool.http1_for_upgrade(attempt.endpoint).await?;
+    let lease = match attempt.connect {
+        None => pool.http1_for_upgrade(attempt.endpoint).await?,
+        Some(limit) => connected(limit, pool.http1_for_upgrade(attempt.endpoint)).await?,
+    };
     attempt.has_connected();
     let (head, reply) = exchange(lease, limits, attempt).await?;
     let (body, upgraded) = match reply {
@@ -263,7 +314,10 @@ async fn send_http2(
     limits: &Limits,
     attempt: &Attempt<'_>,
 ) -> Result<Answered, SendError> {
-    let lease = pool.http2(attempt.endpoint).await?;
+    let lease = match attempt.connect {
+        None => pool.http2(attempt.endpoint).await?,
+        Some(limit) => connected(limit, pool.http2(attempt.endpoint)).await?,
+    };
     attempt.has_connected();
     let mut sender = lease.sender().ready().await.map_err(|error| {
         lease.retire();
@@ -284,29 +338,43 @@ async fn send_http2(
         Some(body) => PumpTask::begin(body.attempt(gate), stream).await,
         None => None,
     };
-    if let Some(signal) = signal {
-        poll_fn(|cx| match response.poll_informational(cx) {
-            Poll::Ready(Some(Ok(informational)))
-                if informational.status() == StatusCode::CONTINUE =>
-            {
-                signal.open();
-                Poll::Ready(())
-            }
-            Poll::Ready(_) => Poll::Ready(()),
-            Poll::Pending => Poll::Pending,
-        })
-        .await;
-    }
-    let response = response
+    let response = final_response(&mut response, signal.as_deref())
         .await
-        .map_err(|error| http2_failure(error, &lease))?;
+        .map_err(|error| http2_failure(error, &lease))?
+        .ok_or_else(|| SendError::Invalid("it keeps sending informational responses".into()))?;
     let (head, body) = response.into_parts();
+    if head.headers.len() > limits.response_fields {
+        return Err(SendError::Invalid("its head has too many fields".into()));
+    }
     Ok(Answered {
         head,
         body: ResponseBody::Http2(body),
         carrier: Some(Carrier { lease, pump }),
         upgraded: None,
     })
+}
+
+/// Waits for the response that is not informational; `None` when there are too many that are.
+///
+/// `100 Continue` opens the gate of the request's body; the others have nobody to go to.
+async fn final_response(
+    response: &mut h2::client::ResponseFuture,
+    gate: Option<&ContinueSignal>,
+) -> Result<Option<http::Response<h2::RecvStream>>, h2::Error> {
+    let mut informational = 0;
+    poll_fn(|cx| {
+        while let Some(seen) = ready!(response.poll_informational(cx)).transpose()? {
+            informational += 1;
+            if informational > INFORMATIONAL {
+                return Poll::Ready(Ok(None));
+            }
+            if let Some(gate) = gate.filter(|_| seen.status() == StatusCode::CONTINUE) {
+                gate.open();
+            }
+        }
+        Pin::new(&mut *response).poll(cx).map_ok(Some)
+    })
+    .await
 }
 
 fn is_about_the_request(error: &h2::Error) -> bool {
@@ -369,7 +437,7 @@ impl PumpTask {
     /// Sends what is there; a task sends the rest, if there is any.
     async fn begin(body: AttemptBody, mut stream: h2::SendStream<Bytes>) -> Option<Self> {
         let mut pumping = Box::pin(async move {
-            if let Err(_error) = pump(body, &mut stream).await {
+            if let Err(_error) = pump(body, &mut stream, &Outflow::default()).await {
                 stream.send_reset(h2::Reason::CANCEL);
             }
         });
@@ -387,12 +455,30 @@ impl Drop for PumpTask {
     }
 }
 
+/// What of a body goes out by a stream.
+#[derive(Debug, Default)]
+pub struct Outflow {
+    pieces: Cell<u64>,
+    is_blocked: Cell<bool>,
+}
+
+impl Outflow {
+    /// How many pieces have gone, if there is one that cannot go because the other side opens no window for it.
+    pub fn blocked_at(&self) -> Option<u64> {
+        self.is_blocked.get().then(|| self.pieces.get())
+    }
+}
+
 /// Writes `body` to `stream` with back-pressure; trailers end it.
 ///
 /// # Errors
 ///
 /// When the body breaks off or the stream was reset.
-pub async fn pump<B>(body: B, stream: &mut h2::SendStream<Bytes>) -> Result<(), BodyError>
+pub async fn pump<B>(
+    body: B,
+    stream: &mut h2::SendStream<Bytes>,
+    outflow: &Outflow,
+) -> Result<(), BodyError>
 where
     B: Body<Data = Bytes, Error = BodyError>,
 {
@@ -418,7 +504,7 @@ where
         match frame.into_data() {
             Ok(data) => {
                 let is_last = body.is_end_stream();
-                send_data(data, is_last, stream).await?;
+                send_data(data, is_last, stream, outflow).await?;
                 if is_last {
                     return Ok(());
                 }
@@ -440,6 +526,7 @@ async fn send_data(
     mut data: Bytes,
     is_last: bool,
     stream: &mut h2::SendStream<Bytes>,
+    outflow: &Outflow,
 ) -> Result<(), BodyError> {
     if data.is_empty() && !is_last {
         return Ok(());
@@ -455,9 +542,12 @@ async fn send_data(
             if let Poll::Ready(reset) = stream.poll_reset(cx) {
                 return Poll::Ready(Some(reset.and_then(|reason| Err(h2::Error::from(reason)))));
             }
-            stream.poll_capacity(cx)
+            let room = stream.poll_capacity(cx);
+            outflow.is_blocked.set(room.is_pending());
+            room
         })
         .await;
+        outflow.pieces.set(outflow.pieces.get() + 1);
         let room = match room {
             Some(room) => room?,
             None => return Err(BodyError::Http2(h2::Reason::STREAM_CLOSED.into())),

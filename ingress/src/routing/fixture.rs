@@ -18,6 +18,7 @@ pub(super) fn ingress(name: &str, rules: Vec<Rule>) -> IngressRules {
         name: ingress_name(name),
         hash: format!("hash-of-{name}").into(),
         rules,
+        policy: None,
     }
 }
 
@@ -117,6 +118,7 @@ pub(super) fn recorded(file: &str) -> IngressRules {
         },
         hash: format!("hash-of-{file}").into(),
         rules: list(&spec["rules"]).map(rule).collect(),
+        policy: None,
     }
 }
 

@@ -3,7 +3,7 @@
 //! Everything here is pure and synchronous: no clock, no I/O, no task. A provider hands over [`rules`]; [`table`]
 //! compiles them into an immutable [`RouteSnapshot`](table::RouteSnapshot). A request is checked by [`validate`], cleaned by [`headers`], and
 //! followed through the snapshot by [`resolve`], which asks [`split`] for the share it falls to. [`retry`] and
-//! [`timeout`] say what may happen when an attempt does not go well; [`identify`], [`revisions`] and [`probe`] are
+//! [`timeout`] say what may happen when an attempt does not go well, and [`policy`] what a route asks for; [`identify`], [`revisions`] and [`probe`] are
 //! the activator's side of the same contract; [`explain`] tells people all of it.
 
 pub mod explain;
@@ -12,7 +12,9 @@ pub mod headers;
 pub mod host;
 pub mod identify;
 pub mod names;
+pub mod policy;
 pub mod probe;
+pub mod redirect;
 pub mod resolve;
 pub mod retry;
 pub mod revisions;
@@ -20,6 +22,7 @@ pub mod rules;
 pub mod split;
 pub mod table;
 pub mod timeout;
+pub mod tls;
 pub mod validate;
 
 #[cfg(test)]

@@ -3,18 +3,23 @@
 //! ```text
 //! not started     nothing left us                      again, whatever the method
 //! turned away     queue-proxy had no room              again, whatever the method, as long as it takes
+//! too slow        no head within the route's timeout   again like what may have started, as often as the route says; else 504
 //! maybe started   bytes left us, no response head      again if repeating is harmless and the body is at hand; else 502
 //! response begun  the client has the head              never: the client must see the truncation
 //! ```
 //!
-//! Which methods are harmless to repeat: RFC 9110 section 9.2.2. A [`Budget`] bounds what all requests of a worker may
+//! Which methods are harmless to repeat: RFC 9110 section 9.2.2, and those that a route calls so. Answers are retried when
+//! the route asks for it ([`RetryPolicy`]). A [`Budget`] bounds what all requests of a worker may
 //! cost together, so that a broken Revision does not multiply its load.
 
+mod asked;
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 use tokio::time::Instant;
+
+pub use self::asked::{ATTEMPTS, BACKOFF, LONGEST_BACKOFF, MOST_ATTEMPTS, RetryAfter, RetryPolicy};
 
 /// How far the failed attempt got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +34,8 @@ pub enum Progress {
     MaybeStartedOnKept,
     /// Something was written, but no response head arrived.
     MaybeStarted,
+    /// No response head arrived in the time that the route gives an attempt.
+    TooSlow,
     /// The response head arrived and may have gone out.
     ResponseBegun,
 }
@@ -66,6 +73,57 @@ pub struct Failed<'r> {
     pub body: BodyState,
     /// How many attempts were made, this one included, and without those that were turned away.
     pub attempts: u32,
+    /// What the route asks for.
+    pub policy: Option<&'r RetryPolicy>,
+}
+
+/// Why a request is sent again: what its attempts are counted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// No connection could be made.
+    Connect,
+    /// The endpoint did not begin with it.
+    NotTaken,
+    /// queue-proxy had no room for it.
+    TurnedAway,
+    /// A connection kept from an earlier request ended.
+    KeptLost,
+    /// The connection ended before the response.
+    Lost,
+    /// The route's timeout of an attempt passed.
+    TooSlow,
+    /// The route wants answers of this status retried.
+    Status,
+    /// The route wants answers of this gRPC code retried.
+    GrpcStatus,
+}
+
+impl Reason {
+    /// All there are, in the order of their numbers.
+    pub const ALL: [Self; 8] = [
+        Self::Connect,
+        Self::NotTaken,
+        Self::TurnedAway,
+        Self::KeptLost,
+        Self::Lost,
+        Self::TooSlow,
+        Self::Status,
+        Self::GrpcStatus,
+    ];
+
+    /// Its name in metrics and logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::NotTaken => "not_taken",
+            Self::TurnedAway => "turned_away",
+            Self::KeptLost => "kept_lost",
+            Self::Lost => "lost",
+            Self::TooSlow => "too_slow",
+            Self::Status => "status",
+            Self::GrpcStatus => "grpc_status",
+        }
+    }
 }
 
 /// How long a request that was turned away, and before that `times` in a row, waits before it asks for a place again.
@@ -93,31 +151,69 @@ impl Failed<'_> {
             }
             Progress::TurnedAway => return Verdict::SendAgain,
             Progress::NotStarted => COST_NOT_STARTED,
-            Progress::MaybeStartedOnKept if is_harmless_to_repeat(self.method) => COST_ON_KEPT,
-            Progress::MaybeStarted if is_harmless_to_repeat(self.method) => COST_MAYBE_STARTED,
-            Progress::MaybeStartedOnKept | Progress::MaybeStarted => {
-                return Verdict::GiveUp(StatusCode::BAD_GATEWAY);
+            Progress::MaybeStartedOnKept if self.is_harmless() => COST_ON_KEPT,
+            Progress::MaybeStarted | Progress::TooSlow if self.is_harmless() => COST_MAYBE_STARTED,
+            Progress::MaybeStartedOnKept | Progress::MaybeStarted | Progress::TooSlow => {
+                return Verdict::GiveUp(self.status());
             }
         };
-        let may_go = self.body != BodyState::Gone && self.attempts < budget.limits.max_attempts;
+        let most = match (self.progress, self.policy) {
+            (Progress::TooSlow, Some(policy)) => policy.attempts,
+            _ => budget.limits.max_attempts,
+        };
+        let may_go = self.body != BodyState::Gone && self.attempts < most;
         if may_go && budget.spend(cost, now) {
             Verdict::SendAgain
         } else {
-            Verdict::GiveUp(StatusCode::BAD_GATEWAY)
+            Verdict::GiveUp(self.status())
         }
+    }
+
+    fn is_harmless(&self) -> bool {
+        let more = self.policy.map_or(&[][..], |policy| &policy.methods);
+        is_harmless_to_repeat(self.method, more)
+    }
+
+    fn status(&self) -> StatusCode {
+        match self.progress {
+            Progress::TooSlow => StatusCode::GATEWAY_TIMEOUT,
+            _ => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// Decides about an answer that the route wants retried for `reason`: how long to wait before the next attempt, which
+    /// is then taken from the budget; nothing when the answer is to be passed on.
+    ///
+    /// `due` is when the request ends; a pause that does not end before is not begun.
+    pub fn decide_answer(
+        self,
+        policy: &RetryPolicy,
+        reason: Reason,
+        pause: Option<Duration>,
+        due: Option<Instant>,
+        budget: &mut Budget,
+        now: Instant,
+    ) -> Option<Duration> {
+        let pause = pause?;
+        let may_go = policy.may_repeat(self.method, reason)
+            && self.body != BodyState::Gone
+            && self.attempts < policy.attempts
+            && due.is_none_or(|due| now + pause < due);
+        (may_go && budget.spend(COST_MAYBE_STARTED, now)).then_some(pause)
     }
 }
 
-fn is_harmless_to_repeat(method: &Method) -> bool {
-    [
+/// `more` are the methods that a route calls so.
+fn is_harmless_to_repeat(method: &Method, more: &[Method]) -> bool {
+    let harmless = [
         Method::GET,
         Method::HEAD,
         Method::OPTIONS,
         Method::TRACE,
         Method::PUT,
         Method::DELETE,
-    ]
-    .contains(method)
+    ];
+    harmless.contains(method) || more.contains(method)
 }
 
 /// What sending again may cost.
@@ -223,230 +319,4 @@ impl Default for Budget {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const BAD_GATEWAY: Verdict = Verdict::GiveUp(StatusCode::BAD_GATEWAY);
-    const ALL: [&str; 9] = [
-        "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "POST", "PATCH", "BREW",
-    ];
-
-    fn decide(progress: Progress, method: &str, body: BodyState) -> Verdict {
-        let method = method.parse().unwrap();
-        let failed = Failed {
-            progress,
-            method: &method,
-            body,
-            attempts: 1,
-        };
-        failed.decide(&mut Budget::default(), Instant::now())
-    }
-
-    fn retries(budget: &mut Budget, progress: Progress, now: Instant) -> usize {
-        let method = Method::GET;
-        let failed = Failed {
-            progress,
-            method: &method,
-            body: BodyState::Empty,
-            attempts: 1,
-        };
-        (0..)
-            .take_while(|_| failed.decide(budget, now) == Verdict::SendAgain)
-            .count()
-    }
-
-    #[test]
-    fn what_never_started_is_sent_again_whatever_the_method() {
-        for method in ALL {
-            assert_eq!(
-                decide(Progress::NotStarted, method, BodyState::Empty),
-                Verdict::SendAgain,
-                "{method}"
-            );
-            assert_eq!(
-                decide(Progress::NotStarted, method, BodyState::Buffered),
-                Verdict::SendAgain,
-                "{method}"
-            );
-        }
-    }
-
-    #[test]
-    fn what_may_have_started_is_sent_again_only_if_repeating_is_harmless() {
-        for (method, expected) in ALL.iter().zip(
-            [
-                [Verdict::SendAgain; 6].as_slice(),
-                [BAD_GATEWAY; 3].as_slice(),
-            ]
-            .concat(),
-        ) {
-            assert_eq!(
-                decide(Progress::MaybeStarted, method, BodyState::Empty),
-                expected,
-                "{method}"
-            );
-            assert_eq!(
-                decide(Progress::MaybeStarted, method, BodyState::Buffered),
-                expected,
-                "{method}"
-            );
-        }
-    }
-
-    #[test]
-    fn what_was_turned_away_is_sent_again_whatever_the_method_however_often_and_at_no_cost() {
-        let now = Instant::now();
-        let mut budget = Budget::default();
-        for method in ALL {
-            let method = method.parse().unwrap();
-            let failed = Failed {
-                progress: Progress::TurnedAway,
-                method: &method,
-                body: BodyState::Buffered,
-                attempts: 10_000,
-            };
-            for _ in 0..1_000 {
-                assert_eq!(failed.decide(&mut budget, now), Verdict::SendAgain);
-            }
-        }
-        assert_eq!(retries(&mut budget, Progress::MaybeStarted, now), 100);
-        assert_eq!(
-            decide(Progress::TurnedAway, "GET", BodyState::Gone),
-            Verdict::GiveUp(StatusCode::SERVICE_UNAVAILABLE)
-        );
-    }
-
-    #[test]
-    fn pauses_double_up_to_the_longest() {
-        let pauses: Vec<_> = [0, 1, 2, 3, 4, 5, 6, 255]
-            .map(|times| pause(times).as_millis())
-            .into();
-        assert_eq!(pauses, [5, 10, 20, 40, 80, 100, 100, 100]);
-    }
-
-    #[test]
-    fn end_of_a_kept_connection_is_decided_as_maybe_started() {
-        for method in ALL {
-            for body in [BodyState::Empty, BodyState::Buffered, BodyState::Gone] {
-                assert_eq!(
-                    decide(Progress::MaybeStartedOnKept, method, body),
-                    decide(Progress::MaybeStarted, method, body),
-                    "{method} {body:?}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn endpoint_may_close_every_connection_it_keeps() {
-        let now = Instant::now();
-        let mut budget = Budget::default();
-        let method = Method::GET;
-        let failed = Failed {
-            progress: Progress::MaybeStartedOnKept,
-            method: &method,
-            body: BodyState::Empty,
-            attempts: 1,
-        };
-        for request in 0..10_000 {
-            budget.arrived(now);
-            assert_eq!(
-                failed.decide(&mut budget, now),
-                Verdict::SendAgain,
-                "request {request}"
-            );
-        }
-    }
-
-    #[test]
-    fn request_whose_body_is_gone_cannot_be_sent_again() {
-        assert_eq!(
-            decide(Progress::MaybeStarted, "PUT", BodyState::Gone),
-            BAD_GATEWAY
-        );
-        assert_eq!(
-            decide(Progress::NotStarted, "PUT", BodyState::Gone),
-            BAD_GATEWAY
-        );
-    }
-
-    #[test]
-    fn response_that_began_is_never_repeated() {
-        for method in ALL {
-            assert_eq!(
-                decide(Progress::ResponseBegun, method, BodyState::Empty),
-                Verdict::Truncate,
-                "{method}"
-            );
-        }
-    }
-
-    #[test]
-    fn attempts_of_one_request_are_bounded() {
-        let method = Method::GET;
-        let mut budget = Budget::default();
-        let verdict = |attempts, budget: &mut Budget| {
-            let failed = Failed {
-                progress: Progress::NotStarted,
-                method: &method,
-                body: BodyState::Empty,
-                attempts,
-            };
-            failed.decide(budget, Instant::now())
-        };
-        assert_eq!(verdict(9, &mut budget), Verdict::SendAgain);
-        assert_eq!(verdict(10, &mut budget), BAD_GATEWAY);
-    }
-
-    #[test]
-    fn quiet_worker_may_spend_the_floor_of_a_window_and_no_more() {
-        let now = Instant::now();
-        let mut budget = Budget::default();
-        assert_eq!(retries(&mut budget, Progress::MaybeStarted, now), 100);
-        assert_eq!(
-            retries(
-                &mut budget,
-                Progress::MaybeStarted,
-                now + WINDOW - Duration::from_millis(1)
-            ),
-            0
-        );
-        assert_eq!(
-            retries(&mut budget, Progress::MaybeStarted, now + WINDOW),
-            100
-        );
-    }
-
-    #[test]
-    fn arrivals_raise_the_budget_by_their_share_and_only_within_the_window() {
-        let now = Instant::now();
-        let mut budget = Budget::default();
-        for _ in 0..1000 {
-            budget.arrived(now);
-        }
-        assert_eq!(retries(&mut budget, Progress::MaybeStarted, now), 100 + 200);
-        assert_eq!(
-            retries(&mut budget, Progress::MaybeStarted, now + WINDOW),
-            100
-        );
-    }
-
-    #[test]
-    fn whole_queue_of_a_thousand_may_meet_a_refused_connection() {
-        let mut budget = Budget::default();
-        assert_eq!(
-            retries(&mut budget, Progress::NotStarted, Instant::now()),
-            1000
-        );
-    }
-
-    #[test]
-    fn memory_of_the_budget_is_bounded_by_the_window() {
-        let start = Instant::now();
-        let mut budget = Budget::default();
-        for step in 0..10_000 {
-            budget.arrived(start + Duration::from_millis(7) * step);
-        }
-        assert!(budget.seconds.len() <= 10, "{}", budget.seconds.len());
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 use parkway_activator::revision::{RevisionId, RevisionSpec};
 
+use super::policy::RoutePolicy;
 use super::split::Splits;
 
 /// Who may reach a rule. Decided by the entrance a request came in at, never by a header.
@@ -47,6 +48,8 @@ pub struct IngressRules {
     pub hash: Arc<str>,
     /// The rules in their listed order.
     pub rules: Vec<Rule>,
+    /// What it asks for beyond that; mostly nothing.
+    pub policy: Option<Arc<RoutePolicy>>,
 }
 
 /// One rule: hosts, who may reach them, and what their paths lead to.

@@ -19,6 +19,7 @@ use http::{HeaderMap, StatusCode};
 pub use self::claims::{Age, Conflict, ConflictReason, RouteTable};
 use self::hosts::{Hosts, Route};
 use super::host::Host;
+use super::policy::RoutePolicy;
 use super::rules::{IngressName, IngressRules, PathRule, Visibility};
 use super::split::PathKey;
 
@@ -150,6 +151,8 @@ pub struct Match<'s> {
     pub path: &'s PathRule,
     /// What the draws for this path are counted by.
     pub key: PathKey,
+    /// What that KIngress asks for beyond its rules.
+    pub policy: Option<&'s Arc<RoutePolicy>>,
 }
 
 /// Why a request has no route.

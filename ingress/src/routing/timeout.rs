@@ -8,6 +8,49 @@ use std::time::Duration;
 use parkway_activator::revision::Timeouts;
 use tokio::time::Instant;
 
+/// As good as never, and still safe to add to an instant: thirty years.
+pub const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
+/// Timeouts that a route sets in place of its Revisions'. [`NEVER`] switches one off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RouteTimeouts {
+    /// How long a request may be parked at a stretch.
+    pub parked: Option<Duration>,
+    /// How long connecting to an endpoint may take; the process has its own bound, and the shorter one counts.
+    pub connect: Option<Duration>,
+    /// From the moment the request is first sent to an endpoint until the response head: time spent parked does not
+    /// count.
+    pub first_byte: Option<Duration>,
+    /// Between two pieces of the response; for an upgraded connection, without a byte either way.
+    pub idle: Option<Duration>,
+    /// From the arrival until the response has ended.
+    pub total: Option<Duration>,
+}
+
+impl RouteTimeouts {
+    /// What holds before the response begins, besides [`Self::parked`] and [`Self::first_byte`].
+    ///
+    /// The Revision's response-start and idle timeouts count from the arrival; a route that has its own first-byte timeout
+    /// means another thing, and one that has its own idle timeout does not mean the time before the response.
+    pub fn before_response(&self, of: Timeouts) -> Timeouts {
+        let is_replaced = self.first_byte.is_some();
+        Timeouts {
+            total: self.total.unwrap_or(of.total),
+            response_start: of.response_start.filter(|_| !is_replaced),
+            idle: of.idle.filter(|_| !is_replaced && self.idle.is_none()),
+        }
+    }
+
+    /// What holds while the response streams.
+    pub fn while_streaming(&self, of: Timeouts) -> Timeouts {
+        Timeouts {
+            total: self.total.unwrap_or(of.total),
+            response_start: None,
+            idle: self.idle.or(of.idle),
+        }
+    }
+}
+
 /// What has happened to a request so far.
 ///
 /// For an upgraded connection the caller reports relayed bytes as writes, so that a lively WebSocket is not idle.
@@ -174,6 +217,25 @@ mod tests {
             fired(&timeouts(3, 3, 3), &so_far, arrival + SECOND * 3),
             Some(Timeout::Total)
         );
+    }
+
+    #[test]
+    fn timeouts_of_a_route_take_the_place_of_the_revisions() {
+        let of = timeouts(300, 10, 20);
+        let route = |first_byte, idle, total| RouteTimeouts {
+            first_byte,
+            idle,
+            total,
+            ..RouteTimeouts::default()
+        };
+        let none = route(None, None, None);
+        assert_eq!(none.before_response(of), of);
+        assert_eq!(none.while_streaming(of), timeouts(300, 0, 20));
+        let all = route(Some(SECOND), Some(SECOND * 2), Some(SECOND * 3));
+        assert_eq!(all.before_response(of), timeouts(3, 0, 0));
+        assert_eq!(all.while_streaming(of), timeouts(3, 0, 2));
+        let idle = route(None, Some(NEVER), None);
+        assert_eq!(idle.before_response(of), timeouts(300, 10, 0));
     }
 
     #[test]

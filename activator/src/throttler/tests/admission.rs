@@ -136,7 +136,11 @@ async fn without_a_limit_a_slow_request_makes_room_once_nobody_has_been_answered
     let again = stage.worker.takes_its_time(&mut first[0]);
 
     let soon = Instant::now() + patience / 2;
-    assert_eq!(again, Some(soon), "another was answered: not stuck, but busy");
+    assert_eq!(
+        again,
+        Some(soon),
+        "another was answered: not stuck, but busy"
+    );
     assert_eq!(released(&mut stage, &mut parked).len(), 0);
     advance(patience / 2).await;
     assert_eq!(stage.worker.takes_its_time(&mut first[0]), None);
@@ -583,4 +587,30 @@ fn throttler_and_permit_cross_threads_and_tickets_move() {
     crosses::<Permit>();
     shared::<Throttler>();
     moves::<Ticket>();
+}
+
+#[test]
+fn a_request_that_wakes_nobody_is_refused_at_zero_and_parked_where_endpoints_are_busy() {
+    let stage = stage(1);
+    let ask = Ask {
+        only_if_up: true,
+        ..Ask::default()
+    };
+    let refused = stage.worker.admit(&id(), ask);
+    assert!(
+        matches!(refused, Admission::Refused(Refusal::Asleep)),
+        "{refused:?}"
+    );
+    let state = stage.throttler.state();
+    assert_eq!(state[0].counters.refused.asleep, 1);
+    assert_eq!(state[0].counters.cold_starts, 0);
+
+    stage.endpoints([1]);
+    let Admission::Granted(_running) = stage.worker.admit(&id(), ask) else {
+        panic!()
+    };
+    assert!(matches!(
+        stage.worker.admit(&id(), ask),
+        Admission::Parked(_)
+    ));
 }

@@ -14,7 +14,7 @@ use parkway_activator::revision::{RevisionId, RevisionMap, RevisionSpec};
 use parkway_activator::stats::Stats;
 use parkway_activator::throttler::{Parking, Throttler};
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::super::endpoints::ClusterEndpoints;
 use super::super::names::{Name, Resolved, Resolver};
@@ -97,6 +97,9 @@ impl Applier {
             self.applied.is_changed = true;
         }
         for change in changes.ingresses {
+            for problem in &change.notes {
+                warn!(ingress = %change.key, %problem, "an annotation is left out");
+            }
             self.take(change, &mut in_effect);
         }
         for (id, _) in changes
@@ -473,6 +476,7 @@ mod tests {
         let rules = IngressRules {
             name: IngressName::from(&key),
             hash: "hash".into(),
+            policy: None,
             rules: vec![Rule {
                 hosts: vec!["a.example.com".into()],
                 visibility: Visibility::ExternalIp,
@@ -488,6 +492,7 @@ mod tests {
             status: "null".into(),
             rules: Some(Arc::new(rules)),
             outcome: Outcome::Programmed,
+            notes: Vec::new(),
         }
     }
 

@@ -6,6 +6,7 @@ mod leading;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -52,6 +53,9 @@ use leading::Leading;
 
 /// How often what retires, and what cannot start, is looked at.
 const RETIRE_TICK: Duration = Duration::from_millis(200);
+
+/// The gateway's Service serves TLS where `https` is expected.
+const HTTPS: NonZeroU16 = NonZeroU16::new(443).expect("not zero");
 
 /// Serves a cluster until it is told to stop.
 ///
@@ -143,6 +147,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         policy: Arc::new(Policy {
             host_mode: HostMode::QueueProxy,
             request_log,
+            https_port: Some(HTTPS),
             cluster_domain: cluster_domain.as_str().into(),
             ..policy(&settings.data_path)
         }),
@@ -578,7 +583,11 @@ fn per_worker(
     let mut per_worker: Vec<Vec<Entrance>> = (0..workers).map(|_| Vec::new()).collect();
     for (listeners, kind) in requests {
         for (entrances, listener) in per_worker.iter_mut().zip(listeners) {
-            entrances.push(Entrance { listener, kind });
+            entrances.push(Entrance {
+                listener,
+                kind,
+                certificates: None,
+            });
         }
     }
     per_worker

@@ -83,6 +83,8 @@ pub struct IngressChange {
     pub rules: Option<Arc<IngressRules>>,
     /// Whether this generation is, or will be with `rules`, in effect.
     pub outcome: Outcome,
+    /// What is wrong with its annotations, when that is news: the route is served without them.
+    pub notes: Vec<Problem>,
 }
 
 /// What became of a generation of a KIngress.
@@ -186,6 +188,8 @@ struct Entry {
     outcome: Outcome,
     /// It has another class by now.
     is_given_away: bool,
+    /// What is wrong with its annotations.
+    notes: Vec<Problem>,
 }
 
 impl Entry {
@@ -204,6 +208,7 @@ impl Entry {
             status: Arc::clone(&kept.status),
             rules,
             outcome: self.outcome.clone(),
+            notes: Vec::new(),
         }
     }
 }
@@ -407,6 +412,7 @@ impl Cluster {
                 ports: Vec::new(),
                 outcome: Outcome::Programmed,
                 is_given_away: false,
+                notes: Vec::new(),
             },
         };
         self.marks.gone.retain(|gone| *gone != key);
@@ -712,7 +718,15 @@ impl Cluster {
             return;
         };
         entry.outcome = outcome;
-        changes.ingresses.push(entry.change(rules));
+        let mut change = entry.change(rules);
+        let of_annotations = |problem: &Problem| problem.field.starts_with("metadata.annotations");
+        let mut notes = translated.problems;
+        notes.retain(of_annotations);
+        if notes != entry.notes {
+            change.notes.clone_from(&notes);
+            entry.notes = notes;
+        }
+        changes.ingresses.push(change);
     }
 
     /// The Service ports of new rules, each counted for them.

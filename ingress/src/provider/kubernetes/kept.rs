@@ -12,6 +12,7 @@ use parkway_activator::revision::{
     ContainerConcurrency, Protocol, RevisionId, RevisionSpec, Timeouts,
 };
 
+use super::super::annotations;
 use super::super::kingress::{IngressSpec, ServicePort};
 use super::super::object::{CoreService, CoreServicePort, Ingress, Labels, Meta, TargetPort};
 use super::super::problem::Origin;
@@ -197,7 +198,7 @@ impl KeptIngress {
             uid: meta.uid.as_deref().unwrap_or_default().into(),
             generation: meta.generation.unwrap_or_default(),
             resource_version: meta.resource_version.as_deref().unwrap_or_default().into(),
-            annotations: Labels::default(),
+            annotations: annotations::ours(meta.annotations.as_ref()),
             spec: spec.into_boxed_str(),
             created: created.map_or(i64::MAX, |time| time.0.as_second()),
             status: object.status.to_string().into(),

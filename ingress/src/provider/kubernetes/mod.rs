@@ -117,10 +117,10 @@ impl KubernetesProvider {
     /// Lets go of what is another's for long enough.
     fn let_go(&mut self) {
         let now = Instant::now();
-        let due = self.let_go.extract_if(.., |_, due| *due <= now);
-        for (key, _) in due {
+        let cluster = &mut self.cluster;
+        for (key, _) in self.let_go.iter().filter(|(_, due)| **due <= now) {
             warn!(ingress = %key, "it has another class, and nobody has served it since: its rules go all the same");
-            self.cluster.let_go(&key);
+            cluster.let_go(key);
         }
         let given_away: BTreeSet<&Key> = self.cluster.given_away().collect();
         self.let_go.retain(|key, _| given_away.contains(key));

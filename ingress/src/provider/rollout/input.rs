@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use parkway_activator::revision::{RevisionId, RevisionSpec};
 
+use super::super::annotations;
 use super::super::difference::Difference;
 use super::super::knative;
 use super::super::object::{
@@ -277,6 +278,7 @@ impl Input {
         spec.service = Arc::clone(&template.service);
         spec.configuration = Arc::clone(&template.configuration);
         let mut problems = unknown_annotations(annotations, origin, path);
+        problems.extend(annotations::misplaced(annotations, origin, path));
         let invalid = validate.scaling(
             &annotations.to_map(),
             spec.concurrency,

@@ -130,6 +130,7 @@ impl Route {
             position: self.position as usize,
             path: &self.path,
             key: self.key,
+            policy: self.ingress.policy.as_ref(),
         }
     }
 }
