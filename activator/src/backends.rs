@@ -117,6 +117,8 @@ pub enum Outcome {
     TimedOut,
     /// The connection ended before an answer, or the answer was no HTTP.
     Broken,
+    /// It was to be spoken to by TLS, and does not, or is not who it should be.
+    Untrusted,
 }
 
 impl Outcome {
@@ -126,7 +128,8 @@ impl Outcome {
     /// when its container is not ready.
     pub fn is_mesh_suspect(self) -> bool {
         match self {
-            Self::Ready => false,
+            // Somebody is there and has shown who: no mesh stands between.
+            Self::Ready | Self::Untrusted => false,
             Self::NotReady(status) => matches!(status, 502 | 503),
             Self::Refused | Self::Unreachable | Self::TimedOut | Self::Broken => true,
         }

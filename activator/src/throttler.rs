@@ -289,6 +289,14 @@ impl Throttler {
         }
     }
 
+    /// As [`start_failed`](Self::start_failed), where endpoints are known, but all of them are set aside
+    /// ([`suspect`](Self::suspect)) and will not come back by themselves. Does nothing if one is not.
+    pub fn set_aside_failed(&self, id: &RevisionId, reason: Arc<str>, retry_in: Duration) {
+        if let Some(shell) = self.inner.shell(id) {
+            shell.step(|ledger, _, out| ledger.set_aside_failed(reason, retry_in, out));
+        }
+    }
+
     /// The endpoint refused a connection: it is not chosen until [`restore`](Self::restore).
     pub fn suspect(&self, id: &RevisionId, endpoint: Endpoint) {
         let Some(shell) = self.inner.shell(id) else {

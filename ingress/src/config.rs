@@ -11,17 +11,23 @@ pub struct Limits {
     pub header_bytes: usize,
     /// Fields of a request head; cookie crumbs count. Above it 431. Default 128.
     pub header_fields: usize,
-    /// Fields of a response head from an HTTP/1 endpoint; above it 502. Default 100: as many as the engine reads without
+    /// Fields of a response head from an endpoint; above it 502. Default 100: as many as the HTTP/1 engine reads without
     /// allocating.
     pub response_fields: usize,
     /// Request target in bytes; above it 414. Default 16 KiB.
     pub uri_bytes: usize,
     /// From accept to the first byte; then the connection is closed. Default 30 s.
     pub first_byte: Duration,
+    /// From accept, or the end of a PROXY header, to the end of the TLS handshake; then the connection is closed.
+    /// Default 10 s.
+    pub tls_handshake: Duration,
     /// From the first byte of a request head to its last; then 408. Default 30 s.
     pub header_read: Duration,
     /// How long a connection without a request is kept; then it is closed. Default 60 s.
     pub idle: Duration,
+    /// How long a client may take nothing of an answer that is there for it; then its connection is closed, by HTTP/2 only
+    /// the stream if the client still reads others. Default 60 s.
+    pub stall: Duration,
     /// How long an idle HTTP/1 connection keeps its buffers; then only the socket stays. Default 1 s.
     pub linger: Duration,
     /// Client connections over both entrances and all workers; one more is answered 503 and closed. Default 16,384.
@@ -38,6 +44,16 @@ pub struct Limits {
     /// Receive window of one HTTP/2 stream in bytes, both sides. Default 64 KiB. The connection's follows from it:
     /// [`Self::h2_connection_window`].
     pub h2_stream_window: u32,
+    /// Streams of one HTTP/2 connection that its client may reset before they are answered, within
+    /// [`Self::RESET_WINDOW`]; more, and more than half of the streams begun in that time, end the connection with
+    /// `ENHANCE_YOUR_CALM`. Default 200.
+    pub h2_resets: u32,
+    /// Streams of one HTTP/2 connection that its client may make us reset by errors, in all; one more ends the connection
+    /// with `ENHANCE_YOUR_CALM`. Default 100.
+    pub h2_stream_errors: usize,
+    /// Bytes of answers that wait in memory for one HTTP/2 stream whose client has opened its window but does not read.
+    /// Default 64 KiB.
+    pub h2_send_buffer: usize,
     /// From connecting to connected; then the attempt failed. Default 5 s, as Kourier has it.
     pub connect: Duration,
     /// How long an unused connection to an endpoint is kept. Default 90 s, as the activator has it.
@@ -54,6 +70,9 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// The time in which [`Self::h2_resets`] are counted.
+    pub const RESET_WINDOW: Duration = Duration::from_secs(10);
+
     /// Connections by HTTP/1 to one endpoint from one of `workers` workers.
     pub fn endpoint_share(&self, workers: usize) -> usize {
         (self.endpoint_connections / workers.max(1))
@@ -83,8 +102,10 @@ impl Default for Limits {
             response_fields: 100,
             uri_bytes: 16 * 1024,
             first_byte: Duration::from_secs(30),
+            tls_handshake: Duration::from_secs(10),
             header_read: Duration::from_secs(30),
             idle: Duration::from_secs(60),
+            stall: Duration::from_secs(60),
             linger: Duration::from_secs(1),
             connections: 16_384,
             endpoint_connections: 1_024,
@@ -92,6 +113,9 @@ impl Default for Limits {
             endpoint_h2_connections: 4,
             h2_streams: 250,
             h2_stream_window: 64 * 1024,
+            h2_resets: 200,
+            h2_stream_errors: 100,
+            h2_send_buffer: 64 * 1024,
             connect: Duration::from_secs(5),
             upstream_idle: Duration::from_secs(90),
             replay_bytes: 64 * 1024,

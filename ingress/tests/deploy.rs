@@ -15,7 +15,7 @@ use clap::Parser;
 use grants::granted;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::core::v1::{Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
@@ -88,8 +88,9 @@ fn the_built_files_are_what_the_overlays_make() {
 #[test]
 fn every_manifest_parses_into_its_type_and_back_without_loss() {
     let monitoring = kustomize::build(&deploy().join("components/monitoring"));
+    let jaeger = kustomize::build(&deploy().join("overlays/jaeger"));
     let all = BUILT.iter().flat_map(|(file, _)| built(file));
-    for object in all.chain(monitoring) {
+    for object in all.chain(monitoring).chain(jaeger) {
         let back = match object.kind() {
             "ServiceAccount" => through::<ServiceAccount>(&object),
             "ClusterRole" => through::<ClusterRole>(&object),
@@ -101,6 +102,7 @@ fn every_manifest_parses_into_its_type_and_back_without_loss() {
             "PodDisruptionBudget" => through::<PodDisruptionBudget>(&object),
             "NetworkPolicy" => through::<NetworkPolicy>(&object),
             "Service" => through::<Service>(&object),
+            "Namespace" => through::<Namespace>(&object),
             // Not Kubernetes' own.
             "ServiceMonitor" => object.0.clone(),
             other => panic!("a manifest of kind {other}, which nothing checks"),
@@ -322,6 +324,7 @@ fn listened(serve: &Serve) -> BTreeMap<String, u64> {
     if serve.has(Role::Activator) {
         ports.push(("http1", serve.listen_activator));
         ports.push(("h2c", serve.listen_activator_h2c));
+        ports.push(("https", serve.listen_activator_tls));
     }
     let ports = ports.into_iter();
     ports
@@ -439,6 +442,7 @@ fn the_rights_are_those_that_are_named_here() {
         watches(true, "", "services"),
         watches(true, "discovery.k8s.io", "endpointslices"),
         watches(false, "", "configmaps"),
+        watches(false, "", "secrets"),
     ]
     .into_iter()
     .flatten()
@@ -465,9 +469,38 @@ fn the_rights_are_those_that_are_named_here() {
         )
         .chain(both.clone())
         .collect();
+    for (file, _) in BUILT {
+        assert_eq!(
+            secrets(&built(file)),
+            ["routing-serving-certs"],
+            "{file}: not all Secrets"
+        );
+    }
     assert_eq!(granted(&built("parkway-activator.yaml")), both);
     assert_eq!(granted(&built("parkway-ingress.yaml")), ingress);
     assert_eq!(granted(&built("parkway.yaml")), ingress);
+}
+
+/// The names of the Secrets that may be read; `*` where a rule names none.
+fn secrets(objects: &[Object]) -> Vec<String> {
+    let rules = objects.iter().flat_map(|object| object.list("/rules"));
+    let about_secrets = |rule: &&Value| {
+        rule["resources"]
+            .as_array()
+            .unwrap()
+            .contains(&json!("secrets"))
+    };
+    let names =
+        rules
+            .filter(about_secrets)
+            .flat_map(|rule| match rule["resourceNames"].as_array() {
+                Some(names) => names
+                    .iter()
+                    .map(|name| name.as_str().unwrap().to_owned())
+                    .collect(),
+                None => vec!["*".to_owned()],
+            });
+    names.collect()
 }
 
 #[test]

@@ -101,6 +101,11 @@ fn furnish(api: &ApiDouble) {
         }]},
     }));
     api.put(json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "config-network", "namespace": NS},
+        "data": {"system-internal-tls": "Enabled"},
+    }));
+    api.put(json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
         "metadata": {
             "name": "parkway-1", "namespace": NS, "labels": {"kubernetes.io/service-name": "parkway"},
@@ -139,6 +144,7 @@ fn start(api: &ApiDouble, folder: &Path) -> Process {
         "listen-local",
         "listen-activator",
         "listen-activator-h2c",
+        "listen-activator-tls",
         "metrics-listen",
         "admin",
     ] {

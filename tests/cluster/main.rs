@@ -5,14 +5,15 @@
 
 mod autoscaling;
 mod figures;
+mod internal_tls;
 mod life;
 #[path = "../chaos/load.rs"]
-#[expect(dead_code, reason = "of its clients not all are needed here")]
 mod load;
 mod outages;
 #[path = "../chaos/random.rs"]
 mod random;
 mod recordings;
+mod redirect;
 mod replicas;
 mod storms;
 mod watching;

@@ -121,6 +121,7 @@ impl Following {
             kind: "kind",
             api: Api::all(client),
             labels: String::new(),
+            fields: String::new(),
             keep: Box::new(|object| {
                 let version = object.meta().resource_version.clone();
                 Some((Key::of(&object), version.unwrap_or_default()))

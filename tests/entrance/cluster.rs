@@ -13,11 +13,13 @@ use parkway_activator::throttler::{Parking, QueueLimits, RevisionState, Throttle
 use parkway_ingress::config::Limits;
 use parkway_ingress::frontend::health::{HealthPublisher, HealthState};
 use parkway_ingress::frontend::listener;
+use parkway_ingress::frontend::tls::{CertificatePublisher, Certificates, TlsSettings};
 use parkway_ingress::frontend::worker::{
     self, Entrance, EntranceKind, Policy, RoutePublisher, WorkerParts,
 };
 use parkway_ingress::proxy::observe::RequestCounts;
 use parkway_ingress::proxy::request_log::{RequestLogPublisher, RequestLogWriter};
+use parkway_ingress::proxy::tls::InternalTls;
 use parkway_ingress::routing::headers::HostMode;
 use parkway_ingress::routing::revisions::Revisions;
 use parkway_ingress::routing::rules::{
@@ -25,6 +27,9 @@ use parkway_ingress::routing::rules::{
 };
 use parkway_ingress::routing::split::Splits;
 use parkway_ingress::routing::table::RouteSnapshot;
+use parkway_ingress::routing::tls::{Binding, Certificate, CertificateSnapshot};
+use parkway_ingress::trace::Tracer;
+use parkway_tests::tls::Identity;
 use parkway_tests::{patiently, settled};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -70,6 +75,11 @@ pub(crate) fn h2c() -> RevisionSpec {
 pub(crate) struct Cluster {
     pub(crate) external: SocketAddr,
     pub(crate) activator: SocketAddr,
+    /// The external entrance by TLS.
+    pub(crate) secure: SocketAddr,
+    certificates: CertificatePublisher,
+    /// What is served there, and how handshakes end.
+    pub(crate) certified: Certificates,
     pub(crate) throttler: Throttler,
     pub(crate) stats: Stats,
     pub(crate) counts: RequestCounts,
@@ -105,6 +115,7 @@ impl Cluster {
         let drain = CancellationToken::new();
         let (request_log, log, writer) = RequestLogPublisher::new();
         let parts = WorkerParts {
+            tracer: Tracer::default(),
             workers: 1,
             limits: Arc::new(Limits::default()),
             policy: Arc::new(Policy {
@@ -117,26 +128,37 @@ impl Cluster {
             throttler: throttler.clone(),
             stats: stats.clone(),
             counts: counts.clone(),
+            internal_tls: InternalTls::default(),
             connections: Arc::new(AtomicUsize::new(0)),
             drain: drain.clone(),
         };
         let kinds = [
             EntranceKind::Gateway(Visibility::ExternalIp),
             EntranceKind::Activator,
+            EntranceKind::Gateway(Visibility::ExternalIp),
         ];
+        let (certificates, certified) = CertificatePublisher::new(TlsSettings::new());
+        let mut secured = [None, None, Some(certified.clone())].into_iter();
         let entrances = kinds.map(|kind| {
             let listener = listener::bind(([127, 0, 0, 1], 0).into(), 1)
                 .unwrap()
                 .remove(0);
-            Entrance { listener, kind }
+            Entrance {
+                listener,
+                kind,
+                certificates: secured.next().flatten(),
+            }
         });
-        let [external, activator] = entrances
+        let [external, activator, secure] = entrances
             .each_ref()
             .map(|entrance| entrance.listener.local_addr().unwrap());
         let thread = worker::start(0, parts, entrances.into(), peeks, end).unwrap();
         let mut cluster = Self {
             external,
             activator,
+            secure,
+            certificates,
+            certified,
             throttler,
             stats,
             counts,
@@ -176,6 +198,18 @@ impl Cluster {
         let (routes, conflicts) = RouteSnapshot::build(self.generation, rules);
         assert_eq!(conflicts, []);
         self.publisher.publish(routes, revisions);
+    }
+
+    /// From now on these are the certificates, each for the names in it; there is no default.
+    pub(crate) fn certify(&self, identities: &[&Identity]) {
+        let bindings: Vec<_> = identities.iter().map(|&it| binding(it)).collect();
+        self.bind(&bindings);
+    }
+
+    /// From now on these are the certificates.
+    pub(crate) fn bind(&self, bindings: &[Binding]) {
+        let snapshot = CertificateSnapshot::build(bindings, Vec::new());
+        self.certificates.publish(snapshot).unwrap();
     }
 
     pub(crate) fn set_endpoints(&self, endpoints: &[SocketAddr]) {
@@ -227,6 +261,20 @@ impl Cluster {
         patiently("the worker's end", self.ended.recv()).await;
         self.thread.take().unwrap().join().unwrap();
         (self.request_log, self.writer)
+    }
+}
+
+/// A certificate for the names in it.
+pub(crate) fn binding(identity: &Identity) -> Binding {
+    let provider = rustls::crypto::ring::default_provider();
+    let (chain, key) = (identity.chain.as_bytes(), identity.key.as_bytes());
+    #[expect(clippy::disallowed_methods, reason = "certificates made a moment ago")]
+    let now = std::time::SystemTime::now();
+    let certificate = Certificate::parse("a test".into(), chain, key, now, &provider).unwrap();
+    Binding {
+        hosts: Vec::new(),
+        certificate: Arc::new(certificate),
+        client_ca: None,
     }
 }
 

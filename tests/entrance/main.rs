@@ -15,5 +15,6 @@ mod recording;
 mod request_log;
 mod requests;
 mod timeouts;
+mod tls;
 mod turned_away;
 mod unknown;

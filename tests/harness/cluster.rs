@@ -281,6 +281,7 @@ impl Cluster {
             "--listen-local",
             "--listen-activator",
             "--listen-activator-h2c",
+            "--listen-activator-tls",
             "--listen-peers",
             "--metrics-listen",
             "--admin",

@@ -27,7 +27,10 @@
 mod answer;
 pub mod api;
 mod binary;
+pub mod certificates;
 pub mod cluster;
+mod collector;
+pub mod frames;
 mod gate;
 pub mod http1;
 pub mod http2;
@@ -38,11 +41,14 @@ pub mod queue_proxy;
 pub mod raw;
 mod site;
 mod state;
+pub mod tls;
 pub mod upstream;
 mod wait;
 
 pub use answer::Answer;
 pub use binary::{binary, command};
+pub use collector::{Collector, Span};
+pub use frames::Frames;
 pub use gate::Gate;
 pub use manifest::{
     endpoint_slice, h2c_revision_with_endpoints, hello_service, revision_with_endpoints, service,
@@ -51,6 +57,7 @@ pub use manifest::{
 pub use parkway::{Builder, Parkway};
 pub use processes::kill_nine;
 pub use queue_proxy::QueueProxy;
+pub use queue_proxy::secured::Secured;
 pub use raw::Raw;
 pub use site::Site;
 pub use state::{RevisionState, State};

@@ -8,7 +8,11 @@
 //! Its container answers GET with a description of the request, and anything with a body with that body;
 //! `?sleep_ms=N` makes it take as long.
 //!
-//! It does not: speak HTTP/2 or TLS, serve metrics, drain.
+//! By TLS it serves where a test says so ([`QueueProxy::secured`]), there also HTTP/2.
+//!
+//! It does not: speak HTTP/2 in the clear, serve metrics, drain.
+
+pub mod secured;
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,7 +25,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -228,7 +232,7 @@ impl Drop for Up<'_> {
 }
 
 impl Pod {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer<B: Body>(&self, request: Request<B>) -> Response<Full<Bytes>> {
         let headers = request.headers();
         if is(headers, USER_AGENT.as_str(), "Knative-Activator-Probe")
             || is(headers, "k-network-probe", "queue")
@@ -268,7 +272,7 @@ impl Pod {
     }
 
     /// What the user's container gets, and says.
-    async fn container(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn container<B: Body>(&self, request: Request<B>) -> Response<Full<Bytes>> {
         let (head, body) = request.into_parts();
         let Ok(body) = body.collect().await else {
             return text(StatusCode::BAD_REQUEST, "the body broke off\n");

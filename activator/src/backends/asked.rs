@@ -153,7 +153,11 @@ impl Asked {
         };
         let pause = match outcome {
             Outcome::Refused | Outcome::Unreachable => pace.not_listening.next_pause(),
-            Outcome::Ready | Outcome::NotReady(_) | Outcome::TimedOut | Outcome::Broken => {
+            Outcome::Ready
+            | Outcome::NotReady(_)
+            | Outcome::TimedOut
+            | Outcome::Broken
+            | Outcome::Untrusted => {
                 if now.saturating_duration_since(pace.at) >= STALE_PROBE {
                     pace.not_ready = Cadence::suspect(); // it was held: asking again costs little
                 }

@@ -252,9 +252,25 @@ impl Ledger {
     }
 
     pub(super) fn start_failed(&mut self, reason: Arc<str>, retry_in: Duration, out: &mut Outbox) {
-        if self.queue.has_endpoints() || self.is_gone {
-            return;
+        if !self.queue.has_endpoints() && !self.is_gone {
+            self.fail(reason, retry_in, out);
         }
+    }
+
+    pub(super) fn set_aside_failed(
+        &mut self,
+        reason: Arc<str>,
+        retry_in: Duration,
+        out: &mut Outbox,
+    ) {
+        let endpoints = self.queue.endpoints();
+        let mut endpoints = endpoints.iter().filter(|view| view.is_ready);
+        if endpoints.all(|view| view.is_suspect) && !self.is_gone {
+            self.fail(reason, retry_in, out);
+        }
+    }
+
+    fn fail(&mut self, reason: Arc<str>, retry_in: Duration, out: &mut Outbox) {
         let refusal = Refusal::StartFailed {
             reason: Arc::clone(&reason),
             retry_after: whole_seconds(retry_in),
@@ -282,6 +298,9 @@ impl Ledger {
 
     pub(super) fn restore(&mut self, endpoint: Endpoint, out: &mut Outbox) {
         if self.queue.is_suspect(endpoint) {
+            if let Some(past) = self.history.any_mut() {
+                past.failure = None;
+            }
             let grants = self.queue.restore(endpoint);
             self.granted(grants, out);
             self.list_is_stale = true;

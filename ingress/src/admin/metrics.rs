@@ -15,10 +15,11 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::{Admin, Autoscaler};
+use super::{Admin, Autoscaler, internal_tls};
 use crate::proxy::observe::{Counts, DURATION_BOUNDS};
 use crate::routing::retry::Reason;
 use crate::telemetry;
+use crate::trace::TraceCounts;
 
 /// The metrics of this moment as text.
 pub(super) fn encode(admin: &Admin) -> Result<String, fmt::Error> {
@@ -44,11 +45,15 @@ impl Collector for Moment {
         queues(&revisions, &mut out)?;
         knative(&self.0, &revisions, &mut out)?;
         requests(&self.0, &mut out)?;
+        traces(&self.0.tracer.counts(), &mut out)?;
+        if let Some(tls) = &self.0.internal_tls {
+            internal_tls::metrics(tls, &mut out)?;
+        }
         autoscaler(&self.0, &mut out)
     }
 }
 
-type Labels = Vec<(&'static str, String)>;
+pub(super) type Labels = Vec<(&'static str, String)>;
 
 fn labels(id: &RevisionId) -> Labels {
     vec![
@@ -68,7 +73,7 @@ fn knative_labels(revision: &RevisionState) -> Labels {
     labels
 }
 
-fn gauges(
+pub(super) fn gauges(
     out: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
@@ -85,7 +90,7 @@ fn gauges(
     Ok(())
 }
 
-fn counters(
+pub(super) fn counters(
     out: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
@@ -163,6 +168,22 @@ fn process(admin: &Admin, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         "parkway_panics",
         "Bugs that ended a request or task",
         [(Labels::new(), telemetry::panics())],
+    )
+}
+
+fn traces(counts: &TraceCounts, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    counters(
+        out,
+        "parkway_trace_spans_exported",
+        "Spans that a collector has taken",
+        [(Labels::new(), counts.exported)],
+    )?;
+    let dropped = [("queue-full", counts.full), ("not-taken", counts.failed)];
+    counters(
+        out,
+        "parkway_trace_spans_dropped",
+        "Spans that were lost: too many waited to be sent, or the collector did not take them",
+        dropped.map(|(reason, count)| (vec![("reason", reason.to_owned())], count)),
     )
 }
 

@@ -7,7 +7,7 @@ use parkway_autoscaler_client::embedded::DeciderState;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Admin, Autoscaler, starts};
+use super::{Admin, Autoscaler, internal_tls, starts};
 use crate::provider::kubernetes::WatchHealth;
 use crate::provider::kubernetes::lease::Leadership;
 use crate::provider::kubernetes::status::StatusBoard;
@@ -60,6 +60,7 @@ pub(super) fn of(admin: &Admin) -> Value {
         "autoscaler": autoscaler(&admin.autoscaler),
         "watches": admin.watches.as_ref().map(WatchHealth::state),
         "leader": admin.leading.as_ref().map(leading),
+        "internalTls": admin.internal_tls.as_ref().map(|tls| internal_tls::state(tls, now)),
         "revisions": revisions,
         "coldStarts": starts::of(&admin.throttler.cold_starts(), &clock),
     })

@@ -253,6 +253,16 @@ impl ClusterEndpoints {
         });
     }
 
+    /// The Revision's Pods that are known, used or not.
+    pub fn pods(&self, id: &RevisionId) -> Vec<Endpoint> {
+        let table = self.shared.table.lock();
+        let entry = table.revisions.get(id);
+        let pods = entry.map(|entry| entry.backends.state().pods);
+        drop(table);
+        let pods = pods.unwrap_or_default().into_iter();
+        pods.map(|pod| pod.asked.endpoint).collect()
+    }
+
     /// Everything that is known, for the admin.
     pub fn state(&self) -> EndpointsState {
         let table = self.shared.table.lock();
@@ -425,11 +435,11 @@ impl<D: Dial> prober::Probe for SuspectProbe<D> {
             let table = self.endpoints.shared.table.lock();
             Shared::passthrough_host(&table, revision)
         };
-        probe::ask(&self.dial, endpoint, host.as_deref()).await == Outcome::Ready
+        probe::ask(&self.dial, endpoint, revision, host.as_deref()).await == Outcome::Ready
     }
 
     fn deadline(&self) -> Duration {
-        CONNECT_DEADLINE + ANSWER_DEADLINE
+        CONNECT_DEADLINE * 2 + ANSWER_DEADLINE
     }
 
     fn at_once(&self) -> usize {

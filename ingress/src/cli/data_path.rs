@@ -105,6 +105,10 @@ pub struct DataPath {
     /// How long a connection without a request is kept before it is closed, in seconds.
     #[arg(long, env = "PARKWAY_IDLE_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "SECONDS")]
     pub idle_seconds: u64,
+
+    /// How long a client may take nothing of an answer that is there for it before it is cut off, in seconds.
+    #[arg(long, env = "PARKWAY_STALL_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "SECONDS")]
+    pub stall_seconds: u64,
 }
 
 impl DataPath {

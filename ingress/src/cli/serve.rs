@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::DataPath;
+use super::{AdminAccess, DataPath};
 
 /// The class of the KIngresses that are ours unless something else is said.
 pub const DEFAULT_INGRESS_CLASS: &str = "parkway.ingress.networking.knative.dev";
@@ -120,6 +120,16 @@ pub struct Serve {
     )]
     pub listen_activator_h2c: SocketAddr,
 
+    /// The activator's port for TLS, with system-internal-tls. Knative looks for its number: change it only where nothing
+    /// else reaches it.
+    #[arg(
+        long,
+        env = "PARKWAY_LISTEN_ACTIVATOR_TLS",
+        default_value = "0.0.0.0:8112",
+        value_name = "ADDRESS"
+    )]
+    pub listen_activator_tls: SocketAddr,
+
     /// Where the other replicas ask which configuration is in effect here.
     #[arg(
         long,
@@ -157,7 +167,7 @@ pub struct Serve {
     )]
     pub metrics_listen: SocketAddr,
 
-    /// Admin: /healthz, /readyz, /metrics, /state, /explain. Not for the public.
+    /// Admin: a page for people at /, and /healthz, /readyz, /metrics, /state, /explain. Not for the public.
     #[arg(
         long,
         env = "PARKWAY_ADMIN",
@@ -165,6 +175,10 @@ pub struct Serve {
         value_name = "ADDRESS"
     )]
     pub admin: SocketAddr,
+
+    /// Who may use it.
+    #[command(flatten)]
+    pub admin_access: AdminAccess,
 
     /// What holds for every request.
     #[command(flatten)]

@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures::future::LocalBoxFuture;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -21,6 +22,8 @@ use tracing::debug;
 
 use super::drain::Listener;
 use super::http1::Wake;
+use super::stream::ClientStream;
+use super::tls::{self, Agreed, Certificates, Greeted, Security};
 use super::worker::Worker;
 use super::{http1, http2};
 use crate::proxy::sweep::Alarm;
@@ -35,16 +38,26 @@ pub(super) struct Peer {
     pub(super) kind: EntranceKind,
     /// What its requests are given on their way.
     pub(super) entry: Entry,
+    /// Over TLS, what its requests may ask for.
+    pub(super) security: Option<Box<Security>>,
     /// Hears of the drain. Only the connection's own task asks.
     pub(super) drain: Listener,
 }
 
 impl Peer {
-    pub(super) fn new(worker: Rc<Worker>, address: SocketAddr, kind: EntranceKind) -> Self {
+    pub(super) fn new(
+        worker: Rc<Worker>,
+        address: SocketAddr,
+        kind: EntranceKind,
+        security: Option<Box<Security>>,
+    ) -> Self {
         let arrival = Arrival {
             entrance: kind,
             peer: address.ip(),
-            scheme: Scheme::Http,
+            scheme: match security {
+                Some(_) => Scheme::Https,
+                None => Scheme::Http,
+            },
             trusted_hops: worker.policy.trusted_hops,
         };
         Self {
@@ -53,6 +66,7 @@ impl Peer {
             address,
             kind,
             entry: Entry::new(arrival),
+            security,
         }
     }
 
@@ -64,23 +78,80 @@ impl Peer {
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Serves a connection until it ends.
+/// Serves a connection until it ends, from what [`beginning`] made of it.
 ///
 /// All but being dormant is on the heap, so that what is left of a dormant connection is small.
-pub(super) async fn serve(peer: Rc<Peer>, stream: TcpStream, open: OpenConnection) {
-    let mut done = Box::pin(begin(Rc::clone(&peer), stream)).await;
+pub(super) async fn serve(beginning: LocalBoxFuture<'static, Option<Begun>>, open: OpenConnection) {
+    let Some(Begun { peer, mut done }) = beginning.await else {
+        return;
+    };
     while let Some(stream) = done {
         done = match http1::dormant(&peer, &stream).await {
             Wake::Readable => Box::pin(http1::awake(Rc::clone(&peer), stream, Bytes::new())).await,
-            Wake::Close => None,
+            Wake::Close => {
+                stream.close();
+                None
+            }
         };
     }
     drop(open);
 }
 
+/// A connection that has begun.
+pub(super) struct Begun {
+    peer: Rc<Peer>,
+    /// What is left of it: one of HTTP/1, dormant. `None`: nothing.
+    done: Option<ClientStream>,
+}
+
+/// Serves what comes first by a connection; with an `opening`, one that begins with more than its requests. `None`: it
+/// did not come to requests.
+pub(super) fn beginning(
+    opening: Option<Rc<Opening>>,
+    peer: Rc<Peer>,
+    stream: TcpStream,
+) -> LocalBoxFuture<'static, Option<Begun>> {
+    match opening {
+        None => Box::pin(async move {
+            let stream = ClientStream::Plain(stream);
+            let done = begin(Rc::clone(&peer), stream, Bytes::new()).await;
+            Some(Begun { peer, done })
+        }),
+        Some(opening) => Box::pin(open_up(opening, peer, stream)),
+    }
+}
+
+/// What the connections of an entrance begin with.
+#[derive(Clone, Debug)]
+pub(super) struct Opening {
+    /// Whose certificates they are secured with.
+    pub(super) certificates: Certificates,
+}
+
+/// Does what comes before the requests, and serves what comes first. `None`: it did not come to requests.
+async fn open_up(opening: Rc<Opening>, peer: Rc<Peer>, stream: TcpStream) -> Option<Begun> {
+    let Greeted {
+        stream,
+        security,
+        protocol,
+    } = tls::handshake(&peer, &opening.certificates, stream, Bytes::new()).await?;
+    let (worker, address, kind) = (Rc::clone(&peer.worker), peer.address, peer.kind);
+    let peer = Rc::new(Peer::new(worker, address, kind, Some(Box::new(security))));
+    let stream = ClientStream::Tls(stream);
+    let done = match protocol {
+        Agreed::Open => Box::pin(begin(Rc::clone(&peer), stream, Bytes::new())).await,
+        Agreed::Http2 => {
+            Box::pin(http2::serve(Rc::clone(&peer), stream, Bytes::new())).await;
+            None
+        }
+    };
+    Some(Begun { peer, done })
+}
+
 /// Tells the protocol and serves what comes first. `None`: the connection is done; else it is one of HTTP/1, dormant.
-async fn begin(peer: Rc<Peer>, mut stream: TcpStream) -> Option<TcpStream> {
-    let mut start = BytesMut::new();
+/// What has been read already is in `before`.
+async fn begin(peer: Rc<Peer>, mut stream: ClientStream, before: Bytes) -> Option<ClientStream> {
+    let mut start = BytesMut::from(before);
     let sniffed = {
         let mut patience = Patience::new(&peer, peer.worker.limits.first_byte);
         poll_fn(|cx| {
@@ -99,7 +170,11 @@ async fn begin(peer: Rc<Peer>, mut stream: TcpStream) -> Option<TcpStream> {
             Box::pin(http2::serve(peer, stream, start.freeze())).await;
             None
         }
-        Ok(Sniffed::Nothing) | Err(_) => None,
+        Ok(Sniffed::Nothing) => {
+            stream.close();
+            None
+        }
+        Err(_) => None,
     }
 }
 
@@ -144,11 +219,14 @@ enum Sniffed {
 
 /// Reads until the preface is told from anything else.
 fn poll_sniff(
-    stream: &mut TcpStream,
+    stream: &mut ClientStream,
     start: &mut BytesMut,
     cx: &mut Context<'_>,
 ) -> Poll<std::io::Result<Sniffed>> {
     loop {
+        if let Some(sniffed) = tell(start) {
+            return Poll::Ready(Ok(sniffed));
+        }
         // No memory is set aside before there is something to read.
         let mut room = [0; FIRST_READ];
         let mut read = ReadBuf::new(&mut room);
@@ -157,14 +235,16 @@ fn poll_sniff(
             return Poll::Ready(Ok(Sniffed::Nothing));
         }
         start.extend_from_slice(read.filled());
-        let known = start.len().min(PREFACE.len());
-        if start.get(..known) != PREFACE.get(..known) {
-            return Poll::Ready(Ok(Sniffed::Http1));
-        }
-        if known == PREFACE.len() {
-            return Poll::Ready(Ok(Sniffed::Http2));
-        }
     }
+}
+
+/// What the first bytes say, if they are enough.
+fn tell(start: &[u8]) -> Option<Sniffed> {
+    let known = start.len().min(PREFACE.len());
+    if start.get(..known) != PREFACE.get(..known) {
+        return Some(Sniffed::Http1);
+    }
+    (known == PREFACE.len()).then_some(Sniffed::Http2)
 }
 
 /// Room for a usual request head, so that most connections read once before the engine does.

@@ -22,7 +22,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use http::{Request, Response};
 use http_body::Body;
@@ -30,8 +29,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1::{Builder, Connection};
 use hyper_util::rt::TokioIo;
 use parkway_activator::throttler::Permit;
-use tokio::io::{AsyncWriteExt, Interest, ReadBuf, Ready};
-use tokio::net::TcpStream;
+use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -39,6 +37,8 @@ use super::connection::{Patience, Peer};
 use super::exchange::{self, Begin};
 use super::input::{Busy, Input, Signals};
 use super::respond::Asked;
+use super::stall::Stall;
+use super::stream::ClientStream;
 use crate::proxy::body::{BusyGuard, Http1Body, RequestBody};
 use crate::proxy::failure::Failure;
 use crate::proxy::forward::{Job, Outcome, Tunnel, Waiting};
@@ -50,7 +50,11 @@ use crate::routing::headers;
 /// Serves what comes by an HTTP/1 connection until there is nothing going on. `None`: the connection is done.
 ///
 /// `before` is what was read to tell the protocol.
-pub(super) async fn awake(peer: Rc<Peer>, stream: TcpStream, before: Bytes) -> Option<TcpStream> {
+pub(super) async fn awake(
+    peer: Rc<Peer>,
+    stream: ClientStream,
+    before: Bytes,
+) -> Option<ClientStream> {
     let (mut stream, mut before, mut resume) = (stream, before, None);
     let mut room = Room::Usual;
     loop {
@@ -59,7 +63,11 @@ pub(super) async fn awake(peer: Rc<Peer>, stream: TcpStream, before: Bytes) -> O
         room = Room::Usual;
         let (socket, unread) = input;
         match ended {
-            Ended::Closed => return None,
+            Ended::Closed => {
+                socket.close();
+                return None;
+            }
+            Ended::Broken => return None,
             Ended::HeadTooSlow => {
                 Box::pin(answer_408(socket)).await;
                 return None;
@@ -83,8 +91,10 @@ pub(super) async fn awake(peer: Rc<Peer>, stream: TcpStream, before: Bytes) -> O
 
 /// How a turn of the engine ended.
 pub(super) enum Ended {
-    /// The connection is done.
+    /// The connection is done, and nothing is missing.
     Closed,
+    /// The connection is done with before its time.
+    Broken,
     /// A head did not arrive completely in time.
     HeadTooSlow,
     /// Nothing is going on.
@@ -117,11 +127,11 @@ struct Desk {
 /// used.
 pub(super) async fn serving(
     peer: &Rc<Peer>,
-    stream: TcpStream,
+    stream: ClientStream,
     before: Bytes,
     resume: Option<Box<Resume>>,
     room: Room,
-) -> ((TcpStream, Bytes), Ended) {
+) -> ((ClientStream, Bytes), Ended) {
     let limits = &peer.worker.limits;
     // A replayed head has our own fields besides the client's, which were counted when it came.
     let most_fields = limits.header_fields + OUR_FIELDS;
@@ -192,13 +202,14 @@ async fn drive(
         let is_draining = peer.drain.has_begun(cx);
         match engine.poll_without_shutdown(cx) {
             Poll::Ready(result) => {
-                if let Err(error) = result {
-                    debug!(client = %peer.address, %error, "connection ended");
-                }
-                return Poll::Ready(match desk.tunnel.take() {
-                    Some(tunnel) => Ended::Switched(tunnel),
-                    None => Ended::Closed,
-                });
+                let ended = match result {
+                    Ok(()) => Ended::Closed,
+                    Err(error) => {
+                        debug!(client = %peer.address, %error, "connection ended");
+                        Ended::Broken
+                    }
+                };
+                return Poll::Ready(desk.tunnel.take().map_or(ended, Ended::Switched));
             }
             Poll::Pending => {}
         }
@@ -233,45 +244,13 @@ async fn drive(
         }
         watch.reset();
         if !signals.is_flushed.get() {
-            return stall.poll(cx, signals, limits.idle).map(|()| Ended::Closed);
+            return stall
+                .poll(cx, signals, limits.stall)
+                .map(|()| Ended::Broken);
         }
         Poll::Pending
     })
     .await
-}
-
-/// Measures how long a client has not read what there is for it.
-///
-/// Nobody asks the response for more meanwhile, so its own deadline would not be noticed: it is looked at here. Without
-/// one, a client that reads nothing for as long as a connection may idle is given up.
-struct Stall {
-    since: Option<Instant>,
-    writes: u64,
-    alarm: Alarm,
-}
-
-impl Stall {
-    fn new(peer: &Peer) -> Self {
-        Self {
-            since: None,
-            writes: 0,
-            alarm: peer.alarm(),
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>, signals: &Signals, limit: Duration) -> Poll<()> {
-        let now = Instant::now();
-        if self.since.is_none() || self.writes != signals.writes.get() {
-            self.since = Some(now);
-            self.writes = signals.writes.get();
-        }
-        let idle = self.since.unwrap_or(now) + limit;
-        let due = signals.due.get().map_or(idle, |due| due.min(idle));
-        if due <= now {
-            return Poll::Ready(());
-        }
-        self.alarm.poll_due(cx, due)
-    }
 }
 
 /// Measures how long a state lasts.
@@ -388,16 +367,15 @@ pub(super) enum Wake {
 }
 
 /// Waits on the bare socket for the next request.
-pub(super) async fn dormant(peer: &Peer, stream: &TcpStream) -> Wake {
+pub(super) async fn dormant(peer: &Peer, stream: &ClientStream) -> Wake {
     let mut patience = Patience::new(peer, peer.worker.limits.idle);
     poll_fn(|cx| {
-        // Looked at rather than told: the reactor's word may be older than what the engine has read since. And looked at
-        // first: a request that is there is served.
-        let mut first = [0; 1];
-        if let Poll::Ready(seen) = stream.poll_peek(cx, &mut ReadBuf::new(&mut first)) {
-            return Poll::Ready(match seen {
-                Ok(0) | Err(_) => Wake::Close,
-                Ok(_) => Wake::Readable,
+        // Looked at first: a request that is there is served.
+        if let Poll::Ready(is_readable) = stream.poll_readable(cx) {
+            return Poll::Ready(if is_readable {
+                Wake::Readable
+            } else {
+                Wake::Close
             });
         }
         patience.poll_over(peer, cx).map(|()| Wake::Close)
@@ -407,7 +385,7 @@ pub(super) async fn dormant(peer: &Peer, stream: &TcpStream) -> Wake {
 
 /// A parked request that goes on: its bytes for a new engine, and what it finds there.
 pub(super) struct Replay {
-    stream: TcpStream,
+    stream: ClientStream,
     bytes: Bytes,
     resume: Box<Resume>,
 }
@@ -416,7 +394,7 @@ pub(super) struct Replay {
 pub(super) async fn parked(
     peer: &Peer,
     mut waiting: Box<Waiting>,
-    stream: TcpStream,
+    mut stream: ClientStream,
     unread: Bytes,
 ) -> Option<Replay> {
     let mut ahead = ReadAhead {
@@ -441,7 +419,7 @@ pub(super) async fn parked(
                 let since = ticket.parked_since();
                 return Poll::Ready(Some(Err(job.late(Some(since)))));
             }
-            while let Poll::Ready(more) = ahead.poll_read(&stream, cx) {
+            while let Poll::Ready(more) = ahead.poll_read(&mut stream, cx) {
                 match more {
                     Ok(More::Bytes(read)) => ahead.is_full = ticket.grow(read).is_err(),
                     Ok(More::Gone) | Err(_) => return Poll::Ready(None),
@@ -458,7 +436,7 @@ pub(super) async fn parked(
 fn replay(
     waiting: Waiting,
     decided: Result<Permit, Failure>,
-    stream: TcpStream,
+    stream: ClientStream,
     ahead: &ReadAhead,
 ) -> Option<Replay> {
     let Waiting {
@@ -476,7 +454,7 @@ fn replay(
         Err(failure) => Resume::Answer(job, failure),
     };
     let stream = if ahead.is_full {
-        register_anew(stream).ok()?
+        stream.registered_anew().ok()?
     } else {
         stream
     };
@@ -503,68 +481,39 @@ enum More {
 }
 
 impl ReadAhead {
-    fn poll_read(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<More>> {
+    fn poll_read(
+        &mut self,
+        stream: &mut ClientStream,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<More>> {
         let room = self.bound.saturating_sub(self.bytes.len());
         if self.is_full || room == 0 {
             self.is_full = true;
-            return poll_closed(stream, cx).map_ok(|()| More::Gone);
+            return stream.poll_closed(cx).map_ok(|()| More::Gone);
         }
-        loop {
-            ready!(stream.poll_read_ready(cx))?;
-            let mut step = [0; READ_AHEAD_STEP];
-            let (step, _) = step.split_at_mut(room.min(READ_AHEAD_STEP));
-            return Poll::Ready(match stream.try_read(step) {
-                Ok(0) => Ok(More::Gone),
-                Ok(read) => {
-                    let (read, _) = step.split_at(read);
-                    self.bytes.extend_from_slice(read);
-                    Ok(More::Bytes(read.len()))
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                Err(error) => Err(error),
-            });
+        let mut step = [0; READ_AHEAD_STEP];
+        let (step, _) = step.split_at_mut(room.min(READ_AHEAD_STEP));
+        let read = ready!(stream.poll_read_some(cx, step))?;
+        if read == 0 {
+            return Poll::Ready(Ok(More::Gone));
         }
+        let (read, _) = step.split_at(read);
+        self.bytes.extend_from_slice(read);
+        Poll::Ready(Ok(More::Bytes(read.len())))
     }
 }
 
 const READ_AHEAD_STEP: usize = 2 * 1024;
 
-/// Ready when the client has ended its sending side, without reading what it sent.
-///
-/// Clears the socket's readiness on the way, so that the next event is a new one: use [`register_anew`] before reading
-/// from the socket again.
-fn poll_closed(stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-    loop {
-        ready!(stream.poll_read_ready(cx))?;
-        // It is ready, so what it is ready for is told at once.
-        let ready = stream.ready(Interest::READABLE).now_or_never();
-        if ready.transpose()?.is_some_and(Ready::is_read_closed) {
-            return Poll::Ready(Ok(()));
-        }
-        let cleared: io::Result<()> =
-            stream.try_io(Interest::READABLE, || Err(io::ErrorKind::WouldBlock.into()));
-        if let Err(error) = cleared
-            && error.kind() != io::ErrorKind::WouldBlock
-        {
-            return Poll::Ready(Err(error));
-        }
-    }
-}
-
-/// Registers the socket with the reactor again, which reports what is there to read as news.
-fn register_anew(stream: TcpStream) -> io::Result<TcpStream> {
-    TcpStream::from_std(stream.into_std()?)
-}
-
 /// How long a client may take to take the reason for its connection's end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Says why the connection is closed, as far as the client listens.
-async fn answer_408(mut stream: TcpStream) {
+async fn answer_408(mut stream: ClientStream) {
     let answer = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
     // A client that does not even read this is not waited for.
     match tokio::time::timeout(LAST_WORDS, stream.write_all(answer)).await {
-        Ok(Ok(())) => {}
+        Ok(Ok(())) => stream.close(),
         Ok(Err(error)) => debug!(%error, "the client did not take the 408"),
         Err(_elapsed) => debug!("the client did not take the 408"),
     }

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,23 +20,25 @@ use h2::{Reason, RecvStream};
 use http::{Request, Response, StatusCode, header};
 use http_body::Body;
 use parkway_activator::throttler::Permit;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::connection::Peer;
 use super::exchange::{self, Begin};
-use super::input::Input;
+use super::input::{Input, Signals};
 use super::respond::Asked;
+use super::stall::Stall;
+use super::stream::ClientStream;
+use crate::config::Limits;
 use crate::proxy::body::{BodyError, BusyGuard, Inbound, RequestBody};
 use crate::proxy::failure::Failure;
 use crate::proxy::forward::{Job, Outcome, Waiting};
 use crate::proxy::held::Held;
-use crate::proxy::send::pump;
+use crate::proxy::send::{Outflow, pump};
 use crate::proxy::sweep::Alarm;
 
 /// Serves one HTTP/2 connection until it ends. `before` begins with the preface.
-pub(super) async fn serve(peer: Rc<Peer>, stream: TcpStream, before: Bytes) {
+pub(super) async fn serve(peer: Rc<Peer>, stream: ClientStream, before: Bytes) {
     let limits = &peer.worker.limits;
     let mut builder = Builder::new();
     builder
@@ -44,8 +46,10 @@ pub(super) async fn serve(peer: Rc<Peer>, stream: TcpStream, before: Bytes) {
         .initial_window_size(limits.h2_stream_window)
         .initial_connection_window_size(limits.h2_connection_window())
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
-        .max_send_buffer_size(MAX_SEND_BUFFER);
-    let input = Input::new(before, stream, Rc::default());
+        .max_local_error_reset_streams(Some(limits.h2_stream_errors))
+        .max_send_buffer_size(limits.h2_send_buffer);
+    let signals = Rc::<Signals>::default();
+    let input = Input::new(before, stream, Rc::clone(&signals));
     // On the heap, each for itself: what the handshake needs is gone when it is over.
     let handshake = Box::pin(builder.handshake::<_, Bytes>(input));
     let connection = match tokio::time::timeout(limits.header_read, handshake).await {
@@ -53,15 +57,15 @@ pub(super) async fn serve(peer: Rc<Peer>, stream: TcpStream, before: Bytes) {
         Ok(Err(error)) => return debug!(client = %peer.address, %error, "handshake failed"),
         Err(_elapsed) => return debug!(client = %peer.address, "handshake took too long"),
     };
-    drive(&peer, connection).await;
+    drive(&peer, connection, &signals).await;
 }
 
-/// Response bytes of one stream that may wait in memory beyond the client's window.
-const MAX_SEND_BUFFER: usize = 256 * 1024;
-
-/// Accepts streams and runs them until the connection is closed, idles too long, or has been drained.
-async fn drive(peer: &Rc<Peer>, mut connection: Box<Connection<Input, Bytes>>) {
+/// Accepts streams and runs them until the connection is closed, idles too long, is not read from, or has been drained.
+async fn drive(peer: &Rc<Peer>, mut connection: Box<Connection<Input, Bytes>>, signals: &Signals) {
+    let limits = &peer.worker.limits;
     let mut streams: FuturesUnordered<Stream> = FuturesUnordered::new();
+    let mut stall = Stall::new(peer);
+    let mut resets = Resets::default();
     let mut is_draining = false;
     let mut idle = Idle::new(peer);
     loop {
@@ -72,16 +76,21 @@ async fn drive(peer: &Rc<Peer>, mut connection: Box<Connection<Input, Bytes>>) {
                 connection.graceful_shutdown();
             }
             // Streams first: what they write, the connection flushes in the same turn.
-            while let Poll::Ready(Some(())) = streams.poll_next_unpin(cx) {}
+            while let Poll::Ready(Some(end)) = streams.poll_next_unpin(cx) {
+                if end == End::Reset && resets.are_too_many(limits) {
+                    debug!(client = %peer.address, "too many streams are reset");
+                    streams.clear();
+                    connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                }
+            }
             if let Poll::Ready(accepted) = connection.poll_accept(cx) {
                 return Poll::Ready(accepted);
             }
+            if !signals.is_flushed.get() && stall.poll(cx, signals, limits.stall).is_ready() {
+                return Poll::Ready(None);
+            }
             if streams.is_empty() {
-                let limit = if is_draining {
-                    GOODBYE
-                } else {
-                    peer.worker.limits.idle
-                };
+                let limit = if is_draining { GOODBYE } else { limits.idle };
                 if idle.poll(cx, limit).is_ready() {
                     if is_draining {
                         // The client has had the time to agree, and did not.
@@ -99,6 +108,7 @@ async fn drive(peer: &Rc<Peer>, mut connection: Box<Connection<Input, Bytes>>) {
         match accepted {
             Some(Ok((request, respond))) => {
                 idle.is_over();
+                resets.begun = resets.begun.saturating_add(1);
                 streams.push(Stream::begin(Rc::clone(peer), request, respond));
             }
             Some(Err(error)) => {
@@ -107,6 +117,31 @@ async fn drive(peer: &Rc<Peer>, mut connection: Box<Connection<Input, Bytes>>) {
             }
             None => return,
         }
+    }
+}
+
+/// Counts streams that the client resets before they are answered.
+#[derive(Debug, Default)]
+struct Resets {
+    since: Option<Instant>,
+    begun: u32,
+    reset: u32,
+}
+
+impl Resets {
+    /// Counts one more.
+    fn are_too_many(&mut self, limits: &Limits) -> bool {
+        let now = Instant::now();
+        let since = *self.since.get_or_insert(now);
+        if now.duration_since(since) > Limits::RESET_WINDOW {
+            *self = Self {
+                since: Some(now),
+                begun: 1,
+                reset: 0,
+            };
+        }
+        self.reset += 1;
+        self.reset > limits.h2_resets && self.reset > self.begun / 2
     }
 }
 
@@ -145,7 +180,23 @@ impl Idle {
 /// One stream, from its head to its end.
 pub(super) enum Stream {
     Parked(Box<Parked>),
-    Running(LocalBoxFuture<'static, Option<Box<Parked>>>),
+    Running(LocalBoxFuture<'static, After>),
+}
+
+/// What comes after a request has run.
+pub(super) enum After {
+    Ended(End),
+    /// No endpoint has answered, and it waits again.
+    Parked(Box<Parked>),
+}
+
+/// How a stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// With an answer, whole or not.
+    Answered,
+    /// Its client reset it before, or left.
+    Reset,
 }
 
 impl Stream {
@@ -163,7 +214,7 @@ impl Stream {
         match exchange::begin(&peer, &mut head) {
             Begin::Answer(response) => Self::Running(Box::pin(async move {
                 answer(respond, response, None).await;
-                None
+                After::Ended(End::Answered)
             })),
             Begin::Forward(job, permit) => {
                 Self::Running(Box::pin(run(peer, job, permit, head, body, respond)))
@@ -174,25 +225,23 @@ impl Stream {
 }
 
 impl Future for Stream {
-    type Output = ();
+    type Output = End;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
         loop {
             let next = match &mut *self {
-                Self::Parked(parked) => match parked.poll_end(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(ParkingEnd::Gone) => return Poll::Ready(()),
-                    Poll::Ready(ParkingEnd::Decided(decided)) => parked.leave(decided),
+                Self::Parked(parked) => match ready!(parked.poll_end(cx)) {
+                    ParkingEnd::Gone => return Poll::Ready(End::Reset),
+                    ParkingEnd::Decided(decided) => parked.leave(decided),
                 },
-                Self::Running(running) => match running.as_mut().poll(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(None) => return Poll::Ready(()),
-                    Poll::Ready(Some(parked)) => Some(Self::Parked(parked)),
+                Self::Running(running) => match ready!(running.as_mut().poll(cx)) {
+                    After::Ended(end) => return Poll::Ready(end),
+                    After::Parked(parked) => Some(Self::Parked(parked)),
                 },
             };
             match next {
                 Some(next) => *self = next,
-                None => return Poll::Ready(()),
+                None => return Poll::Ready(End::Reset),
             }
         }
     }
@@ -305,7 +354,7 @@ impl Parked {
                 let response = Asked::of(&peer, &head).respond(&failure, job.observation);
                 Stream::Running(Box::pin(async move {
                     answer(respond, response, None).await;
-                    None
+                    After::Ended(End::Answered)
                 }))
             }
         })
@@ -320,7 +369,7 @@ async fn run(
     head: http::request::Parts,
     body: RequestBody,
     mut respond: SendResponse<Bytes>,
-) -> Option<Box<Parked>> {
+) -> After {
     let asked = Asked::of(&peer, &head);
     let line = Rc::new(Line::default());
     line.expects_continue
@@ -339,7 +388,10 @@ async fn run(
                 Poll::Pending => respond.poll_reset(cx).map(|_reset| None),
             }
         })
-        .await?
+        .await
+    };
+    let Some(outcome) = outcome else {
+        return After::Ended(End::Reset);
     };
     match outcome {
         Outcome::Answered(response) => answer(respond, response, Some((&peer, &line))).await,
@@ -349,11 +401,11 @@ async fn run(
         Outcome::Parked(waiting, body) => {
             let mut parked = Parked::new(Rc::clone(&peer), *waiting, body, respond);
             parked.ahead = Ahead::Modestly;
-            return Some(parked);
+            return After::Parked(parked);
         }
         Outcome::Switched(..) => respond.send_reset(Reason::INTERNAL_ERROR),
     }
-    None
+    After::Ended(End::Answered)
 }
 
 /// What the body of a request and its response tell the task of its stream.
@@ -422,25 +474,63 @@ async fn answer(
     if ends {
         return;
     }
+    let outflow = Outflow::default();
     let sent = {
-        let mut sending = std::pin::pin!(pump(body, &mut stream));
-        let mut late = line.map(|(peer, line)| (peer.alarm(), line));
+        let mut sending = std::pin::pin!(pump(body, &mut stream, &outflow));
+        let mut late = line.map(|(peer, line)| Late::new(peer, line));
         poll_fn(|cx| {
             if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
                 return Poll::Ready(sent);
             }
-            let due = late
-                .as_mut()
-                .and_then(|(alarm, line)| Some((alarm, line.due.get()?)));
-            let Some((alarm, due)) = due else {
-                return Poll::Pending;
-            };
-            alarm.poll_due(cx, due).map(|()| Err(BodyError::TimedOut))
+            match &mut late {
+                Some(late) => late.poll(cx, &outflow).map(Err),
+                None => Poll::Pending,
+            }
         })
         .await
     };
     if let Err(error) = sent {
         debug!(%error, "response broke off");
-        stream.send_reset(Reason::INTERNAL_ERROR);
+        stream.send_reset(match error {
+            BodyError::Stalled => Reason::ENHANCE_YOUR_CALM,
+            _ => Reason::INTERNAL_ERROR,
+        });
+    }
+}
+
+/// Measures whether a response takes too long, also while its client takes nothing of it.
+struct Late<'a> {
+    line: &'a Line,
+    limit: Duration,
+    /// How many pieces had gone when the client began to take nothing.
+    since: Option<(u64, Instant)>,
+    alarm: Alarm,
+}
+
+impl<'a> Late<'a> {
+    fn new(peer: &Peer, line: &'a Line) -> Self {
+        Self {
+            line,
+            limit: peer.worker.limits.stall,
+            since: None,
+            alarm: peer.alarm(),
+        }
+    }
+
+    /// Ready with what is wrong.
+    fn poll(&mut self, cx: &Context<'_>, outflow: &Outflow) -> Poll<BodyError> {
+        let stalled = outflow.blocked_at().map(|pieces| {
+            let since = self.since.filter(|(before, _)| *before == pieces);
+            let since = since.unwrap_or_else(|| (pieces, Instant::now()));
+            self.since = Some(since);
+            since.1 + self.limit
+        });
+        let (due, error) = match (stalled, self.line.due.get()) {
+            (Some(stalled), None) => (stalled, BodyError::Stalled),
+            (Some(stalled), Some(due)) if stalled < due => (stalled, BodyError::Stalled),
+            (_, Some(due)) => (due, BodyError::TimedOut),
+            (None, None) => return Poll::Pending,
+        };
+        self.alarm.poll_due(cx, due).map(|()| error)
     }
 }

@@ -3,8 +3,8 @@
 //!
 //! The engine reads the first piece of a body before anybody asks for it. A request that is parked would lose that piece,
 //! for it is replayed from the bytes that the engine has not read. So the engine is given a head and no byte more, then
-//! nothing until somebody wants the body. Heads end with an empty line, and so do chunked bodies: each read ends there,
-//! and a body of known length is given by its length, so that the head behind it begins with a read of its own.
+//! nothing until somebody wants the body. Heads end with an empty line, and bodies where their length or their chunks say:
+//! each read ends there, so that the head behind it begins with a read of its own.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
@@ -14,10 +14,11 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::chunks::{Chunks, Malformed, Passed};
 use super::framing::{EmptyLine, Lines};
+use super::stream::ClientStream;
 use crate::proxy::body::Inbound;
 use crate::routing::validate::Doubt;
 
@@ -62,14 +63,15 @@ enum Part {
     /// A head.
     Head(EmptyLine),
     /// A chunked body.
-    Chunks(EmptyLine),
+    Chunks(Chunks),
     /// A body of which this many bytes are left.
     Length(u64),
+    /// What came is no body; nothing more is given.
+    Malformed,
 }
 
 impl Part {
-    /// How many of `bytes` the engine is given at once, and what comes next then. Lines are noted, also behind chunks,
-    /// where the engine may look for the next head before the request has been answered.
+    /// How many of `bytes` the engine is given at once, and what comes next then. The lines of heads are noted.
     fn split(self, bytes: &[u8], lines: &mut Lines) -> (usize, Self) {
         match self {
             Self::Any => (bytes.len(), self),
@@ -77,10 +79,12 @@ impl Part {
                 let (given, seen) = seen.find(bytes, |piece| lines.see(piece));
                 (given, Self::Head(seen))
             }
-            Self::Chunks(seen) => {
-                let (given, seen) = seen.find(bytes, |piece| lines.see(piece));
-                (given, Self::Chunks(seen))
-            }
+            Self::Chunks(chunks) => match chunks.pass(bytes) {
+                Passed::On(chunks) => (bytes.len(), Self::Chunks(chunks)),
+                Passed::End(given) => (given, Self::head()),
+                Passed::Malformed(given) => (given, Self::Malformed),
+            },
+            Self::Malformed => (0, self),
             Self::Length(left) => {
                 let given = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
                 match left - given as u64 {
@@ -109,7 +113,7 @@ impl Signals {
     /// A head has been read, and a body of this length, or a chunked one, comes next; it is withheld.
     pub(super) fn expect_body(&self, length: Option<u64>) {
         self.part
-            .set(length.map_or(Part::Chunks(EmptyLine::Nothing), Part::Length));
+            .set(length.map_or(Part::Chunks(Chunks::START), Part::Length));
         self.is_withheld.set(true);
     }
 
@@ -127,9 +131,7 @@ impl Signals {
             return 0;
         }
         self.part.set(next);
-        if let (Part::Head(_), Part::Head(seen)) | (Part::Chunks(_), Part::Chunks(seen)) =
-            (part, next)
-        {
+        if let (Part::Head(_), Part::Head(seen)) = (part, next) {
             let is_complete = seen == EmptyLine::Nothing
                 && bytes.get(..given).is_some_and(|head| head.ends_with(b"\n"));
             if is_complete {
@@ -149,6 +151,11 @@ impl Signals {
         self.has_outgrown.get()
     }
 
+    /// Whether a body is none from here on. The engine is given nothing more, and told so.
+    fn is_malformed(&self) -> bool {
+        self.part.get() == Part::Malformed
+    }
+
     /// What is doubtful about the head that is complete now.
     pub(super) fn doubt(&self) -> Option<Doubt> {
         self.doubt.take()
@@ -156,8 +163,13 @@ impl Signals {
 
     fn wrote(&self, written: &Poll<io::Result<usize>>) {
         if written.is_ready() {
-            self.writes.set(self.writes.get().wrapping_add(1));
+            self.progress();
         }
+    }
+
+    /// The socket has taken bytes.
+    fn progress(&self) {
+        self.writes.set(self.writes.get().wrapping_add(1));
     }
 
     /// Nothing is given until somebody wants the body, or the last request has ended.
@@ -208,9 +220,6 @@ impl Drop for Busy {
         if in_flight > 0 {
             return;
         }
-        if let Part::Chunks(seen) = self.0.part.get() {
-            self.0.part.set(Part::Head(seen));
-        }
         if self.0.has_outgrown.get() {
             self.0.wake_reader();
         }
@@ -231,12 +240,12 @@ impl Inbound for Busy {
 #[derive(Debug)]
 pub(super) struct Input {
     before: Bytes,
-    stream: TcpStream,
+    stream: ClientStream,
     signals: Rc<Signals>,
 }
 
 impl Input {
-    pub(super) fn new(before: Bytes, stream: TcpStream, signals: Rc<Signals>) -> Self {
+    pub(super) fn new(before: Bytes, stream: ClientStream, signals: Rc<Signals>) -> Self {
         signals.is_flushed.set(true);
         signals.is_partial.set(!before.is_empty());
         Self {
@@ -247,7 +256,7 @@ impl Input {
     }
 
     /// The socket, and what of the earlier bytes has not been read.
-    pub(super) fn into_parts(self) -> (TcpStream, Bytes) {
+    pub(super) fn into_parts(self) -> (ClientStream, Bytes) {
         (self.stream, self.before)
     }
 }
@@ -262,6 +271,9 @@ impl AsyncRead for Input {
         if this.signals.has_outgrown.get() || this.signals.is_withheld.get() {
             return this.signals.not_now(cx);
         }
+        if this.signals.is_malformed() {
+            return malformed();
+        }
         if this.before.has_remaining() {
             let room = this.before.len().min(buf.remaining());
             let given = this
@@ -269,6 +281,9 @@ impl AsyncRead for Input {
                 .give(this.before.get(..room).unwrap_or_default());
             if this.signals.has_outgrown.get() {
                 return this.signals.not_now(cx);
+            }
+            if given == 0 && this.signals.is_malformed() {
+                return malformed();
             }
             buf.put_slice(&this.before.split_to(given));
             return Poll::Ready(Ok(()));
@@ -285,8 +300,16 @@ impl AsyncRead for Input {
         if this.signals.has_outgrown.get() {
             return this.signals.not_now(cx);
         }
+        if given == 0 && this.signals.is_malformed() {
+            return malformed();
+        }
         read
     }
+}
+
+/// Reading nothing would say that the client has ended its side.
+fn malformed() -> Poll<io::Result<()>> {
+    Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, Malformed)))
 }
 
 impl AsyncWrite for Input {
@@ -317,8 +340,13 @@ impl AsyncWrite for Input {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.signals.is_flushed.set(true);
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let unsent = self.stream.unsent();
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        if self.stream.unsent() < unsent {
+            self.signals.progress();
+        }
+        self.signals.is_flushed.set(flushed.is_ready());
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -2,10 +2,11 @@
 //!
 //! There are two kinds: the gateway's, where rules say which Revision is meant, and the activator's ports, where the
 //! request says so itself. [`worker`] is where a connection lives, whichever it came in by; `connection` tells its
-//! protocol; `http1` and `http2` are the engines; `exchange` takes a request in, whatever engine it came by; `respond`
+//! protocol, behind [`tls`] where there is that, and `stream` is both kinds of bytes; `http1` and `http2` are the engines; `exchange` takes a request in, whatever engine it came by; `respond`
 //! says what went wrong; by `drain` connections hear that it is time to end, and by [`health`] the kubelet hears of it
 //! before. [`published`] is what requests are routed by.
 
+mod chunks;
 mod connection;
 mod drain;
 pub mod exchange;
@@ -19,4 +20,7 @@ pub mod published;
 mod respond;
 #[cfg(test)]
 mod sizes;
+mod stall;
+mod stream;
+pub mod tls;
 pub mod worker;

@@ -23,7 +23,7 @@ macro_rules! of_future {
 #[test]
 fn what_only_waits_is_small() {
     let sizes = [
-        ("connection", of_future!(A, B, C => connection::serve), 256),
+        ("connection", of_future!(A, B => connection::serve), 256),
         ("its client", size_of::<Peer>(), 256),
         ("dormant connection", of_future!(A, B => http1::dormant), 96),
         ("awake HTTP/1.1", of_future!(A, B, C => http1::awake), 640),

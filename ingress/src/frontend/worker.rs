@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, Ref, RefCell};
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -21,12 +22,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use super::connection::{self, OpenConnection, Peer};
+use super::connection::{self, OpenConnection, Opening, Peer};
 use super::drain::Drain;
 use super::exchange::ClientShares;
 use super::health::Health;
 use super::published::Current;
 pub use super::published::{RoutePublisher, Routes};
+use super::tls::Certificates;
 use crate::config::Limits;
 use crate::proxy::destination::Destination;
 use crate::proxy::failure::Failure;
@@ -35,6 +37,7 @@ use crate::proxy::observe::{RequestCounts, WorkerCounts};
 use crate::proxy::pool::Pool;
 use crate::proxy::request_log::RequestLog;
 use crate::proxy::sweep::Sweep;
+use crate::proxy::tls::InternalTls;
 pub use crate::routing::headers::EntranceKind;
 use crate::routing::headers::HostMode;
 use crate::routing::retry::{Budget, BudgetLimits};
@@ -42,6 +45,7 @@ use crate::routing::rules::Target;
 use crate::routing::split::{Dealer, PathKey, Percentile};
 use crate::routing::table::{DEFAULT_CLUSTER_DOMAIN, RouteSnapshot};
 use crate::routing::validate;
+use crate::trace::Tracer;
 
 /// What decides about requests besides routes and limits.
 #[derive(Clone, Debug)]
@@ -57,6 +61,8 @@ pub struct Policy {
     pub request_log: RequestLog,
     /// Who restores the Host that a client meant: queue-proxy, or nobody because processes are local. Default: nobody.
     pub host_mode: HostMode,
+    /// Where clients reach us by TLS: plain requests are sent there whose KIngress says so. Default: nowhere.
+    pub https_port: Option<NonZeroU16>,
     /// The cluster's DNS domain: by it a host at the activator ports names a Revision. Default `cluster.local`.
     pub cluster_domain: Arc<str>,
 }
@@ -69,6 +75,7 @@ impl Default for Policy {
             access_log: false,
             request_log: RequestLog::default(),
             host_mode: HostMode::default(),
+            https_port: None,
             cluster_domain: DEFAULT_CLUSTER_DOMAIN.into(),
         }
     }
@@ -93,6 +100,10 @@ pub struct WorkerParts {
     pub stats: Stats,
     /// Accounting for the operator.
     pub counts: RequestCounts,
+    /// Traces.
+    pub tracer: Tracer,
+    /// How secured endpoints are spoken to.
+    pub internal_tls: InternalTls,
     /// Client connections open, over all workers.
     pub connections: Arc<AtomicUsize>,
     /// Cancelled when no new connections are taken any more and those that are there end. [`WorkerParts::health`] fails
@@ -131,12 +142,13 @@ impl Worker {
                 throttle: parts.throttler.worker(index),
                 throttler: parts.throttler.clone(),
                 sweep: Sweep::new(Instant::now()),
-                pool: Pool::new(Arc::clone(&parts.limits), parts.workers),
+                pool: Pool::new(Arc::clone(&parts.limits), parts.workers)
+                    .with_tls(parts.internal_tls.clone()),
                 budget: RefCell::new(Budget::new(BudgetLimits::default())),
                 host_mode: parts.policy.host_mode,
                 limits: Arc::clone(&parts.limits),
             }),
-            counts: Rc::new(parts.counts.of_worker(index)),
+            counts: Rc::new(parts.counts.of_worker(index, parts.tracer.of_worker(index))),
             request_limits: validate::Limits {
                 uri_bytes: parts.limits.uri_bytes,
                 header_bytes: parts.limits.header_bytes,
@@ -229,6 +241,8 @@ pub struct Entrance {
     pub listener: std::net::TcpListener,
     /// Who asks there, and what may be reached.
     pub kind: EntranceKind,
+    /// The certificates its connections are secured with. `None`: plain text.
+    pub certificates: Option<Certificates>,
 }
 
 /// A question to a worker: what would the next request on this path draw?
@@ -262,7 +276,14 @@ pub fn start(
         let _entered = runtime.enter();
         let listen = |entrance: Entrance| {
             entrance.listener.set_nonblocking(true)?;
-            Ok((TcpListener::from_std(entrance.listener)?, entrance.kind))
+            let opening = entrance
+                .certificates
+                .map(|certificates| Opening { certificates });
+            Ok(Listening {
+                listener: TcpListener::from_std(entrance.listener)?,
+                kind: entrance.kind,
+                opening,
+            })
         };
         entrances
             .into_iter()
@@ -291,21 +312,38 @@ impl Drop for Ended {
     }
 }
 
+/// A listener of this worker's.
+struct Listening {
+    listener: TcpListener,
+    kind: EntranceKind,
+    opening: Option<Opening>,
+}
+
+/// What the connections of a listener are.
+struct Kind {
+    entrance: EntranceKind,
+    /// What comes before their requests, if anything does.
+    opening: Option<Rc<Opening>>,
+}
+
 async fn run(
     index: usize,
     parts: WorkerParts,
-    listeners: Vec<(TcpListener, EntranceKind)>,
+    listeners: Vec<Listening>,
     peeks: mpsc::Receiver<Peek>,
 ) {
     let worker = Rc::new(Worker::new(index, &parts));
     let connections = TaskTracker::new();
     let accepting: Vec<_> = listeners
         .into_iter()
-        .map(|(listener, kind)| {
+        .map(|listening| {
             let accept = accept(
                 Rc::clone(&worker),
-                listener,
-                kind,
+                listening.listener,
+                Rc::new(Kind {
+                    entrance: listening.kind,
+                    opening: listening.opening.map(Rc::new),
+                }),
                 parts.drain.clone(),
                 connections.clone(),
                 Arc::clone(&parts.connections),
@@ -358,7 +396,7 @@ async fn run(
 async fn accept(
     worker: Rc<Worker>,
     listener: TcpListener,
-    kind: EntranceKind,
+    kind: Rc<Kind>,
     drain: CancellationToken,
     connections: TaskTracker,
     open: Arc<AtomicUsize>,
@@ -371,7 +409,7 @@ async fn accept(
         };
         match accepted {
             Ok((stream, address)) => {
-                welcome(&worker, stream, address, kind, &connections, &open);
+                welcome(&worker, stream, address, &kind, &connections, &open);
             }
             Err(error) => refuse_for_a_moment(&error).await,
         }
@@ -379,14 +417,14 @@ async fn accept(
     match queued(listener) {
         Ok(queued) => {
             for (stream, address) in queued {
-                welcome(&worker, stream, address, kind, &connections, &open);
+                welcome(&worker, stream, address, &kind, &connections, &open);
             }
         }
         Err(error) => warn!(%error, "connections that were queued are lost"),
     }
     info!(
         worker = worker.index,
-        ?kind,
+        kind = ?kind.entrance,
         "no longer accepting connections"
     );
 }
@@ -416,19 +454,23 @@ fn welcome(
     worker: &Rc<Worker>,
     stream: tokio::net::TcpStream,
     address: SocketAddr,
-    kind: EntranceKind,
+    kind: &Kind,
     connections: &TaskTracker,
     open: &Arc<AtomicUsize>,
 ) {
     let Some(open) = OpenConnection::within(open, worker.limits.connections) else {
         debug!(client = %address, "one connection too many");
-        if let Ok(permit) = Arc::clone(&worker.turning_away).try_acquire_owned() {
+        // Words before the handshake are none.
+        if kind.opening.is_none()
+            && let Ok(permit) = Arc::clone(&worker.turning_away).try_acquire_owned()
+        {
             connections.spawn_local(connection::turn_away(stream, permit));
         }
         return;
     };
-    let peer = Rc::new(Peer::new(Rc::clone(worker), address, kind));
-    connections.spawn_local(connection::serve(peer, stream, open));
+    let peer = Rc::new(Peer::new(Rc::clone(worker), address, kind.entrance, None));
+    let beginning = connection::beginning(kind.opening.clone(), peer, stream);
+    connections.spawn_local(connection::serve(beginning, open));
 }
 
 /// Out of files or memory: waiting lets running requests give some back; a peer that left meanwhile costs nothing.

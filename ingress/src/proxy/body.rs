@@ -41,6 +41,9 @@ pub enum BodyError {
     /// The Revision's total or idle timeout passed after the response had begun.
     #[error("the request timed out after its response had begun")]
     TimedOut,
+    /// The client has taken nothing of the response for too long.
+    #[error("the client takes nothing of the response")]
+    Stalled,
     /// A newer attempt to send the request took the body over.
     #[error("the request is being sent again")]
     Superseded,

@@ -16,6 +16,9 @@ pub enum Failure {
     /// The request itself cannot be served.
     #[error("{0}")]
     BadRequest(#[from] BadRequest),
+    /// The connection was secured for other hosts (RFC 9110 section 15.5.20).
+    #[error("this connection's certificate is not for this host")]
+    Misdirected,
     /// No rule matches.
     #[error("{0}")]
     NoRoute(#[from] table::NoRoute),
@@ -77,6 +80,7 @@ impl Failure {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::BadRequest(bad) => bad.status(),
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::NoRoute(missing) => missing.status(),
             Self::NoRevision(_) | Self::Refused(Refusal::UnknownRevision) => StatusCode::NOT_FOUND,
             // Nobody has begun with a request that is parked: asking again does no harm.

@@ -1,7 +1,7 @@
 //! From a permit to a response: connections to endpoints, attempts, bodies, tunnels.
 //!
 //! [`forward`] tells the story of one request; [`send`] is one attempt, behind which sit the protocol engines, of which
-//! [`http1`] is ours; [`pool`] keeps the connections; [`body`] and [`held`] are what streams; [`sweep`] keeps the
+//! [`http1`] is ours; [`pool`] keeps the connections, [`tls`] makes them secure where endpoints want that; [`body`] and [`held`] are what streams; [`sweep`] keeps the
 //! deadlines of all of it. Everything here lives on one worker, but for [`probe`], which asks Pods whether they may
 //! have requests at all.
 
@@ -18,6 +18,8 @@ pub mod pool;
 pub mod probe;
 pub mod request_log;
 pub mod send;
+pub mod stream;
 pub mod sweep;
+pub mod tls;
 pub mod tunnel;
 mod turned_away;

@@ -3,16 +3,19 @@
 //! A connection lives on the worker that opened it and is used last in, first out. How many there may be to one
 //! endpoint is bounded; a request that finds none waits for the next to come free, in order of arrival. A connection by
 //! HTTP/2 is driven by a task; one by HTTP/1 is driven by its request, and looked at before it is used again.
+//!
+//! Connections to a secured endpoint were verified for one namespace and under one trust ([`Provenance`]). When a request
+//! wants another, they retire: what idles is closed, what runs goes on to its end, what is new is made anew.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parkway_activator::endpoint::Endpoint;
+use parkway_activator::revision::RevisionId;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tracing::debug;
@@ -22,6 +25,8 @@ use self::http1::{Http1Home, OpenGuard};
 pub use self::http2::Http2Lease;
 use self::http2::{Http2Home, Opening};
 use super::send::SendError;
+use super::stream::Stream;
+use super::tls::{Alpn, InternalTls};
 use crate::config::Limits;
 
 mod http1;
@@ -36,8 +41,46 @@ pub struct Pool {
     limits: Arc<Limits>,
     /// [`Limits::endpoint_share`].
     per_endpoint: usize,
-    http1: RefCell<HashMap<SocketAddr, Rc<Http1Home>>>,
-    http2: RefCell<HashMap<SocketAddr, Rc<Http2Home>>>,
+    tls: InternalTls,
+    http1: RefCell<HashMap<Endpoint, Rc<Http1Home>>>,
+    http2: RefCell<HashMap<Endpoint, Rc<Http2Home>>>,
+}
+
+/// As what connections to an endpoint were made, if that matters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Provenance {
+    /// In the clear: they are all the same.
+    Plain,
+    /// By TLS.
+    Verified {
+        /// The trust of that moment.
+        generation: u64,
+        /// Whose Pod it showed to be.
+        namespace: Box<str>,
+    },
+}
+
+impl Provenance {
+    fn of(endpoint: Endpoint, revision: &RevisionId, tls: &InternalTls) -> Self {
+        match endpoint.is_secured() {
+            false => Self::Plain,
+            true => Self::Verified {
+                generation: tls.generation(),
+                namespace: revision.namespace().into(),
+            },
+        }
+    }
+
+    /// Whether connections made as this are what a request for `revision` wants now.
+    fn suits(&self, revision: &RevisionId, tls: &InternalTls) -> bool {
+        match self {
+            Self::Plain => true,
+            Self::Verified {
+                generation,
+                namespace,
+            } => *generation == tls.generation() && **namespace == *revision.namespace(),
+        }
+    }
 }
 
 impl Pool {
@@ -47,18 +90,29 @@ impl Pool {
         Self {
             limits,
             per_endpoint,
+            tls: InternalTls::default(),
             http1: RefCell::default(),
             http2: RefCell::default(),
         }
     }
 
-    /// A connection by HTTP/1 that is ready for a request.
+    /// Connects to secured endpoints by this.
+    #[must_use]
+    pub fn with_tls(self, tls: InternalTls) -> Self {
+        Self { tls, ..self }
+    }
+
+    /// A connection by HTTP/1 to an endpoint of `revision` that is ready for a request.
     ///
     /// # Errors
     ///
     /// When connecting fails or takes longer than [`Limits::connect`].
-    pub async fn http1(&self, endpoint: Endpoint) -> Result<Http1Lease, SendError> {
-        let home = self.http1_home(endpoint);
+    pub async fn http1(
+        &self,
+        endpoint: Endpoint,
+        revision: &RevisionId,
+    ) -> Result<Http1Lease, SendError> {
+        let home = self.http1_home(endpoint, revision);
         loop {
             match home.turn().await {
                 http1::Turn::Use(kept) => {
@@ -68,26 +122,32 @@ impl Pool {
                 }
                 // On the heap: what connecting needs would make the future of every request larger.
                 http1::Turn::Open(open) => {
-                    return Box::pin(self.connect_http1(endpoint, Some(open))).await;
+                    return Box::pin(self.connect_http1(endpoint, revision, Some(open))).await;
                 }
             }
         }
     }
 
-    fn http1_home(&self, endpoint: Endpoint) -> Rc<Http1Home> {
+    fn http1_home(&self, endpoint: Endpoint, revision: &RevisionId) -> Rc<Http1Home> {
         let mut homes = self.http1.borrow_mut();
-        let home = homes
-            .entry(endpoint.address())
-            .or_insert_with(|| Rc::new(Http1Home::new(self.per_endpoint)));
+        let new = || {
+            let provenance = Provenance::of(endpoint, revision, &self.tls);
+            Rc::new(Http1Home::new(self.per_endpoint, provenance))
+        };
+        let home = homes.entry(endpoint).or_insert_with(new);
+        if !home.provenance().suits(revision, &self.tls) {
+            std::mem::replace(home, new()).retire();
+        }
         Rc::clone(home)
     }
 
     async fn connect_http1(
         &self,
         endpoint: Endpoint,
+        revision: &RevisionId,
         open: Option<OpenGuard>,
     ) -> Result<Http1Lease, SendError> {
-        let stream = connect(endpoint, &self.limits).await?;
+        let stream = self.connect(endpoint, revision, Alpn::Http1).await?;
         Ok(Http1Lease::new(stream, open))
     }
 
@@ -96,8 +156,12 @@ impl Pool {
     /// # Errors
     ///
     /// As [`Pool::http1`].
-    pub async fn http1_for_upgrade(&self, endpoint: Endpoint) -> Result<Http1Lease, SendError> {
-        self.connect_http1(endpoint, None).await
+    pub async fn http1_for_upgrade(
+        &self,
+        endpoint: Endpoint,
+        revision: &RevisionId,
+    ) -> Result<Http1Lease, SendError> {
+        self.connect_http1(endpoint, revision, None).await
     }
 
     /// A place on a connection by HTTP/2.
@@ -105,27 +169,43 @@ impl Pool {
     /// # Errors
     ///
     /// When connecting fails or takes longer than [`Limits::connect`].
-    pub async fn http2(&self, endpoint: Endpoint) -> Result<Http2Lease, SendError> {
-        let home = Rc::clone(
-            self.http2
-                .borrow_mut()
-                .entry(endpoint.address())
-                .or_insert_with(|| Rc::new(Http2Home::new(&self.limits))),
-        );
+    pub async fn http2(
+        &self,
+        endpoint: Endpoint,
+        revision: &RevisionId,
+    ) -> Result<Http2Lease, SendError> {
+        let home = self.http2_home(endpoint, revision);
         match home.turn().await {
             http2::Turn::Use(lease) => Ok(lease),
-            http2::Turn::Open(opening) => self.connect_http2(endpoint, &home, opening).await,
+            http2::Turn::Open(opening) => {
+                self.connect_http2(endpoint, revision, &home, opening).await
+            }
             http2::Turn::Failed(error) => Err(SendError::Connect(error)),
         }
+    }
+
+    fn http2_home(&self, endpoint: Endpoint, revision: &RevisionId) -> Rc<Http2Home> {
+        let mut homes = self.http2.borrow_mut();
+        let new = || {
+            let provenance = Provenance::of(endpoint, revision, &self.tls);
+            Rc::new(Http2Home::new(&self.limits, provenance))
+        };
+        let home = homes.entry(endpoint).or_insert_with(new);
+        if !home.provenance().suits(revision, &self.tls) {
+            std::mem::replace(home, new()).retire();
+        }
+        Rc::clone(home)
     }
 
     async fn connect_http2(
         &self,
         endpoint: Endpoint,
+        revision: &RevisionId,
         home: &Rc<Http2Home>,
         opening: Opening,
     ) -> Result<Http2Lease, SendError> {
-        let stream = connect(endpoint, &self.limits).await.inspect_err(|error| {
+        let connecting = self.connect(endpoint, revision, Alpn::Http2);
+        let stream = connecting.await.inspect_err(|error| {
             if let SendError::Connect(error) = error {
                 home.fail(error);
             }
@@ -168,6 +248,26 @@ impl Pool {
         });
     }
 
+    /// Connects, and makes it secure where the endpoint wants that; both within [`Limits::connect`].
+    async fn connect(
+        &self,
+        endpoint: Endpoint,
+        revision: &RevisionId,
+        alpn: Alpn,
+    ) -> Result<Stream, SendError> {
+        let deadline = Instant::now() + self.limits.connect;
+        let stream = connect(endpoint, deadline).await?;
+        if !endpoint.is_secured() {
+            return Ok(Stream::Plain(stream));
+        }
+        // On the heap: a handshake would make the future of every request larger.
+        let securing = Box::pin(self.tls.secure(stream, endpoint, revision, alpn, deadline));
+        match securing.await {
+            Ok(stream) => Ok(Stream::Secured(Box::new(stream))),
+            Err(error) => Err(SendError::Connect(error.into())),
+        }
+    }
+
     /// How many connections by HTTP/1 are open, to all endpoints.
     #[cfg(test)]
     fn open_http1(&self) -> usize {
@@ -175,9 +275,9 @@ impl Pool {
     }
 }
 
-async fn connect(endpoint: Endpoint, limits: &Limits) -> Result<TcpStream, SendError> {
+async fn connect(endpoint: Endpoint, deadline: Instant) -> Result<TcpStream, SendError> {
     let connecting = TcpStream::connect(endpoint.address());
-    let stream = match tokio::time::timeout(limits.connect, connecting).await {
+    let stream = match tokio::time::timeout_at(deadline, connecting).await {
         Ok(connected) => connected.map_err(SendError::Connect)?,
         Err(_elapsed) => return Err(SendError::Connect(io::ErrorKind::TimedOut.into())),
     };

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use parkway_activator::backends::Outcome;
 use parkway_activator::endpoint::Endpoint;
+use parkway_activator::revision::RevisionId;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -23,6 +24,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::http1::HeadBounds;
 use super::http1::framing::{Framing, Piece};
 use super::http1::head::{Head, parse};
+use super::tls::{Alpn, InternalTls, Reason};
 
 /// How long it may take to connect; then the probe has failed. Somebody that far away is of no use.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
@@ -60,11 +62,23 @@ pub trait Dial: Send + Sync {
 
     /// Connects. May be dropped before it has ended.
     fn dial(&self, endpoint: Endpoint) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// What makes connections to secured endpoints secure. None: such an endpoint cannot be asked.
+    fn tls(&self) -> Option<&InternalTls> {
+        None
+    }
 }
 
 /// Connects by TCP.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Tcp;
+#[derive(Clone, Debug, Default)]
+pub struct Tcp(InternalTls);
+
+impl Tcp {
+    /// Makes connections to secured endpoints secure by this.
+    pub fn new(tls: InternalTls) -> Self {
+        Self(tls)
+    }
+}
 
 impl Dial for Tcp {
     type Stream = TcpStream;
@@ -77,9 +91,16 @@ impl Dial for Tcp {
         }
         Ok(stream)
     }
+
+    fn tls(&self) -> Option<&InternalTls> {
+        Some(&self.0)
+    }
 }
 
-/// Asks the queue-proxy at `endpoint`, over a connection of its own, which is closed afterwards.
+/// Asks the queue-proxy at `endpoint`, one of `revision`, over a connection of its own, which is closed afterwards.
+///
+/// A secured endpoint is asked by TLS, so that one that cannot be trusted gets no requests. (Knative's activator asks in
+/// the clear.) Once connected, the handshake may take [`CONNECT_DEADLINE`] again.
 ///
 /// `passthrough` is the host by which a mesh that passes on what names a Pod knows the Revision:
 /// `<private service>.<namespace>`. Ends within [`CONNECT_DEADLINE`] and [`ANSWER_DEADLINE`].
@@ -87,12 +108,37 @@ impl Dial for Tcp {
 /// # Cancel safety
 ///
 /// Dropping it closes the connection, and queue-proxy forgets the question.
-pub async fn ask(dial: &impl Dial, endpoint: Endpoint, passthrough: Option<&str>) -> Outcome {
+pub async fn ask(
+    dial: &impl Dial,
+    endpoint: Endpoint,
+    revision: &RevisionId,
+    passthrough: Option<&str>,
+) -> Outcome {
     let stream = match connect(dial, endpoint).await {
         Ok(stream) => stream,
         Err(outcome) => return outcome,
     };
     let question = question(endpoint, passthrough);
+    if !endpoint.is_secured() {
+        return in_time(stream, &question).await;
+    }
+    let Some(tls) = dial.tls() else {
+        return Outcome::Untrusted;
+    };
+    let deadline = Instant::now() + CONNECT_DEADLINE;
+    // On the heap: what a handshake needs would make the future of every probe larger.
+    let securing = Box::pin(tls.secure(stream, endpoint, revision, Alpn::Http1, deadline));
+    match securing.await {
+        Ok(stream) => Box::pin(in_time(stream, &question)).await,
+        Err(error) => match error.reason() {
+            Reason::TimedOut => Outcome::TimedOut,
+            Reason::Broken => Outcome::Broken,
+            _ => Outcome::Untrusted,
+        },
+    }
+}
+
+async fn in_time(stream: impl AsyncRead + AsyncWrite + Unpin, question: &str) -> Outcome {
     let exchange = exchange(stream, question.as_bytes());
     let answer = timeout(ANSWER_DEADLINE, exchange).await;
     answer.unwrap_or(Outcome::TimedOut)
@@ -153,7 +199,7 @@ fn question(endpoint: Endpoint, passthrough: Option<&str>) -> String {
 }
 
 async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, question: &[u8]) -> Outcome {
-    if stream.write_all(question).await.is_err() {
+    if stream.write_all(question).await.is_err() || stream.flush().await.is_err() {
         return Outcome::Broken;
     }
     let mut received = Vec::with_capacity(READ);

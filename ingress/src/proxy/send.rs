@@ -6,11 +6,12 @@
 
 use std::cell::Cell;
 use std::error::Error as StdError;
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn};
 use std::io;
 use std::num::NonZeroU32;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,14 +20,14 @@ use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Request, StatusCode, Uri, Version, header};
 use http_body::Body;
 use parkway_activator::endpoint::Endpoint;
-use parkway_activator::revision::Protocol;
+use parkway_activator::revision::{Protocol, RevisionId};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::body::{
     AttemptBody, BodyError, ContinueGate, ContinueSignal, Left, Replay, ResponseBody,
 };
-use super::http1::{Exchange, HeadBounds, MOST_FIELDS, Outgoing, Reply};
+use super::http1::{Exchange, HeadBounds, INFORMATIONAL, MOST_FIELDS, Outgoing, Reply};
 use super::pool::{Http1Lease, Http2Lease, Pool};
 use crate::config::Limits;
 use crate::routing::retry::{Progress, Reason};
@@ -149,6 +150,8 @@ pub struct Carrier {
 pub struct Attempt<'a> {
     /// Where to.
     pub endpoint: Endpoint,
+    /// Whose endpoint it is.
+    pub revision: &'a RevisionId,
     /// What the endpoint speaks.
     pub protocol: Protocol,
     /// The head, edited by the rules it passed and for this endpoint.
@@ -212,15 +215,15 @@ async fn send_http1(
     attempt: &Attempt<'_>,
 ) -> Result<Answered, SendError> {
     let mut lease = match attempt.connect() {
-        None => pool.http1(attempt.endpoint).await?,
-        Some(limit) => connected(limit, pool.http1(attempt.endpoint)).await?,
+        None => pool.http1(attempt.endpoint, attempt.revision).await?,
+        Some(limit) => connected(limit, pool.http1(attempt.endpoint, attempt.revision)).await?,
     };
     if lease.is_reused() && !is_replayable(attempt) {
         // A close that has arrived but was not looked at yet would cost this request: let the reactor look first.
         tokio::task::yield_now().await;
         while lease.is_reused() && !lease.is_quiet() {
             drop(lease);
-            lease = pool.http1(attempt.endpoint).await?;
+            lease = pool.http1(attempt.endpoint, attempt.revision).await?;
         }
     }
     attempt.has_connected();
@@ -256,8 +259,17 @@ async fn send_for_upgrade(
     attempt: &Attempt<'_>,
 ) -> Result<Answered, SendError> {
     let lease = match attempt.connect() {
-        None => pool.http1_for_upgrade(attempt.endpoint).await?,
-        Some(limit) => connected(limit, pool.http1_for_upgrade(attempt.endpoint)).await?,
+        None => {
+            pool.http1_for_upgrade(attempt.endpoint, attempt.revision)
+                .await?
+        }
+        Some(limit) => {
+            connected(
+                limit,
+                pool.http1_for_upgrade(attempt.endpoint, attempt.revision),
+            )
+            .await?
+        }
     };
     attempt.has_connected();
     let (head, reply) = exchange(lease, limits, attempt).await?;
@@ -321,8 +333,8 @@ async fn send_http2(
     attempt: &Attempt<'_>,
 ) -> Result<Answered, SendError> {
     let lease = match attempt.connect() {
-        None => pool.http2(attempt.endpoint).await?,
-        Some(limit) => connected(limit, pool.http2(attempt.endpoint)).await?,
+        None => pool.http2(attempt.endpoint, attempt.revision).await?,
+        Some(limit) => connected(limit, pool.http2(attempt.endpoint, attempt.revision)).await?,
     };
     attempt.has_connected();
     let mut sender = lease.sender().ready().await.map_err(|error| {
@@ -344,29 +356,43 @@ async fn send_http2(
         Some(body) => PumpTask::begin(body.attempt(gate), stream).await,
         None => None,
     };
-    if let Some(signal) = signal {
-        poll_fn(|cx| match response.poll_informational(cx) {
-            Poll::Ready(Some(Ok(informational)))
-                if informational.status() == StatusCode::CONTINUE =>
-            {
-                signal.open();
-                Poll::Ready(())
-            }
-            Poll::Ready(_) => Poll::Ready(()),
-            Poll::Pending => Poll::Pending,
-        })
-        .await;
-    }
-    let response = response
+    let response = final_response(&mut response, signal.as_deref())
         .await
-        .map_err(|error| http2_failure(error, &lease))?;
+        .map_err(|error| http2_failure(error, &lease))?
+        .ok_or_else(|| SendError::Invalid("it keeps sending informational responses".into()))?;
     let (head, body) = response.into_parts();
+    if head.headers.len() > limits.response_fields {
+        return Err(SendError::Invalid("its head has too many fields".into()));
+    }
     Ok(Answered {
         head,
         body: ResponseBody::Http2(body),
         carrier: Some(Carrier { lease, pump }),
         upgraded: None,
     })
+}
+
+/// Waits for the response that is not informational; `None` when there are too many that are.
+///
+/// `100 Continue` opens the gate of the request's body; the others have nobody to go to.
+async fn final_response(
+    response: &mut h2::client::ResponseFuture,
+    gate: Option<&ContinueSignal>,
+) -> Result<Option<http::Response<h2::RecvStream>>, h2::Error> {
+    let mut informational = 0;
+    poll_fn(|cx| {
+        while let Some(seen) = ready!(response.poll_informational(cx)).transpose()? {
+            informational += 1;
+            if informational > INFORMATIONAL {
+                return Poll::Ready(Ok(None));
+            }
+            if let Some(gate) = gate.filter(|_| seen.status() == StatusCode::CONTINUE) {
+                gate.open();
+            }
+        }
+        Pin::new(&mut *response).poll(cx).map_ok(Some)
+    })
+    .await
 }
 
 fn is_about_the_request(error: &h2::Error) -> bool {
@@ -407,8 +433,12 @@ fn http2_request(attempt: &Attempt<'_>) -> Result<Request<()>, SendError> {
             .map_err(|error| SendError::Invalid(error.into()))?,
         Some(path) => path.clone(),
     };
+    let scheme = match attempt.endpoint.is_secured() {
+        true => Scheme::HTTPS,
+        false => Scheme::HTTP,
+    };
     let uri = Uri::builder()
-        .scheme(Scheme::HTTP)
+        .scheme(scheme)
         .authority(authority)
         .path_and_query(path)
         .build()
@@ -429,7 +459,7 @@ impl PumpTask {
     /// Sends what is there; a task sends the rest, if there is any.
     async fn begin(body: AttemptBody, mut stream: h2::SendStream<Bytes>) -> Option<Self> {
         let mut pumping = Box::pin(async move {
-            if let Err(_error) = pump(body, &mut stream).await {
+            if let Err(_error) = pump(body, &mut stream, &Outflow::default()).await {
                 stream.send_reset(h2::Reason::CANCEL);
             }
         });
@@ -447,12 +477,30 @@ impl Drop for PumpTask {
     }
 }
 
+/// What of a body goes out by a stream.
+#[derive(Debug, Default)]
+pub struct Outflow {
+    pieces: Cell<u64>,
+    is_blocked: Cell<bool>,
+}
+
+impl Outflow {
+    /// How many pieces have gone, if there is one that cannot go because the other side opens no window for it.
+    pub fn blocked_at(&self) -> Option<u64> {
+        self.is_blocked.get().then(|| self.pieces.get())
+    }
+}
+
 /// Writes `body` to `stream` with back-pressure; trailers end it.
 ///
 /// # Errors
 ///
 /// When the body breaks off or the stream was reset.
-pub async fn pump<B>(body: B, stream: &mut h2::SendStream<Bytes>) -> Result<(), BodyError>
+pub async fn pump<B>(
+    body: B,
+    stream: &mut h2::SendStream<Bytes>,
+    outflow: &Outflow,
+) -> Result<(), BodyError>
 where
     B: Body<Data = Bytes, Error = BodyError>,
 {
@@ -478,7 +526,7 @@ where
         match frame.into_data() {
             Ok(data) => {
                 let is_last = body.is_end_stream();
-                send_data(data, is_last, stream).await?;
+                send_data(data, is_last, stream, outflow).await?;
                 if is_last {
                     return Ok(());
                 }
@@ -500,6 +548,7 @@ async fn send_data(
     mut data: Bytes,
     is_last: bool,
     stream: &mut h2::SendStream<Bytes>,
+    outflow: &Outflow,
 ) -> Result<(), BodyError> {
     if data.is_empty() && !is_last {
         return Ok(());
@@ -515,9 +564,12 @@ async fn send_data(
             if let Poll::Ready(reset) = stream.poll_reset(cx) {
                 return Poll::Ready(Some(reset.and_then(|reason| Err(h2::Error::from(reason)))));
             }
-            stream.poll_capacity(cx)
+            let room = stream.poll_capacity(cx);
+            outflow.is_blocked.set(room.is_pending());
+            room
         })
         .await;
+        outflow.pieces.set(outflow.pieces.get() + 1);
         let room = match room {
             Some(room) => room?,
             None => return Err(BodyError::Http2(h2::Reason::STREAM_CLOSED.into())),

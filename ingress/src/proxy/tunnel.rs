@@ -10,7 +10,6 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -19,7 +18,7 @@ use super::forward::{Tunnel, within};
 /// Relays bytes between a client's connection and an endpoint's until one side ends.
 ///
 /// `early` is what the client sent behind its request head; it goes on only now, after the endpoint has agreed.
-pub async fn relay(client: TcpStream, early: Bytes, tunnel: Tunnel) {
+pub async fn relay(client: impl AsyncRead + AsyncWrite + Unpin, early: Bytes, tunnel: Tunnel) {
     let Tunnel {
         upstream,
         mut holds,
@@ -40,6 +39,7 @@ pub async fn relay(client: TcpStream, early: Bytes, tunnel: Tunnel) {
     let copying = async {
         client.write_all(&late).await?;
         endpoint.write_all(&early).await?;
+        endpoint.flush().await?; // TLS may keep a rest
         tokio::io::copy_bidirectional(&mut client, &mut endpoint).await
     };
     let mut copying = std::pin::pin!(copying);
@@ -78,12 +78,12 @@ pub async fn relay(client: TcpStream, early: Bytes, tunnel: Tunnel) {
 
 /// A connection that notes when a byte last passed.
 #[derive(Debug)]
-struct Watched {
-    stream: TcpStream,
+struct Watched<S> {
+    stream: S,
     last_byte: Rc<Cell<Instant>>,
 }
 
-impl AsyncRead for Watched {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -97,7 +97,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -14,6 +14,7 @@ pub mod identify;
 pub mod names;
 pub mod policy;
 pub mod probe;
+pub mod redirect;
 pub mod resolve;
 pub mod retry;
 pub mod revisions;
@@ -21,6 +22,7 @@ pub mod rules;
 pub mod split;
 pub mod table;
 pub mod timeout;
+pub mod tls;
 pub mod validate;
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 use http::header::{CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING};
 use http::request::Parts;
+use http::uri::Scheme;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 use super::headers::{Present, requested_upgrade};
@@ -30,6 +31,9 @@ impl Default for Limits {
         }
     }
 }
+
+/// Longest method in bytes; beyond: 400. The longest that is registered has 17 (RFC 4437).
+const METHOD_BYTES: usize = 64;
 
 /// Why a request is answered at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -114,6 +118,7 @@ pub fn validate(parts: &Parts, limits: &Limits) -> Result<Checked, BadRequest> {
         return Err((*doubt).into());
     }
     check_size(parts, limits)?;
+    check_target(parts)?;
     let present = Present::in_head(&parts.headers);
     if parts.version >= Version::HTTP_2 {
         check_http2_fields(&parts.headers, present)?;
@@ -149,6 +154,24 @@ fn host_of(parts: &Parts) -> Result<Option<WrittenHost>, BadRequest> {
     Ok(Some(WrittenHost::parse(written)?))
 }
 
+/// A method may have any target in origin form, or one in absolute form with a scheme that is served here; `*` is for
+/// OPTIONS, and an authority alone for CONNECT (RFC 9112 section 3.2, RFC 9113 section 8.3.1).
+fn check_target(parts: &Parts) -> Result<(), BadRequest> {
+    let uri = &parts.uri;
+    if uri.authority().is_some() {
+        let scheme = uri.scheme();
+        if scheme != Some(&Scheme::HTTP) && scheme != Some(&Scheme::HTTPS) {
+            return Err(bad("request target is neither http nor https"));
+        }
+    }
+    let begins = uri.path_and_query().map(|path| path.as_str().as_bytes());
+    match begins {
+        Some([b'/' | b'?', ..]) => Ok(()),
+        Some(b"*") if parts.method == Method::OPTIONS => Ok(()),
+        _ => Err(bad("request target is malformed")),
+    }
+}
+
 fn bad(reason: &'static str) -> BadRequest {
     BadRequest::new(StatusCode::BAD_REQUEST, reason)
 }
@@ -166,6 +189,9 @@ fn check_size(parts: &Parts, limits: &Limits) -> Result<(), BadRequest> {
         .uri
         .path_and_query()
         .map_or(0, |path| path.as_str().len());
+    if parts.method.as_str().len() > METHOD_BYTES {
+        return Err(bad("method is too long"));
+    }
     if scheme + authority + path > limits.uri_bytes {
         return Err(BadRequest::new(
             StatusCode::URI_TOO_LONG,

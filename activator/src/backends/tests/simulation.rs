@@ -195,7 +195,7 @@ fn edited(mut pods: Pods, dice: &mut Dice) -> Pods {
 }
 
 fn run(seed: u64) {
-    const OUTCOMES: [Outcome; 8] = [
+    const OUTCOMES: [Outcome; 9] = [
         Outcome::Ready,
         Outcome::Ready,
         Outcome::NotReady(503),
@@ -204,6 +204,7 @@ fn run(seed: u64) {
         Outcome::Unreachable,
         Outcome::TimedOut,
         Outcome::Broken,
+        Outcome::Untrusted,
     ];
     let mut dice = Dice(seed);
     let mut stage = Stage::auto();

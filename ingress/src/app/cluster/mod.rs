@@ -2,10 +2,12 @@
 
 mod applier;
 mod config;
+mod internal_tls;
 mod leading;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -28,7 +30,8 @@ use tracing::{error, info, warn};
 use super::endpoints::{ClusterEndpoints, ProbeLimits};
 use super::names;
 use super::parts::{
-    Workers, joined, limits, policy, queue_limits, raise_file_limit, start_workers,
+    Workers, guard, joined, limits, policy, queue_limits, raise_file_limit, start_workers,
+    trace_settings, traces,
 };
 use super::signals::Signals;
 use super::starts::Noting;
@@ -36,6 +39,7 @@ use crate::admin::{self, Admin, Autoscaler, Problems};
 use crate::cli::{Role, Serve};
 use crate::frontend::health::{HealthPublisher, HealthState, TERMINATING};
 use crate::frontend::listener;
+use crate::frontend::tls::Certificates;
 use crate::frontend::worker::{Entrance, EntranceKind, Policy, RoutePublisher, WorkerParts};
 use crate::provider::kubernetes::client::client;
 use crate::provider::kubernetes::{self, Changes, IngressChange, Key, KubernetesProvider, Replica};
@@ -47,11 +51,16 @@ use crate::routing::headers::HostMode;
 use crate::routing::rules::Visibility;
 use crate::routing::table::{DEFAULT_CLUSTER_DOMAIN, RouteSnapshot, RouteTable};
 use crate::telemetry;
+use crate::trace::Exporting;
 use applier::{Applied, Applier};
+use internal_tls::SystemInternalTls;
 use leading::Leading;
 
 /// How often what retires, and what cannot start, is looked at.
 const RETIRE_TICK: Duration = Duration::from_millis(200);
+
+/// The gateway's Service serves TLS where `https` is expected.
+const HTTPS: NonZeroU16 = NonZeroU16::new(443).expect("not zero");
 
 /// Serves a cluster until it is told to stop.
 ///
@@ -79,7 +88,10 @@ pub fn serve(settings: &Serve) -> anyhow::Result<ExitCode> {
 
 async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new();
-    let entrances = Entrances::bind(settings).await?;
+    let guard = guard(&settings.admin_access)?;
+    let (system_internal_tls, internal_tls) = SystemInternalTls::new();
+    let internal_certificates = system_internal_tls.certificates();
+    let entrances = Entrances::bind(settings, internal_certificates.clone()).await?;
     let addresses = entrances.addresses()?;
     let client = client(settings.kubeconfig.as_deref(), settings.context.as_deref()).await?;
     let cluster_domain = cluster_domain(settings);
@@ -91,6 +103,11 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     let throttler = Throttler::new(queue_limits(&settings.data_path), workers);
     let stats = Stats::new(workers);
     let counts = RequestCounts::new(workers);
+    let names = [
+        ("k8s.pod.name", settings.pod_name.as_str()),
+        ("k8s.namespace.name", settings.namespace()),
+    ];
+    let traces = traces(workers, &names);
     let (publisher, routes) = RoutePublisher::new(RouteSnapshot::default());
     let (request_log_publisher, request_log, request_log_writer) = RequestLogPublisher::new();
     std::thread::Builder::new()
@@ -112,12 +129,13 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         Noting::new(stat_sink, throttler.clone()),
         settings.pod_name.clone(),
     ));
+    let dial = probe::Tcp::new(internal_tls.clone());
     let (endpoints, asking) =
-        ClusterEndpoints::new(throttler.clone(), probe::Tcp, ProbeLimits::default());
+        ClusterEndpoints::new(throttler.clone(), dial.clone(), ProbeLimits::default());
     tasks.spawn(asking);
     tasks.spawn(prober::restore_suspects(
         throttler.clone(),
-        endpoints.suspect_probe(probe::Tcp),
+        endpoints.suspect_probe(dial),
     ));
     let (resolver, resolving) = names::Resolver::new();
     tasks.spawn(resolving);
@@ -143,6 +161,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         policy: Arc::new(Policy {
             host_mode: HostMode::QueueProxy,
             request_log,
+            https_port: Some(HTTPS),
             cluster_domain: cluster_domain.as_str().into(),
             ..policy(&settings.data_path)
         }),
@@ -151,6 +170,8 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         throttler: throttler.clone(),
         stats: stats.clone(),
         counts: counts.clone(),
+        tracer: traces.tracer(),
+        internal_tls: internal_tls.clone(),
         connections: Arc::clone(&connections),
         drain: drain.clone(),
     };
@@ -168,9 +189,11 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         throttler: throttler.clone(),
         stats,
         counts,
+        tracer: traces.tracer(),
         processes: None,
         watches: Some(provider.health()),
         leading: None,
+        internal_tls: Some((internal_tls, internal_certificates)),
         autoscaler: Autoscaler::Remote(sink.clone()),
         problems: problems.clone(),
         connections,
@@ -204,8 +227,10 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     let mut running = Running {
         provider,
         applier,
+        internal_tls: system_internal_tls,
         sink,
         request_log: request_log_publisher,
+        traces,
         pod_ip: settings.pod_ip,
         leading,
         conflicts: BTreeMap::new(),
@@ -224,6 +249,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
             leading: running.leading.as_ref().map(Leading::shown),
             ..admin
         },
+        guard,
     ));
     drop(starting);
     info!(
@@ -234,6 +260,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         local = addresses.local.map(display),
         activator = addresses.activator.map(display),
         activator_h2c = addresses.activator_h2c.map(display),
+        activator_tls = addresses.activator_tls.map(display),
         peers = addresses.peers.map(display),
         metrics = %addresses.metrics,
         admin = %addresses.admin,
@@ -250,6 +277,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         ready.wait_for("nothing: the process is ending")
     });
     let code = code.await;
+    running.traces.finish().await;
     running.tasks.shutdown().await;
     Ok(code)
 }
@@ -258,8 +286,10 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
 struct Running {
     provider: KubernetesProvider,
     applier: Applier,
+    internal_tls: SystemInternalTls,
     sink: RemoteSink,
     request_log: RequestLogPublisher,
+    traces: Exporting,
     /// Our address.
     pod_ip: Option<IpAddr>,
     /// None where there are no KIngresses to speak of.
@@ -342,12 +372,26 @@ impl Running {
         if let Some(config) = &changes.config {
             let (mode, passthrough) = config::mesh(config);
             self.applier.endpoints.set_mesh(mode, passthrough);
+            match config::traces(config, trace_settings()) {
+                Ok(settings) => self.traces.configure(settings),
+                Err(error) => {
+                    warn!("config-observability: {error}; traces stay as they were");
+                }
+            }
             match config::request_log(config) {
                 Ok(template) => self.request_log.publish(template),
                 Err(error) => {
                     warn!(%error, "config-observability: logging.request-log-template cannot be used; the one before stays");
                 }
             }
+        }
+        if let Some(change) = changes.internal_tls.take() {
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "a certificate is valid by the clock"
+            )]
+            let now = std::time::SystemTime::now();
+            self.internal_tls.apply(change, now);
         }
         if let Some(owners) = changes.bucket_owners.take() {
             self.sink.set_owners(owners);
@@ -397,9 +441,11 @@ impl Running {
                     let in_effect = self.applier.resolved(resolved);
                     self.tell(in_effect, &[]);
                 }
-                _ = tick.tick(), if self.applier.is_retiring() || self.applier.is_failing() => {
+                _ = tick.tick(), if self.has_to_look() => {
                     self.applier.finish_retiring();
                     self.applier.fail_starts();
+                    let Applier { throttler, endpoints, .. } = &self.applier;
+                    self.internal_tls.fail_starts(throttler, endpoints);
                 }
                 Some(worker) = next(ended) => {
                     error!(worker, "a worker has ended before its time");
@@ -411,6 +457,13 @@ impl Running {
                 }
             }
         }
+    }
+}
+
+impl Running {
+    /// Whether something is to be looked at again and again.
+    fn has_to_look(&self) -> bool {
+        self.applier.is_retiring() || self.applier.is_failing() || self.internal_tls.is_enabled()
     }
 }
 
@@ -471,12 +524,19 @@ fn search_domain(resolver: &str) -> Option<String> {
 /// Bound listeners, so that a taken address is noticed before anything is started.
 struct Entrances {
     workers: usize,
-    requests: Vec<(Vec<std::net::TcpListener>, EntranceKind)>,
+    requests: Vec<Requests>,
     /// For other replicas; an ingress has others.
     peers: Option<TcpListener>,
     metrics: TcpListener,
     admin: TcpListener,
 }
+
+/// The sockets of an entrance, one for each worker, who asks there, and by whose certificates if by TLS.
+type Requests = (
+    Vec<std::net::TcpListener>,
+    EntranceKind,
+    Option<Certificates>,
+);
 
 /// Where the entrances are, once the system has chosen ports for those that left it the choice.
 struct Addresses {
@@ -484,6 +544,7 @@ struct Addresses {
     local: Option<SocketAddr>,
     activator: Option<SocketAddr>,
     activator_h2c: Option<SocketAddr>,
+    activator_tls: Option<SocketAddr>,
     peers: Option<SocketAddr>,
     metrics: SocketAddr,
     admin: SocketAddr,
@@ -493,8 +554,8 @@ impl Entrances {
     fn addresses(&self) -> std::io::Result<Addresses> {
         let of_kind = |wanted: EntranceKind| {
             let all = self.requests.iter();
-            let of_kind = all.filter(move |(_, kind)| *kind == wanted);
-            of_kind.filter_map(|(listeners, _)| listeners.first()?.local_addr().ok())
+            let of_kind = all.filter(move |(_, kind, _)| *kind == wanted);
+            of_kind.filter_map(|(listeners, ..)| listeners.first()?.local_addr().ok())
         };
         let gateway = |visibility| of_kind(EntranceKind::Gateway(visibility)).next();
         // In the order in which they were bound.
@@ -505,13 +566,15 @@ impl Entrances {
             local: gateway(Visibility::ClusterLocal),
             activator: activators.next(),
             activator_h2c: activators.next(),
+            activator_tls: activators.next(),
             peers: peers.transpose()?,
             metrics: self.metrics.local_addr()?,
             admin: self.admin.local_addr()?,
         })
     }
 
-    async fn bind(settings: &Serve) -> anyhow::Result<Self> {
+    /// `internal_certificates`: those of the activator's port for TLS.
+    async fn bind(settings: &Serve, internal_certificates: Certificates) -> anyhow::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let workers = settings.data_path.workers.map_or(cores, usize::from);
         let taken = |flag: &str, address: SocketAddr| {
@@ -522,15 +585,20 @@ impl Entrances {
         let mut requests = Vec::new();
         if settings.has(Role::Ingress) {
             let external = bind("--listen", settings.listen)?;
-            requests.push((external, EntranceKind::Gateway(Visibility::ExternalIp)));
+            let kind = EntranceKind::Gateway(Visibility::ExternalIp);
+            requests.push((external, kind, None));
             let local = bind("--listen-local", settings.listen_local)?;
-            requests.push((local, EntranceKind::Gateway(Visibility::ClusterLocal)));
+            let kind = EntranceKind::Gateway(Visibility::ClusterLocal);
+            requests.push((local, kind, None));
         }
         if settings.has(Role::Activator) {
             let http1 = bind("--listen-activator", settings.listen_activator)?;
-            requests.push((http1, EntranceKind::Activator));
+            requests.push((http1, EntranceKind::Activator, None));
             let h2c = bind("--listen-activator-h2c", settings.listen_activator_h2c)?;
-            requests.push((h2c, EntranceKind::Activator));
+            requests.push((h2c, EntranceKind::Activator, None));
+            let tls = bind("--listen-activator-tls", settings.listen_activator_tls)?;
+            let certificates = Some(internal_certificates);
+            requests.push((tls, EntranceKind::Activator, certificates));
         }
         let peers = match settings.has(Role::Ingress) {
             true => Some(
@@ -555,14 +623,15 @@ impl Entrances {
 }
 
 /// What each worker listens on.
-fn per_worker(
-    workers: usize,
-    requests: Vec<(Vec<std::net::TcpListener>, EntranceKind)>,
-) -> Vec<Vec<Entrance>> {
+fn per_worker(workers: usize, requests: Vec<Requests>) -> Vec<Vec<Entrance>> {
     let mut per_worker: Vec<Vec<Entrance>> = (0..workers).map(|_| Vec::new()).collect();
-    for (listeners, kind) in requests {
+    for (listeners, kind, certificates) in requests {
         for (entrances, listener) in per_worker.iter_mut().zip(listeners) {
-            entrances.push(Entrance { listener, kind });
+            entrances.push(Entrance {
+                listener,
+                kind,
+                certificates: certificates.clone(),
+            });
         }
     }
     per_worker

@@ -156,7 +156,7 @@ async fn attempt<D: Dial>(
     }
     let place = shared.places.acquire().await;
     shared.asks(id, target.endpoint());
-    let outcome = probe::ask(dial, target.endpoint(), ask.passthrough.as_deref()).await;
+    let outcome = probe::ask(dial, target.endpoint(), id, ask.passthrough.as_deref()).await;
     drop(place);
     outcome
 }

@@ -19,6 +19,7 @@ use super::super::knative::{NAMESPACE_HEADER, REVISION_HEADER};
 use super::super::object::{CoreService, CoreServicePort, TargetPort};
 use super::super::problem::Problem;
 use super::super::translate::{Catalogue, translate_one};
+use super::internal_tls::{self, Certificates, InternalTlsChange, KnownInternalTls};
 use super::kept::{KeptIngress, KeptRevision, KeptService, KeptSlice, Phase};
 use super::objects;
 use super::watch::{Change, Key};
@@ -37,6 +38,8 @@ pub enum News {
     Slice(Change<KeptSlice>),
     /// ConfigMaps of the system namespace.
     Config(Change<objects::ConfigMap>),
+    /// The Secret of `system-internal-tls`.
+    Certificates(Change<Certificates>),
 }
 
 /// What has to be different from now on.
@@ -56,6 +59,8 @@ pub struct Changes {
     pub bucket_owners: Option<BTreeMap<String, String>>,
     /// ConfigMaps of the system namespace by name, all of them.
     pub config: Option<Arc<BTreeMap<String, BTreeMap<String, String>>>>,
+    /// Whether and how Pods are spoken to by TLS.
+    pub internal_tls: Option<InternalTlsChange>,
 }
 
 /// A KIngress as it is now.
@@ -163,10 +168,13 @@ pub struct Cluster {
     ports: BTreeMap<RevisionId, UsedPort>,
     ports_of_service: HashMap<Key, BTreeSet<RevisionId>>,
     config: BTreeMap<String, BTreeMap<String, String>>,
+    internal_tls: KnownInternalTls,
+    /// Something has been told: from then on nothing waits for a kind that was not needed before.
+    has_told: bool,
     marks: Marks,
 }
 
-/// How many kinds [`News`] has.
+/// How many kinds [`News`] always has.
 const KINDS: usize = 5;
 
 #[derive(Debug)]
@@ -252,6 +260,8 @@ impl Cluster {
             ports: BTreeMap::new(),
             ports_of_service: HashMap::new(),
             config: BTreeMap::new(),
+            internal_tls: KnownInternalTls::default(),
+            has_told: false,
             marks: Marks::default(),
         }
     }
@@ -269,6 +279,7 @@ impl Cluster {
             News::Service(change) => self.learn_service(change),
             News::Slice(change) => self.learn_slice(change),
             News::Config(change) => self.learn_config(change),
+            News::Certificates(change) => self.internal_tls.learn_certificates(change),
         }
     }
 
@@ -280,7 +291,13 @@ impl Cluster {
 
     /// Whether every kind has been listed.
     pub fn is_complete(&self) -> bool {
-        self.has_all.iter().all(|has| *has)
+        let has_certificates = self.has_told || self.internal_tls.is_complete();
+        self.has_all.iter().all(|has| *has) && has_certificates
+    }
+
+    /// Whether the Secret of `system-internal-tls` is to be watched.
+    pub fn wants_certificates(&self) -> bool {
+        self.internal_tls.is_enabled()
     }
 
     /// What follows from all that was learned since the last call; nothing before every kind has been listed.
@@ -288,7 +305,11 @@ impl Cluster {
         if !self.is_complete() {
             return None;
         }
-        let mut changes = Changes::default();
+        self.has_told = true;
+        let mut changes = Changes {
+            internal_tls: self.internal_tls.change(),
+            ..Changes::default()
+        };
         for id in std::mem::take(&mut self.marks.revisions) {
             self.revision_changes(id, &mut changes);
         }
@@ -555,15 +576,34 @@ impl Cluster {
         match change {
             Change::All(all) => {
                 self.has_all[4] = true;
-                self.config = all.into_iter().map(named).collect();
+                let there: HashSet<String> = { all.iter() }
+                    .filter_map(|map| map.metadata.name.clone())
+                    .collect();
+                self.internal_tls
+                    .retain_bundles(|name| there.contains(name));
+                let others = all.into_iter();
+                let others = others.filter_map(|map| self.internal_tls.keep_bundle(map));
+                self.config = others.map(named).collect();
             }
-            Change::Set(map) => {
-                let (name, data) = named(map);
-                self.config.insert(name, data);
+            Change::Set(map) => match self.internal_tls.keep_bundle(map) {
+                Some(map) => {
+                    let (name, data) = named(map);
+                    self.config.insert(name, data);
+                }
+                None => return,
+            },
+            Change::Gone(key) => {
+                self.internal_tls.forget_bundle(&key.name);
+                self.config.remove(&*key.name);
             }
-            Change::Gone(key) => drop(self.config.remove(&*key.name)),
         }
         self.marks.config = true;
+        let network = self.config.get("config-network");
+        if self.internal_tls.learn_config(network) {
+            // Its Pods are reached in another way from now on.
+            let all = self.revisions.keys().cloned();
+            self.marks.revisions.extend(all);
+        }
     }
 
     fn revision_changes(&mut self, id: RevisionId, changes: &mut Changes) {
@@ -596,7 +636,7 @@ impl Cluster {
                 continue;
             };
             for endpoint in &slice.endpoints {
-                let at = Endpoint::new(SocketAddr::new(endpoint.address, port));
+                let at = self.pod_at(endpoint.address, port, slice);
                 match (slice.is_public, endpoint.phase) {
                     (true, Phase::Ready) => public.push(endpoint.address),
                     (true, _) | (false, Phase::Terminating) => {}
@@ -613,7 +653,10 @@ impl Cluster {
         not_ready.retain(|endpoint| ready.binary_search(endpoint).is_err());
         public.sort_by_cached_key(IpAddr::to_string);
         public.dedup();
-        let address = |ip| Endpoint::new(SocketAddr::new(ip, PRIVATE_SERVICE_PORT));
+        let address = |ip| match self.internal_tls.is_enabled() {
+            true => Endpoint::secured(SocketAddr::new(ip, internal_tls::SERVICE_PORT)),
+            false => Endpoint::new(SocketAddr::new(ip, PRIVATE_SERVICE_PORT)),
+        };
         Some(RevisionChange {
             spec: Arc::clone(&known.spec),
             ready,
@@ -627,6 +670,15 @@ impl Cluster {
             public,
             failure: revision.failure.clone(),
         })
+    }
+
+    /// How a Pod is reached that serves in the clear at `port`.
+    fn pod_at(&self, address: IpAddr, port: u16, slice: &KeptSlice) -> Endpoint {
+        if !self.internal_tls.is_enabled() {
+            return Endpoint::new(SocketAddr::new(address, port));
+        }
+        let port = slice.port(&["https"]).unwrap_or(internal_tls::POD_PORT);
+        Endpoint::secured(SocketAddr::new(address, port))
     }
 
     fn ingress_changes(&mut self, key: &Key, changes: &mut Changes) {

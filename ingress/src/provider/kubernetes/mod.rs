@@ -10,6 +10,7 @@
 pub mod applied;
 pub mod client;
 pub mod cluster;
+pub mod internal_tls;
 pub mod kept;
 pub mod lease;
 pub mod objects;
@@ -21,14 +22,17 @@ pub mod watch;
 #[cfg(test)]
 mod tests;
 
+use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 pub use cluster::{Changes, IngressChange, Outcome, Replica, RevisionChange, ServiceChange};
+pub use internal_tls::InternalTlsChange;
 pub use watch::{Key, WatchHealth};
 
 use cluster::{Cluster, News};
+use internal_tls::{CERTIFICATES, Certificates};
 use kept::{KeptIngress, KeptRevision, KeptService, KeptSlice};
 use watch::Watch;
 
@@ -54,8 +58,10 @@ pub struct KubernetesProvider {
     cluster: Cluster,
     news: mpsc::Receiver<News>,
     health: WatchHealth,
+    /// Of the Secret of `system-internal-tls`, until that is on: who does not use it needs no right to read it.
+    certificates: Option<Watch<Secret, Certificates, News>>,
     /// Ends with the provider.
-    _watches: JoinSet<()>,
+    watches: JoinSet<()>,
 }
 
 impl KubernetesProvider {
@@ -70,7 +76,8 @@ impl KubernetesProvider {
         Self {
             cluster,
             news: heard,
-            _watches: watches(client, settings, &news, &health),
+            watches: watches(client, settings, &news, &health),
+            certificates: Some(certificates(client, settings, news, health.clone())),
             health,
         }
     }
@@ -89,6 +96,11 @@ impl KubernetesProvider {
             // Whatever else is there belongs to the same moment.
             while let Ok(news) = self.news.try_recv() {
                 self.cluster.learn(news);
+            }
+            if self.cluster.wants_certificates()
+                && let Some(certificates) = self.certificates.take()
+            {
+                self.watches.spawn(certificates.run());
             }
             if let Some(changes) = self.cluster.changes() {
                 return changes;
@@ -122,6 +134,7 @@ fn watches(
                 kind: "Ingress",
                 api: Api::<objects::KIngress>::all(client.clone()),
                 labels: String::new(),
+                fields: String::new(),
                 keep: Box::new(move |object| KeptIngress::of(object, &class)),
                 wrap: News::Ingress,
                 news: news.clone(),
@@ -135,6 +148,7 @@ fn watches(
             kind: "Revision",
             api: Api::<objects::Revision>::all(client.clone()),
             labels: String::new(),
+            fields: String::new(),
             keep: Box::new(|object| Some(KeptRevision::of(&object))),
             wrap: News::Revision,
             news: news.clone(),
@@ -148,6 +162,7 @@ fn watches(
             api: Api::<objects::Service>::all(client.clone()),
             // A Revision's public Service leads to an activator or to Pods: we go to the Revision itself.
             labels: format!("{SERVICE_TYPE_LABEL}!=Public"),
+            fields: String::new(),
             keep: Box::new(KeptService::of),
             wrap: News::Service,
             news: news.clone(),
@@ -165,6 +180,7 @@ fn watches(
             kind: "EndpointSlice",
             api: Api::<objects::EndpointSlice>::all(client.clone()),
             labels: slices,
+            fields: String::new(),
             keep: Box::new(move |object| KeptSlice::of(&object, |service| *service == gateway)),
             wrap: News::Slice,
             news: news.clone(),
@@ -177,6 +193,7 @@ fn watches(
             kind: "ConfigMap",
             api: Api::<objects::ConfigMap>::namespaced(client.clone(), &settings.system_namespace),
             labels: String::new(),
+            fields: String::new(),
             keep: Box::new(Some),
             wrap: News::Config,
             news: news.clone(),
@@ -185,6 +202,25 @@ fn watches(
         .run(),
     );
     watches
+}
+
+fn certificates(
+    client: &Client,
+    settings: &Settings,
+    news: mpsc::Sender<News>,
+    health: WatchHealth,
+) -> Watch<Secret, Certificates, News> {
+    Watch {
+        kind: "Secret",
+        api: Api::namespaced(client.clone(), &settings.system_namespace),
+        labels: String::new(),
+        // By name, which a right may be restricted to.
+        fields: format!("metadata.name={CERTIFICATES}"),
+        keep: Box::new(|secret| Some(Certificates::of(secret))),
+        wrap: News::Certificates,
+        news,
+        health,
+    }
 }
 
 use super::slices::SERVICE_TYPE_LABEL;

@@ -42,7 +42,7 @@ pub struct Exchange {
 }
 
 /// How many informational responses may come before the final one; an endpoint that sends more is at fault.
-const INFORMATIONAL: usize = 64;
+pub const INFORMATIONAL: usize = 64;
 
 impl Exchange {
     /// Puts a request on a connection.

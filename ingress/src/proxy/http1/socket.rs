@@ -4,13 +4,13 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::task::unconstrained;
 use tracing::debug;
+
+use crate::proxy::stream::Stream;
 
 thread_local! {
     /// Where the worker's sockets read heads and small bodies to.
@@ -25,30 +25,22 @@ const PIECE: usize = 32 * 1024;
 
 /// A socket that may be written to by one and read from by another of the same worker.
 #[derive(Debug)]
-pub struct Socket(RefCell<TcpStream>);
+pub struct Socket(RefCell<Stream>);
 
 impl Socket {
     /// Takes a connected socket.
-    pub fn new(stream: TcpStream) -> Self {
+    pub fn new(stream: Stream) -> Self {
         Self(RefCell::new(stream))
     }
 
     /// The socket itself.
-    pub fn into_inner(self) -> TcpStream {
+    pub fn into_inner(self) -> Stream {
         self.0.into_inner()
     }
 
     /// Whether nothing has come and the endpoint has not closed, as far as the reactor has heard.
     pub fn is_quiet(&self) -> bool {
-        let stream = self.0.borrow();
-        let mut room = [0];
-        let mut room = ReadBuf::new(&mut room);
-        // A read that filled its buffer leaves the reactor in the belief that there is more: then the system is asked.
-        // Not charged to the task: one that has used its share up would be told that nothing has come.
-        let asking = pin!(unconstrained(poll_fn(|cx| stream.poll_peek(cx, &mut room))));
-        asking
-            .poll(&mut Context::from_waker(Waker::noop()))
-            .is_pending()
+        self.0.borrow_mut().is_quiet()
     }
 
     /// Reads what is there and puts it behind `unread`; ready with how much that was, none at the end.
@@ -115,6 +107,15 @@ impl Socket {
             0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
             written => Poll::Ready(Ok(written)),
         }
+    }
+
+    /// Ready when all that was written has been handed to the system: TLS may keep a rest.
+    ///
+    /// # Errors
+    ///
+    /// The socket's.
+    pub fn poll_handed_over(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.borrow_mut().poll_handed_over(cx)
     }
 
     /// Says that nothing more will be written.

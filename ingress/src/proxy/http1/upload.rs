@@ -45,6 +45,8 @@ pub(super) struct Upload {
     behind: &'static [u8],
     body: Option<Coming>,
     has_begun: bool,
+    /// What was written may not have been handed to the system yet.
+    lingers: bool,
 }
 
 /// What of a body is still to come.
@@ -84,6 +86,7 @@ impl Upload {
             behind: b"",
             body,
             has_begun: false,
+            lingers: false,
         }
     }
 
@@ -94,7 +97,7 @@ impl Upload {
 
     /// What has not been sent yet, if anything; it takes care of itself from now on.
     pub(super) fn take_rest(&mut self) -> Option<Self> {
-        let is_sent = self.body.is_none() && self.is_written();
+        let is_sent = self.body.is_none() && self.is_written() && !self.lingers;
         (!is_sent).then(|| Self {
             before: std::mem::take(&mut self.before),
             written: self.written,
@@ -102,6 +105,7 @@ impl Upload {
             behind: self.behind,
             body: self.body.take(),
             has_begun: self.has_begun,
+            lingers: self.lingers,
         })
     }
 
@@ -126,6 +130,10 @@ impl Upload {
                 Poll::Pending => true,
             };
             if self.is_written() {
+                if self.lingers {
+                    ready!(socket.poll_handed_over(cx)).map_err(Unsent::Socket)?;
+                    self.lingers = false;
+                }
                 if is_waiting {
                     return Poll::Pending;
                 }
@@ -141,6 +149,7 @@ impl Upload {
             ];
             let written = ready!(socket.poll_write(cx, &slices)).map_err(Unsent::Socket)?;
             self.has_begun = true;
+            self.lingers = true;
             self.advance(written);
         }
     }

@@ -7,11 +7,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::Provenance;
 use super::waiters::Waiters;
 use crate::proxy::http1::Socket;
+use crate::proxy::stream::Stream;
 
 /// Connections by HTTP/1 to one endpoint.
 ///
@@ -20,6 +21,9 @@ use crate::proxy::http1::Socket;
 #[derive(Debug)]
 pub(super) struct Http1Home {
     limit: usize,
+    provenance: Provenance,
+    /// Nothing idles here any more: its connections are what they should not be now.
+    is_retired: Cell<bool>,
     /// Each counted in `open`.
     idle: RefCell<Vec<Idle>>,
     open: Cell<usize>,
@@ -42,13 +46,28 @@ pub(super) enum Turn {
 }
 
 impl Http1Home {
-    pub(super) fn new(limit: usize) -> Self {
+    pub(super) fn new(limit: usize, provenance: Provenance) -> Self {
         Self {
             limit,
+            provenance,
+            is_retired: Cell::new(false),
             idle: RefCell::default(),
             open: Cell::new(0),
             waiters: Waiters::default(),
         }
+    }
+
+    /// As what its connections were made.
+    pub(super) fn provenance(&self) -> &Provenance {
+        &self.provenance
+    }
+
+    /// Closes what idles, and the rest when its requests have ended. Who is in line opens anew.
+    pub(super) fn retire(&self) {
+        self.is_retired.set(true);
+        let idle = std::mem::take(&mut *self.idle.borrow_mut());
+        // Nobody is in line while connections idle.
+        self.open.set(self.open.get().saturating_sub(idle.len()));
     }
 
     /// Waits for a connection that is ready, or for the right to open one.
@@ -109,6 +128,11 @@ impl Http1Home {
 
     /// Hands a connection to the first in line, else keeps it.
     fn put(self: Rc<Self>, socket: Rc<Socket>) {
+        if self.is_retired.get() {
+            drop(socket);
+            self.ended();
+            return;
+        }
         if let Some(waiter) = self.waiters.next() {
             let kept = Kept {
                 connection: Some((OpenGuard(Some(self)), socket)),
@@ -210,7 +234,7 @@ pub struct Http1Lease {
 
 impl Http1Lease {
     /// A new connection.
-    pub(super) fn new(stream: TcpStream, open: Option<OpenGuard>) -> Self {
+    pub(super) fn new(stream: Stream, open: Option<OpenGuard>) -> Self {
         Self {
             socket: Rc::new(Socket::new(stream)),
             unread: Bytes::new(),
@@ -261,7 +285,7 @@ impl Http1Lease {
     }
 
     /// The socket and what has been read of it, when the connection is no longer HTTP/1. `None`: somebody still writes.
-    pub fn into_stream(self) -> Option<(TcpStream, Bytes)> {
+    pub fn into_stream(self) -> Option<(Stream, Bytes)> {
         let socket = Rc::into_inner(self.socket)?;
         Some((socket.into_inner(), self.unread))
     }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use tokio::time::Instant;
 
+use super::Provenance;
 use super::waiters::Waiters;
 use crate::config::Limits;
 
@@ -17,6 +18,7 @@ use crate::config::Limits;
 /// Whatever comes free is handed to the first in line, so that a newcomer cannot overtake.
 #[derive(Debug)]
 pub(super) struct Http2Home {
+    provenance: Provenance,
     streams: u32,
     limit: usize,
     connections: RefCell<Vec<Rc<Http2Connection>>>,
@@ -36,14 +38,26 @@ pub(super) enum Turn {
 }
 
 impl Http2Home {
-    pub(super) fn new(limits: &Limits) -> Self {
+    pub(super) fn new(limits: &Limits, provenance: Provenance) -> Self {
         Self {
+            provenance,
             streams: limits.h2_streams,
             limit: limits.endpoint_h2_connections,
             connections: RefCell::default(),
             is_opening: Cell::new(false),
             waiters: Waiters::default(),
         }
+    }
+
+    /// As what its connections were made.
+    pub(super) fn provenance(&self) -> &Provenance {
+        &self.provenance
+    }
+
+    /// Takes no further requests: connections close with the last request that is on them. Who is in line opens anew.
+    pub(super) fn retire(self: &Rc<Self>) {
+        self.connections.borrow_mut().clear();
+        self.serve();
     }
 
     /// Waits for a place, or for the right to open a connection.
@@ -98,7 +112,7 @@ impl Http2Home {
         while let Some(waiter) = self.waiters.next() {
             let same = match error.raw_os_error() {
                 Some(code) => io::Error::from_raw_os_error(code),
-                None => error.kind().into(),
+                None => io::Error::new(error.kind(), error.to_string()),
             };
             // Who has left meanwhile has nothing to give back.
             drop(waiter.send(Turn::Failed(same)));

@@ -2,13 +2,14 @@
 
 use std::future::Future;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::poll;
 use http::{Request, Response};
 use parkway_activator::endpoint::Endpoint;
+use parkway_activator::revision::RevisionId;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -26,6 +27,9 @@ async fn on_one_worker(test: impl Future<Output = ()>) {
         .await
         .expect("the test hangs");
 }
+
+/// Whose endpoints these are.
+static SHOP: LazyLock<RevisionId> = LazyLock::new(|| RevisionId::new("default", "shop-00001"));
 
 fn pool(limits: Limits) -> Rc<Pool> {
     Rc::new(Pool::new(Arc::new(limits), 1))
@@ -62,7 +66,7 @@ impl Http2Endpoint {
 
 /// Sends one request and returns what is to be read.
 async fn begin(pool: &Pool, endpoint: Endpoint) -> (super::Http2Lease, h2::RecvStream) {
-    let lease = pool.http2(endpoint).await.unwrap();
+    let lease = pool.http2(endpoint, &SHOP).await.unwrap();
     let mut sender = lease.sender().ready().await.unwrap();
     let request = Request::get("http://shop.example/").body(()).unwrap();
     let (response, _stream) = sender.send_request(request, true).unwrap();
@@ -172,7 +176,7 @@ async fn silent() -> Endpoint {
 
 /// A lease that is ready for its request.
 async fn http1(pool: &Pool, endpoint: Endpoint) -> super::Http1Lease {
-    pool.http1(endpoint).await.unwrap()
+    pool.http1(endpoint, &SHOP).await.unwrap()
 }
 
 #[tokio::test]
@@ -181,13 +185,13 @@ async fn a_connection_goes_to_the_first_in_line_and_not_to_a_newcomer() {
         let pool = pool(one_at_a_time());
         let endpoint = silent().await;
         let lease = http1(&pool, endpoint).await;
-        let mut first = Box::pin(pool.http1(endpoint));
-        let mut second = Box::pin(pool.http1(endpoint));
+        let mut first = Box::pin(pool.http1(endpoint, &SHOP));
+        let mut second = Box::pin(pool.http1(endpoint, &SHOP));
         assert!(poll!(&mut first).is_pending());
         assert!(poll!(&mut second).is_pending());
 
         lease.finish();
-        let mut newcomer = Box::pin(pool.http1(endpoint));
+        let mut newcomer = Box::pin(pool.http1(endpoint, &SHOP));
         assert!(poll!(&mut newcomer).is_pending(), "it overtook");
         assert!(poll!(&mut second).is_pending(), "it overtook");
 
@@ -206,8 +210,8 @@ async fn the_right_to_open_a_connection_goes_to_the_first_in_line() {
         let pool = pool(one_at_a_time());
         let endpoint = silent().await;
         let lease = http1(&pool, endpoint).await;
-        let mut first = Box::pin(pool.http1(endpoint));
-        let mut second = Box::pin(pool.http1(endpoint));
+        let mut first = Box::pin(pool.http1(endpoint, &SHOP));
+        let mut second = Box::pin(pool.http1(endpoint, &SHOP));
         assert!(poll!(&mut first).is_pending());
         assert!(poll!(&mut second).is_pending());
 
@@ -226,8 +230,8 @@ async fn one_that_leaves_the_line_is_passed_over() {
         let pool = pool(one_at_a_time());
         let endpoint = silent().await;
         let lease = http1(&pool, endpoint).await;
-        let mut leaver = Box::pin(pool.http1(endpoint));
-        let mut stayer = Box::pin(pool.http1(endpoint));
+        let mut leaver = Box::pin(pool.http1(endpoint, &SHOP));
+        let mut stayer = Box::pin(pool.http1(endpoint, &SHOP));
         assert!(poll!(&mut leaver).is_pending());
         assert!(poll!(&mut stayer).is_pending());
 
@@ -245,8 +249,8 @@ async fn what_was_handed_to_one_that_leaves_goes_to_the_next() {
         let pool = pool(one_at_a_time());
         let endpoint = silent().await;
         let lease = http1(&pool, endpoint).await;
-        let mut leaver = Box::pin(pool.http1(endpoint));
-        let mut stayer = Box::pin(pool.http1(endpoint));
+        let mut leaver = Box::pin(pool.http1(endpoint, &SHOP));
+        let mut stayer = Box::pin(pool.http1(endpoint, &SHOP));
         assert!(poll!(&mut leaver).is_pending());
         assert!(poll!(&mut stayer).is_pending());
 
@@ -257,7 +261,7 @@ async fn what_was_handed_to_one_that_leaves_goes_to_the_next() {
         assert!(lease.is_reused());
         lease.finish();
         assert!(
-            pool.http1(endpoint).await.unwrap().is_reused(),
+            pool.http1(endpoint, &SHOP).await.unwrap().is_reused(),
             "it was lost"
         );
     })
@@ -303,16 +307,16 @@ async fn a_place_by_http2_goes_to_the_first_in_line_that_has_not_left() {
         let upstream = Http2Endpoint::start(10).await;
         let (lease, body) = begin(&pool, upstream.endpoint).await;
         read(body).await;
-        let mut gone = Box::pin(pool.http2(upstream.endpoint));
-        let mut leaver = Box::pin(pool.http2(upstream.endpoint));
-        let mut stayer = Box::pin(pool.http2(upstream.endpoint));
+        let mut gone = Box::pin(pool.http2(upstream.endpoint, &SHOP));
+        let mut leaver = Box::pin(pool.http2(upstream.endpoint, &SHOP));
+        let mut stayer = Box::pin(pool.http2(upstream.endpoint, &SHOP));
         assert!(poll!(&mut gone).is_pending());
         assert!(poll!(&mut leaver).is_pending());
         assert!(poll!(&mut stayer).is_pending());
 
         drop(gone);
         drop(lease);
-        let mut newcomer = Box::pin(pool.http2(upstream.endpoint));
+        let mut newcomer = Box::pin(pool.http2(upstream.endpoint, &SHOP));
         assert!(poll!(&mut newcomer).is_pending(), "it overtook");
         drop(leaver); // served, but never polled again
 
@@ -339,9 +343,9 @@ async fn those_who_wait_for_a_connection_by_http2_that_cannot_be_opened_are_told
             connect: Duration::from_millis(100),
             ..Limits::default()
         });
-        let mut first = std::pin::pin!(pool.http2(endpoint));
-        let mut second = std::pin::pin!(pool.http2(endpoint));
-        let mut third = std::pin::pin!(pool.http2(endpoint));
+        let mut first = std::pin::pin!(pool.http2(endpoint, &SHOP));
+        let mut second = std::pin::pin!(pool.http2(endpoint, &SHOP));
+        let mut third = std::pin::pin!(pool.http2(endpoint, &SHOP));
         assert!(poll!(&mut first).is_pending(), "connects");
         assert!(poll!(&mut second).is_pending(), "waits");
         assert!(poll!(&mut third).is_pending(), "waits");

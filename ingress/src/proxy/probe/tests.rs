@@ -24,6 +24,10 @@ fn text<'v>(exchange: &'v Value, field: &str) -> &'v str {
     exchange[field].as_str().unwrap()
 }
 
+fn shop() -> RevisionId {
+    RevisionId::new("default", "shop-00001")
+}
+
 fn pod() -> Endpoint {
     Endpoint::new(SocketAddr::from(([10, 244, 0, 17], 8012)))
 }
@@ -219,7 +223,7 @@ async fn who_holds_the_probe_is_waited_for_and_not_for_ever() {
     let dial = InMemory::new(async |_| Ok(()));
     let started = Instant::now();
 
-    let outcome = ask(&dial, pod(), None).await;
+    let outcome = ask(&dial, pod(), &shop(), None).await;
 
     assert_eq!(outcome, Outcome::TimedOut);
     assert_eq!(started.elapsed(), ANSWER_DEADLINE);
@@ -291,7 +295,7 @@ async fn a_black_hole_is_given_up_in_time_with_few_attempts_at_once() {
     });
     let started = Instant::now();
 
-    let outcome = ask(&dial, pod(), None).await;
+    let outcome = ask(&dial, pod(), &shop(), None).await;
 
     assert_eq!(outcome, Outcome::TimedOut);
     assert_eq!(started.elapsed(), CONNECT_DEADLINE);
@@ -317,7 +321,7 @@ async fn the_first_attempt_that_fails_tells_how() {
         });
         let started = Instant::now();
 
-        assert_eq!(ask(&dial, pod(), None).await, expected);
+        assert_eq!(ask(&dial, pod(), &shop(), None).await, expected);
         assert_eq!(started.elapsed(), FIRST_PATIENCE);
     }
 }
@@ -341,7 +345,8 @@ async fn a_queue_proxy_that_holds_the_probe_and_says_yes() {
         asked
     };
 
-    let (outcome, asked) = tokio::join!(ask(&Tcp, endpoint, None), queue_proxy);
+    let (tcp, id) = (Tcp::default(), shop());
+    let (outcome, asked) = tokio::join!(ask(&tcp, endpoint, &id, None), queue_proxy);
 
     assert_eq!(outcome, Outcome::Ready);
     assert_eq!(asked, question(endpoint, None).as_bytes());
@@ -353,5 +358,8 @@ async fn a_port_nobody_listens_on_is_refused() {
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let endpoint = Endpoint::new(socket.local_addr().unwrap());
 
-    assert_eq!(ask(&Tcp, endpoint, None).await, Outcome::Refused);
+    assert_eq!(
+        ask(&Tcp::default(), endpoint, &shop(), None).await,
+        Outcome::Refused
+    );
 }

@@ -12,7 +12,8 @@ const YES: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nqueue";
 fn stage() -> (Throttler, ClusterEndpoints) {
     let throttler = Throttler::new(QueueLimits::default(), 1);
     throttler.upsert(&id(), spec(1), Parking::Allowed);
-    let (endpoints, asking) = ClusterEndpoints::new(throttler.clone(), Tcp, ProbeLimits::default());
+    let (endpoints, asking) =
+        ClusterEndpoints::new(throttler.clone(), Tcp::default(), ProbeLimits::default());
     tokio::spawn(asking);
     (throttler, endpoints)
 }

@@ -1,0 +1,12 @@
+//! What hostile clients and endpoints do, and what becomes of it: nothing is read in two ways, memory stays bounded,
+//! others are served meanwhile.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod endpoints;
+mod http2_confusion;
+mod http2_floods;
+mod messages;
+mod peers;
+mod recorder;
+mod smuggling;
