@@ -50,7 +50,7 @@ fn what_only_waits_is_small() {
         (
             "forwarding",
             of_future!(A, B, C, D, E, G => Forwarder::forward),
-            2_816,
+            2_872,
         ),
         ("response body", size_of::<Held>(), 144),
         ("what a response holds", size_of::<Holds>(), 264),
