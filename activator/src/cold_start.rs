@@ -19,8 +19,8 @@ mod phases;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -158,6 +158,9 @@ impl Seen {
     }
 }
 
+/// What a start is called in a trace: the trace's number and the span's.
+pub type Mark = [u8; 24];
+
 /// How a start stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Outcome {
@@ -204,6 +207,7 @@ pub struct ColdStart {
     waited: AtomicU64,
     most_parked: AtomicU64,
     story: Mutex<Story>,
+    mark: OnceLock<Mark>,
     /// How many starts are under way, this one among them until it ends.
     under_way: Arc<AtomicUsize>,
 }
@@ -262,6 +266,7 @@ impl ColdStart {
             waited: AtomicU64::new(0),
             most_parked: AtomicU64::new(0),
             story: Mutex::default(),
+            mark: OnceLock::new(),
             under_way,
         };
         start.saw(Seen::new(Milestone::Arrived, arrived));
@@ -281,6 +286,11 @@ impl ColdStart {
     /// When the first request that waited came in.
     pub fn arrived(&self) -> Instant {
         self.arrived
+    }
+
+    /// What it is called where else it is told of. The first to ask names it.
+    pub fn mark(&self, name: impl FnOnce() -> Mark) -> Mark {
+        *self.mark.get_or_init(name)
     }
 
     /// Whether a milestone has been seen.

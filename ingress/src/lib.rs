@@ -19,7 +19,7 @@
 //! is going on; [`app`] joins them and is where starting and stopping can be read from top to bottom. Arrows go one
 //! way: `main` → [`app`] → [`admin`] → [`frontend`], [`provider`], [`standalone`] → [`proxy`] → [`routing`], and the
 //! three in the middle do not name each other. (The admin stands above them because it shows what they know.)
-//! [`config`], [`cli`], [`ready`], [`telemetry`] and [`workload`] are leaves anyone may use; [`mod@install`], which brings
+//! [`config`], [`cli`], [`ready`], [`telemetry`], [`trace`] and [`workload`] are leaves anyone may use; [`mod@install`], which brings
 //! Parkway into a cluster and out of it again, stands apart. `tests/layering.rs` holds us to it.
 
 pub mod admin;
@@ -37,4 +37,5 @@ pub mod ready;
 pub mod routing;
 pub mod standalone;
 pub mod telemetry;
+pub mod trace;
 pub mod workload;

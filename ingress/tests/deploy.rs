@@ -15,7 +15,7 @@ use clap::Parser;
 use grants::granted;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::core::v1::{Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
@@ -88,8 +88,9 @@ fn the_built_files_are_what_the_overlays_make() {
 #[test]
 fn every_manifest_parses_into_its_type_and_back_without_loss() {
     let monitoring = kustomize::build(&deploy().join("components/monitoring"));
+    let jaeger = kustomize::build(&deploy().join("overlays/jaeger"));
     let all = BUILT.iter().flat_map(|(file, _)| built(file));
-    for object in all.chain(monitoring) {
+    for object in all.chain(monitoring).chain(jaeger) {
         let back = match object.kind() {
             "ServiceAccount" => through::<ServiceAccount>(&object),
             "ClusterRole" => through::<ClusterRole>(&object),
@@ -101,6 +102,7 @@ fn every_manifest_parses_into_its_type_and_back_without_loss() {
             "PodDisruptionBudget" => through::<PodDisruptionBudget>(&object),
             "NetworkPolicy" => through::<NetworkPolicy>(&object),
             "Service" => through::<Service>(&object),
+            "Namespace" => through::<Namespace>(&object),
             // Not Kubernetes' own.
             "ServiceMonitor" => object.0.clone(),
             other => panic!("a manifest of kind {other}, which nothing checks"),

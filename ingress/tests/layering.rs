@@ -7,17 +7,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules of `ingress` and what each may name of the others.
-const MAY_NAME: [(&str, &[&str]); 16] = [
+const MAY_NAME: [(&str, &[&str]); 17] = [
     ("routing", &[]),
     ("config", &[]),
     ("cli", &[]),
     ("ready", &[]),
     ("telemetry", &["cli"]),
+    ("trace", &["telemetry"]),
     ("workload", &[]),
     ("hello", &[]),
     ("explain", &["cli"]),
-    ("proxy", &["routing", "config"]),
-    ("frontend", &["proxy", "routing", "config"]),
+    ("proxy", &["routing", "config", "trace"]),
+    ("frontend", &["proxy", "routing", "config", "trace"]),
     ("provider", &["routing", "workload"]),
     ("standalone", &["workload"]),
     (
@@ -31,6 +32,7 @@ const MAY_NAME: [(&str, &[&str]); 16] = [
             "ready",
             "explain",
             "telemetry",
+            "trace",
         ],
     ),
     ("install", &["cli", "provider"]),
@@ -48,6 +50,7 @@ const MAY_NAME: [(&str, &[&str]); 16] = [
             "cli",
             "ready",
             "telemetry",
+            "trace",
         ],
     ),
 ];

@@ -13,6 +13,7 @@ mod outages;
 #[path = "../chaos/random.rs"]
 mod random;
 mod recordings;
+mod redirect;
 mod replicas;
 mod storms;
 mod watching;

@@ -28,6 +28,7 @@ use parkway_ingress::routing::rules::{
 use parkway_ingress::routing::split::Splits;
 use parkway_ingress::routing::table::RouteSnapshot;
 use parkway_ingress::routing::tls::{Binding, Certificate, CertificateSnapshot};
+use parkway_ingress::trace::Tracer;
 use parkway_tests::tls::Identity;
 use parkway_tests::{patiently, settled};
 use tokio::sync::mpsc;
@@ -114,6 +115,7 @@ impl Cluster {
         let drain = CancellationToken::new();
         let (request_log, log, writer) = RequestLogPublisher::new();
         let parts = WorkerParts {
+            tracer: Tracer::default(),
             workers: 1,
             limits: Arc::new(Limits::default()),
             policy: Arc::new(Policy {

@@ -21,7 +21,8 @@ pub fn binary() -> &'static Path {
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(binary());
     for (name, _) in env::vars_os() {
-        if name.to_string_lossy().starts_with("PARKWAY_") {
+        let text = name.to_string_lossy();
+        if text.starts_with("PARKWAY_") || text.starts_with("OTEL_") {
             command.env_remove(name);
         }
     }

@@ -29,6 +29,7 @@ pub mod api;
 mod binary;
 pub mod certificates;
 pub mod cluster;
+mod collector;
 pub mod frames;
 mod gate;
 pub mod http1;
@@ -46,6 +47,7 @@ mod wait;
 
 pub use answer::Answer;
 pub use binary::{binary, command};
+pub use collector::{Collector, Span};
 pub use frames::Frames;
 pub use gate::Gate;
 pub use manifest::{

@@ -35,6 +35,7 @@ pub struct Builder {
     /// Flags that `arguments` may set otherwise.
     defaults: Vec<(&'static str, String)>,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     workers: u32,
 }
 
@@ -46,6 +47,7 @@ impl Builder {
             base: base.iter().map(|word| (*word).to_owned()).collect(),
             defaults: Vec::new(),
             arguments: Vec::new(),
+            environment: Vec::new(),
             workers: WORKERS,
         }
     }
@@ -71,6 +73,12 @@ impl Builder {
     /// Adds a flag without a value.
     pub fn switch(mut self, name: &str) -> Self {
         self.arguments.push(name.to_owned());
+        self
+    }
+
+    /// Sets a variable of its environment.
+    pub fn env(mut self, name: &str, value: impl Display) -> Self {
+        self.environment.push((name.to_owned(), value.to_string()));
         self
     }
 
@@ -111,6 +119,7 @@ impl Builder {
         }
         command
             .args(&self.arguments)
+            .envs(self.environment.iter().cloned())
             .env(MARK, mark_of(self.directory.path()))
             .stdin(Stdio::null());
         command

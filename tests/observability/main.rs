@@ -1,5 +1,7 @@
-//! What a Parkway tells of itself: the record of cold starts.
+//! What a Parkway tells of itself: the record of cold starts, and traces.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod cold_starts;
+mod python;
+mod traces;

@@ -17,10 +17,27 @@ use crate::routing::split::{PathKey, Percentile};
 
 /// Answers a [`Question`].
 pub(super) async fn answer(State(admin): State<Admin>, headers: HeaderMap) -> Response {
-    match parsed(&headers) {
-        Ok(asked) => Json(answer_to(&admin, &asked).await).into_response(),
+    let answer = match question(&headers) {
+        Ok(question) => explained(&admin, question).await,
+        Err(mistake) => Err(mistake),
+    };
+    match answer {
+        Ok(answer) => Json(answer).into_response(),
         Err(mistake) => (StatusCode::BAD_REQUEST, mistake).into_response(),
     }
+}
+
+fn question(headers: &HeaderMap) -> Result<Question, String> {
+    let question = headers
+        .get(QUESTION)
+        .ok_or_else(|| format!("the header {QUESTION} is missing; use `parkway explain`"))?;
+    serde_json::from_slice(question.as_bytes()).map_err(|error| format!("{QUESTION}: {error}"))
+}
+
+/// The answer, or what is wrong with the question.
+pub(super) async fn explained(admin: &Admin, question: Question) -> Result<Answer, String> {
+    let asked = Asked::parse(question)?;
+    Ok(answer_to(admin, &asked).await)
 }
 
 struct Asked {
@@ -29,36 +46,33 @@ struct Asked {
     headers: HeaderMap,
 }
 
-fn parsed(headers: &HeaderMap) -> Result<Asked, String> {
-    let question = headers
-        .get(QUESTION)
-        .ok_or_else(|| format!("the header {QUESTION} is missing; use `parkway explain`"))?;
-    let question: Question = serde_json::from_slice(question.as_bytes())
-        .map_err(|error| format!("{QUESTION}: {error}"))?;
-    let method = question
-        .method
-        .parse()
-        .map_err(|_| format!("{:?} is not a method", question.method))?;
-    let mut asked = HeaderMap::new();
-    for line in &question.headers {
-        let (name, value) = line
-            .split_once(':')
-            .ok_or_else(|| format!("header {line:?}: expected `Name: value`"))?;
-        let name: HeaderName = name
-            .trim()
+impl Asked {
+    fn parse(question: Question) -> Result<Self, String> {
+        let method = question
+            .method
             .parse()
-            .map_err(|error| format!("header {line:?}: {error}"))?;
-        let value: HeaderValue = value
-            .trim()
-            .parse()
-            .map_err(|error| format!("header {line:?}: {error}"))?;
-        asked.append(name, value);
+            .map_err(|_| format!("{:?} is not a method", question.method))?;
+        let mut asked = HeaderMap::new();
+        for line in &question.headers {
+            let (name, value) = line
+                .split_once(':')
+                .ok_or_else(|| format!("header {line:?}: expected `Name: value`"))?;
+            let name: HeaderName = name
+                .trim()
+                .parse()
+                .map_err(|error| format!("header {line:?}: {error}"))?;
+            let value: HeaderValue = value
+                .trim()
+                .parse()
+                .map_err(|error| format!("header {line:?}: {error}"))?;
+            asked.append(name, value);
+        }
+        Ok(Self {
+            question,
+            method,
+            headers: asked,
+        })
     }
-    Ok(Asked {
-        question,
-        method,
-        headers: asked,
-    })
 }
 
 async fn answer_to(admin: &Admin, asked: &Asked) -> Answer {

@@ -19,6 +19,7 @@ use super::{Admin, Autoscaler, internal_tls};
 use crate::proxy::observe::{Counts, DURATION_BOUNDS};
 use crate::routing::retry::Reason;
 use crate::telemetry;
+use crate::trace::TraceCounts;
 
 /// The metrics of this moment as text.
 pub(super) fn encode(admin: &Admin) -> Result<String, fmt::Error> {
@@ -44,6 +45,7 @@ impl Collector for Moment {
         queues(&revisions, &mut out)?;
         knative(&self.0, &revisions, &mut out)?;
         requests(&self.0, &mut out)?;
+        traces(&self.0.tracer.counts(), &mut out)?;
         if let Some(tls) = &self.0.internal_tls {
             internal_tls::metrics(tls, &mut out)?;
         }
@@ -166,6 +168,22 @@ fn process(admin: &Admin, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         "parkway_panics",
         "Bugs that ended a request or task",
         [(Labels::new(), telemetry::panics())],
+    )
+}
+
+fn traces(counts: &TraceCounts, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    counters(
+        out,
+        "parkway_trace_spans_exported",
+        "Spans that a collector has taken",
+        [(Labels::new(), counts.exported)],
+    )?;
+    let dropped = [("queue-full", counts.full), ("not-taken", counts.failed)];
+    counters(
+        out,
+        "parkway_trace_spans_dropped",
+        "Spans that were lost: too many waited to be sent, or the collector did not take them",
+        dropped.map(|(reason, count)| (vec![("reason", reason.to_owned())], count)),
     )
 }
 

@@ -1,12 +1,18 @@
-//! The admin entrance: health, readiness, metrics, state, and what a request would meet.
+//! The admin entrance: a page for people, health, readiness, metrics, state, and what a request would meet.
 //!
-//! On a listener of its own, apart from all traffic, on the control thread: a heavy scrape is not seen as latency.
+//! On a listener of its own, apart from all traffic, on the control thread: a heavy scrape is not seen as latency. All
+//! of it only reads: nothing here changes what Parkway does. Health and readiness are for everybody, the rest for
+//! those whom the [`guard`] lets through.
 
+mod events;
 mod explain;
+pub mod guard;
 mod internal_tls;
 mod metrics;
+mod page;
 mod starts;
 mod state;
+mod view;
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,6 +21,7 @@ use std::sync::atomic::AtomicUsize;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use parking_lot::Mutex;
@@ -23,8 +30,11 @@ use parkway_activator::throttler::Throttler;
 use parkway_autoscaler_client::embedded::Embedded;
 use parkway_autoscaler_client::remote::RemoteSink;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
-use tracing::error;
+use tokio::sync::{Semaphore, mpsc};
+use tracing::{error, warn};
+
+use self::guard::Guard;
+use self::view::Views;
 
 use crate::frontend::tls::Certificates;
 use crate::frontend::worker::{Peek, Routes};
@@ -37,6 +47,7 @@ use crate::proxy::tls::InternalTls;
 use crate::ready::Ready;
 use crate::routing::table::Conflict;
 use crate::standalone::Processes;
+use crate::trace::Tracer;
 
 /// What the admin can tell about.
 #[derive(Clone)]
@@ -51,6 +62,8 @@ pub struct Admin {
     pub stats: Stats,
     /// Accounting for the operator.
     pub counts: RequestCounts,
+    /// Traces.
+    pub tracer: Tracer,
     /// Local processes; none in a cluster.
     pub processes: Option<Processes>,
     /// How the cluster is seen; none without one.
@@ -143,22 +156,52 @@ pub async fn serve_metrics(listener: TcpListener, admin: Admin) {
 }
 
 fn for_everybody() -> Router<Admin> {
+    health().route("/metrics", get(metrics))
+}
+
+fn health() -> Router<Admin> {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
 }
 
-/// Serves the admin entrance until the process ends.
-pub async fn serve(listener: TcpListener, admin: Admin) {
-    let router = for_everybody()
+/// Who looks at the page, and what they see.
+#[derive(Clone)]
+struct Looking {
+    admin: Admin,
+    views: Arc<Views>,
+    /// One for each listener of `/events`.
+    seats: Arc<Semaphore>,
+}
+
+/// Serves the admin entrance until the process ends, all but health and readiness to those whom the guard lets through.
+pub async fn serve(listener: TcpListener, admin: Admin, guard: Guard) {
+    let is_open = |address: std::net::SocketAddr| !address.ip().is_loopback();
+    if !guard.has_token() && listener.local_addr().is_ok_and(is_open) {
+        warn!(
+            "the admin entrance can be reached from elsewhere and asks for no token: give it one with --admin-token-file, \
+             or a loopback address"
+        );
+    }
+    let page = Router::new()
+        .route("/", get(page::answer))
+        .route("/events", get(events::answer))
+        .route("/page.css", get(page::style))
+        .route("/page.js", get(page::script))
+        .route("/page.svg", get(page::icon))
+        .with_state(Looking::new(admin.clone()));
+    let data = Router::new()
+        .route("/metrics", get(metrics))
         .route(
             "/state",
             get(async |State(admin): State<Admin>| Json(state::of(&admin))),
         )
         .route("/explain", get(explain::answer))
-        .with_state(admin);
-    serve_router(listener, router).await;
+        .with_state(admin.clone());
+    let guarded = page
+        .merge(data)
+        .layer(from_fn_with_state(guard, guard::stand));
+    serve_router(listener, health().with_state(admin).merge(guarded)).await;
 }
 
 async fn serve_router(listener: TcpListener, router: Router) {

@@ -25,7 +25,7 @@ use tracing::{error, info, warn};
 use super::applier::{Applied, Applier, Scaling};
 use super::events::{ProcessEvents, RolloutEvent, ScaleProcesses};
 use super::parts::{
-    Workers, joined, limits, policy, queue_limits, raise_file_limit, start_workers,
+    Workers, guard, joined, limits, policy, queue_limits, raise_file_limit, start_workers, traces,
 };
 use super::signals::Signals;
 use super::starts::Noting;
@@ -93,10 +93,12 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
     let ready = Ready::default();
     let starting = ready.wait_for("routes and listeners");
     let drain = CancellationToken::new();
+    let guard = guard(&settings.admin_access)?;
     let workers = entrances.workers;
     let throttler = Throttler::new(queue_limits(&settings.data_path), workers);
     let stats = Stats::new(workers);
     let counts = RequestCounts::new(workers);
+    let traces = traces(workers, &[]);
     let (publisher, routes) = RoutePublisher::new(RouteSnapshot::default());
     let (events, rollout) = ProcessEvents::new(throttler.clone());
     let (processes, running_processes) = Processes::new(process_options(&state_dir), events)
@@ -138,6 +140,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         throttler: throttler.clone(),
         stats: stats.clone(),
         counts: counts.clone(),
+        tracer: traces.tracer(),
         internal_tls: InternalTls::default(),
         connections: Arc::clone(&connections),
         drain: drain.clone(),
@@ -154,6 +157,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         throttler: throttler.clone(),
         stats,
         counts,
+        tracer: traces.tracer(),
         processes: Some(processes.clone()),
         watches: None,
         leading: None,
@@ -164,7 +168,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         workers,
         peeks,
     };
-    tasks.spawn(admin::serve(admin_listener, admin));
+    tasks.spawn(admin::serve(admin_listener, admin, guard));
     drop(starting);
     summary::print(settings, &world, &addresses);
     let urls = world.urls.clone();
@@ -188,6 +192,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         &mut signals,
     )
     .await;
+    traces.finish().await;
     drop(draining);
     tasks.shutdown().await;
     Ok(code)

@@ -8,10 +8,12 @@ use parkway_activator::throttler::QueueLimits;
 use tokio::sync::mpsc;
 use tracing::{error, warn};
 
-use crate::cli::DataPath;
+use crate::admin::guard::Guard;
+use crate::cli::{AdminAccess, DataPath};
 use crate::config::Limits;
 use crate::frontend::exchange::ClientShares;
 use crate::frontend::worker::{self, Entrance, Peek, Policy, WorkerParts};
+use crate::trace::{Exporting, Settings};
 
 /// The threads that serve requests.
 pub(super) struct Workers {
@@ -42,6 +44,11 @@ pub(super) fn start_workers(
         peeks,
         ended,
     })
+}
+
+/// Who may use the admin entrance.
+pub(super) fn guard(access: &AdminAccess) -> anyhow::Result<Guard> {
+    Ok(Guard::new(access.token()?.as_deref(), &access.admin_hosts))
 }
 
 /// Waits for threads to end.
@@ -92,6 +99,19 @@ pub(super) fn policy(settings: &DataPath) -> Policy {
         access_log: settings.access_log,
         ..Policy::default()
     }
+}
+
+/// What OpenTelemetry's variables say of traces. What cannot be used turns them off: they are not worth not serving.
+pub(super) fn trace_settings() -> Settings {
+    Settings::from_env(|name| std::env::var(name).ok()).unwrap_or_else(|error| {
+        warn!(%error, "traces are off");
+        Settings::default()
+    })
+}
+
+/// Traces as the variables say; this process is named by them and by `names`.
+pub(super) fn traces(workers: usize, names: &[(&'static str, &str)]) -> Exporting {
+    Exporting::new(workers, &trace_settings(), names)
 }
 
 /// Connections are files: take as many as the system lets this user have.

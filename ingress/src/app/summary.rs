@@ -51,7 +51,7 @@ pub(super) fn print(settings: &Run, world: &World, addresses: &Addresses) {
         };
         eprintln!("  {:<24} {}", name(url), reachable(url, entrance));
     }
-    eprintln!("  {:<24} http://{}/state", "admin", addresses.admin);
+    eprintln!("  {:<24} http://{}/", "admin", addresses.admin);
     eprintln!("\n  Ready with {} at zero; Ctrl-C ends.\n", services(world));
     if settings.autoscaler != crate::cli::AutoscalerChoice::Embedded {
         eprintln!("  An autoscaler elsewhere is reported to; it does not scale local processes.\n");

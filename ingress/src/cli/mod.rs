@@ -2,6 +2,7 @@
 //!
 //! Every flag has an environment variable; everything is checked here, so that nothing later can find a setting wrong.
 
+mod admin;
 mod data_path;
 mod install;
 mod serve;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use admin::AdminAccess;
 pub use data_path::DataPath;
 pub use install::{Access, Install, Live, Target, Uninstall};
 pub use serve::{DEFAULT_INGRESS_CLASS, PeerAuth, Role, Serve};
@@ -85,7 +87,7 @@ pub struct Run {
     )]
     pub listen_local: SocketAddr,
 
-    /// Admin: /healthz, /readyz, /metrics, /state. Not for the public.
+    /// Admin: a page for people at /, and /healthz, /readyz, /metrics, /state, /explain. Not for the public.
     #[arg(
         long,
         env = "PARKWAY_ADMIN",
@@ -93,6 +95,10 @@ pub struct Run {
         value_name = "ADDRESS"
     )]
     pub admin: SocketAddr,
+
+    /// Who may use it.
+    #[command(flatten)]
+    pub admin_access: AdminAccess,
 
     /// What holds for every request.
     #[command(flatten)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::DataPath;
+use super::{AdminAccess, DataPath};
 
 /// The class of the KIngresses that are ours unless something else is said.
 pub const DEFAULT_INGRESS_CLASS: &str = "parkway.ingress.networking.knative.dev";
@@ -167,7 +167,7 @@ pub struct Serve {
     )]
     pub metrics_listen: SocketAddr,
 
-    /// Admin: /healthz, /readyz, /metrics, /state, /explain. Not for the public.
+    /// Admin: a page for people at /, and /healthz, /readyz, /metrics, /state, /explain. Not for the public.
     #[arg(
         long,
         env = "PARKWAY_ADMIN",
@@ -175,6 +175,10 @@ pub struct Serve {
         value_name = "ADDRESS"
     )]
     pub admin: SocketAddr,
+
+    /// Who may use it.
+    #[command(flatten)]
+    pub admin_access: AdminAccess,
 
     /// What holds for every request.
     #[command(flatten)]

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{Method, Response, Version, header};
+use http::{HeaderValue, Method, Response, Version, header};
 use parkway_activator::revision::Protocol;
 use parkway_activator::throttler::{Admission, Permit};
 use tokio::time::Instant;
@@ -27,6 +27,7 @@ use crate::routing::host::{Host, WrittenHost};
 use crate::routing::identify;
 use crate::routing::policy::RoutePolicy;
 use crate::routing::probe::{ProbeAnswer, activator_answer, probe_answer};
+use crate::routing::redirect::redirect;
 use crate::routing::rules::{Target, Visibility};
 use crate::routing::timeout::parse_grpc_timeout;
 use crate::routing::validate::{self, Checked};
@@ -55,6 +56,7 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
     }
     let mut observation = Observation::new(Rc::clone(&worker.counts), arrived);
     note(peer, head, &mut observation);
+    observation.trace(head, peer.address.ip());
     let routed = checked
         .map_err(Failure::from)
         .and_then(|checked| match peer.kind {
@@ -64,7 +66,12 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
     let (destination, framing, policy) = match routed {
         Ok(Routed::To(destination, framing, policy)) => (destination, framing, policy),
         Ok(Routed::Probe(answer)) => {
+            observation.forget_trace();
             let response = Asked::of(peer, head).respond_probe(answer, Some(observation));
+            return Begin::Answer(response);
+        }
+        Ok(Routed::Elsewhere(location)) => {
+            let response = Asked::of(peer, head).respond_redirect(location, observation);
             return Begin::Answer(response);
         }
         Err(failure) => return refuse(peer, head, &failure, observation),
@@ -143,7 +150,7 @@ fn admit(peer: &Peer, head: &Parts, mut job: Job) -> Begin {
                 let stats = job.destination.stats.as_ref();
                 job.in_flight = stats.map(|stats| stats.enter(peer.worker.index, Instant::now()));
             }
-            job.observation.waits_for(ticket.start());
+            job.observation.waits_for(&ticket, head);
             job.observation.has_parked();
             Begin::Parked(Box::new(Waiting {
                 job,
@@ -162,6 +169,8 @@ fn refuse(peer: &Peer, head: &Parts, failure: &Failure, observation: Observation
 enum Routed {
     To(Rc<Destination>, Framing, Option<Arc<RoutePolicy>>),
     Probe(ProbeAnswer),
+    /// To come again by TLS.
+    Elsewhere(HeaderValue),
 }
 
 /// Finds out by the rules what a request is for, and edits its headers as the rules on the way say.
@@ -184,13 +193,18 @@ fn route(
     }
     let routes = worker.routes();
     let mut dealer = worker.dealer.borrow_mut();
+    // What the host says that the client asked for, not the one it is rewritten to.
+    let mut redirects = None;
     let resolved = routes.resolve(
         visibility,
         &host,
         head.uri.path(),
         &mut head.headers,
         *present,
-        |matched| dealer.choose(matched.key, &matched.path.splits),
+        |matched| {
+            redirects.get_or_insert(matched.policy.is_some_and(|policy| policy.redirects));
+            dealer.choose(matched.key, &matched.path.splits)
+        },
     )?;
     let target = &resolved.backend.target;
     if present.has(Present::NETWORK_PROBE)
@@ -198,6 +212,14 @@ fn route(
         && let Some(answer) = probe_answer(&head.headers, resolved.matched.hash)
     {
         return Ok(Routed::Probe(answer));
+    }
+    if redirects == Some(true)
+        && visibility == Visibility::ExternalIp
+        && peer.security.is_none()
+        && let Some(port) = worker.policy.https_port
+        && let Some(location) = redirect(&host, &head.uri, &head.headers, port)
+    {
+        return Ok(Routed::Elsewhere(location));
     }
     let destination = worker.destination(target)?;
     let policy = resolved.matched.policy.map(Arc::clone);

@@ -76,6 +76,18 @@ impl Asked {
         response
     }
 
+    /// Sends a client to where the same is served by TLS.
+    pub(super) fn respond_redirect(
+        self,
+        location: HeaderValue,
+        observation: Observation,
+    ) -> Response<Held> {
+        let moved = StatusCode::MOVED_PERMANENTLY;
+        let mut response = self.local(moved, String::new(), Some(observation));
+        response.headers_mut().insert(header::LOCATION, location);
+        response
+    }
+
     /// A Revision that is gone when it is asked for a place, or while the request is parked, is spoken of like one that
     /// was never there: at the activator's ports, by its name.
     fn not_found(self, failure: &Failure, observation: &Observation) -> Option<Failure> {

@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, Ref, RefCell};
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -44,6 +45,7 @@ use crate::routing::rules::Target;
 use crate::routing::split::{Dealer, PathKey, Percentile};
 use crate::routing::table::{DEFAULT_CLUSTER_DOMAIN, RouteSnapshot};
 use crate::routing::validate;
+use crate::trace::Tracer;
 
 /// What decides about requests besides routes and limits.
 #[derive(Clone, Debug)]
@@ -59,6 +61,8 @@ pub struct Policy {
     pub request_log: RequestLog,
     /// Who restores the Host that a client meant: queue-proxy, or nobody because processes are local. Default: nobody.
     pub host_mode: HostMode,
+    /// Where clients reach us by TLS: plain requests are sent there whose KIngress says so. Default: nowhere.
+    pub https_port: Option<NonZeroU16>,
     /// The cluster's DNS domain: by it a host at the activator ports names a Revision. Default `cluster.local`.
     pub cluster_domain: Arc<str>,
 }
@@ -71,6 +75,7 @@ impl Default for Policy {
             access_log: false,
             request_log: RequestLog::default(),
             host_mode: HostMode::default(),
+            https_port: None,
             cluster_domain: DEFAULT_CLUSTER_DOMAIN.into(),
         }
     }
@@ -95,6 +100,8 @@ pub struct WorkerParts {
     pub stats: Stats,
     /// Accounting for the operator.
     pub counts: RequestCounts,
+    /// Traces.
+    pub tracer: Tracer,
     /// How secured endpoints are spoken to.
     pub internal_tls: InternalTls,
     /// Client connections open, over all workers.
@@ -141,7 +148,7 @@ impl Worker {
                 host_mode: parts.policy.host_mode,
                 limits: Arc::clone(&parts.limits),
             }),
-            counts: Rc::new(parts.counts.of_worker(index)),
+            counts: Rc::new(parts.counts.of_worker(index, parts.tracer.of_worker(index))),
             request_limits: validate::Limits {
                 uri_bytes: parts.limits.uri_bytes,
                 header_bytes: parts.limits.header_bytes,

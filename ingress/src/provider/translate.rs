@@ -209,6 +209,9 @@ struct Translator<'a> {
     problems: Vec<Problem>,
 }
 
+/// Source: knative/networking `pkg/apis/networking/v1alpha1/ingress_types.go`, `HTTPOptionRedirected`.
+const REDIRECTED: &str = "Redirected";
+
 impl Translator<'_> {
     fn rules(&mut self) -> IngressRules {
         let meta = &self.ingress.meta;
@@ -217,11 +220,7 @@ impl Translator<'_> {
             self.refuse("spec.rules", "a KIngress needs a rule", "");
         }
         match spec.http_option.as_str() {
-            "" | "Enabled" => {}
-            "Redirected" => self.warn(
-                "spec.httpOption",
-                "there is no TLS here to redirect to: plain HTTP is served",
-            ),
+            "" | "Enabled" | REDIRECTED => {}
             _ => self.refuse("spec.httpOption", "this must be Enabled or Redirected", ""),
         }
         for (index, tls) in spec.tls.iter().enumerate() {
@@ -249,7 +248,7 @@ impl Translator<'_> {
         }
     }
 
-    /// What the annotations ask for. In a cluster nobody is there to mend a mistake at once, and a route is not taken down
+    /// What the annotations and `httpOption` ask for. In a cluster nobody is there to mend a mistake at once, and a route is not taken down
     /// for it: what cannot be read is left out.
     fn policy(&mut self) -> Option<Arc<RoutePolicy>> {
         let meta = &self.ingress.meta;
@@ -258,7 +257,12 @@ impl Translator<'_> {
             problems = problems.into_iter().map(Problem::warning).collect();
         }
         self.problems.append(&mut problems);
-        policy.map(Arc::new)
+        if self.ingress.spec.http_option != REDIRECTED {
+            return policy.map(Arc::new);
+        }
+        let mut policy = policy.unwrap_or_default();
+        policy.redirects = true;
+        Some(Arc::new(policy))
     }
 
     /// A rule; paths that are those of the rule `before` it are the same values.

@@ -256,9 +256,9 @@ impl Forwarder {
         }
         loop {
             job.attempts += 1;
-            job.observation.attempt();
             let (endpoint, target) = (permit.endpoint(), &job.destination.target);
             headers::address(&mut head.headers, target, self.host_mode, endpoint);
+            job.observation.attempt(endpoint, &mut head.headers);
             let connected = Cell::new(None);
             let follows = job.observation.follows_attempts();
             let attempt = Attempt {
@@ -306,6 +306,7 @@ impl Forwarder {
                 Ok(Err(error)) => error,
             };
             debug!(revision = %job.destination.id, endpoint = %permit.endpoint(), attempts = job.attempts, %error, "attempt failed");
+            job.observation.attempt_failed(&error);
             let failed = permit.endpoint();
             if error.is_refusal() {
                 self.throttler.suspect(&job.destination.id, failed);
@@ -333,7 +334,7 @@ impl Forwarder {
                     let untouched = body
                         .as_ref()
                         .map_or(Some(RequestBody::Empty), Replay::take_untouched);
-                    job.observation.waits_for(ticket.start());
+                    job.observation.waits_for(&ticket, &head);
                     if let Some(body) = untouched {
                         job.observation.has_parked();
                         let head = PackedHead::pack(&head);

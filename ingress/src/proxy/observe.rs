@@ -4,20 +4,26 @@
 //! Every worker counts for itself; the admin adds the workers up when it is asked.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::request::Parts;
+use http::{HeaderMap, Method, StatusCode};
 use parking_lot::Mutex;
 use parkway_activator::cold_start::{ColdStart, Milestone, Seen};
+use parkway_activator::endpoint::Endpoint;
 use parkway_activator::revision::{RevisionId, RevisionMap};
+use parkway_activator::throttler::Ticket;
 use tokio::time::Instant;
 use tracing::info;
 
 use super::destination::Destination;
 use super::request_log::Pending;
+use super::send::SendError;
 use crate::routing::retry::Reason;
+use crate::trace::{End, Passing, Recording, WorkerTracer};
 
 /// Upper bounds of the duration buckets in seconds, as Knative's histograms have them.
 ///
@@ -92,20 +98,22 @@ impl RequestCounts {
         }
     }
 
-    /// The part of worker `index`.
-    pub fn of_worker(&self, index: usize) -> WorkerCounts {
+    /// The part of worker `index`, which traces like this.
+    pub fn of_worker(&self, index: usize, tracer: WorkerTracer) -> WorkerCounts {
         WorkerCounts {
             all: self.clone(),
             index,
+            tracer,
         }
     }
 }
 
-/// The counts that one worker writes.
+/// The counts that one worker writes, and how it traces.
 #[derive(Debug)]
 pub struct WorkerCounts {
     all: RequestCounts,
     index: usize,
+    tracer: WorkerTracer,
 }
 
 impl WorkerCounts {
@@ -203,6 +211,7 @@ pub struct Observation {
     destination: Option<Rc<Destination>>,
     /// The start it waited for first.
     start: Option<Arc<ColdStart>>,
+    passing: Passing,
     arrived: Instant,
     status: Option<StatusCode>,
     attempts: u32,
@@ -213,11 +222,12 @@ pub struct Observation {
     has_timed_out: bool,
 }
 
-/// The lines that tell of the request, as far as it is known, and what they need besides figures.
+/// What tells of the request, as far as it is known: lines, the recording of its trace, and what they need besides figures.
 #[derive(Debug, Default)]
 struct Lines {
     access: Option<Access>,
     request: Option<Pending>,
+    recording: Option<Box<Recording>>,
     parked: Duration,
     /// Why it was sent again, each time, up to [`MOST_REASONS`].
     retries: Vec<Reason>,
@@ -244,6 +254,7 @@ impl Observation {
             lines: None,
             destination: None,
             start: None,
+            passing: Passing::Nothing,
             arrived,
             status: None,
             attempts: 0,
@@ -253,6 +264,28 @@ impl Observation {
             is_ended: false,
             has_timed_out: false,
         }
+    }
+
+    /// Looks at the head for the trace the request belongs to, if anybody wants to know. `client`: who asks.
+    pub fn trace(&mut self, head: &mut Parts, client: IpAddr) {
+        let (passing, recording) = self.counts.tracer.begin(head, self.arrived);
+        self.passing = passing;
+        if let Some(mut recording) = recording {
+            recording.from_client(client);
+            self.lines().recording = Some(recording);
+        }
+    }
+
+    /// Nobody wants to know of it: a probe.
+    pub fn forget_trace(&mut self) {
+        self.passing = Passing::Nothing;
+        if let Some(lines) = &mut self.lines {
+            lines.recording = None;
+        }
+    }
+
+    fn recording(&mut self) -> Option<&mut Recording> {
+        self.lines.as_mut()?.recording.as_deref_mut()
     }
 
     /// Notes what the access log shows.
@@ -294,22 +327,39 @@ impl Observation {
         self.waits();
     }
 
-    /// The request waits for this start from now on.
-    pub fn waits_for(&mut self, start: Option<&Arc<ColdStart>>) {
+    /// The request has this place in a queue from now on.
+    pub fn waits_for(&mut self, ticket: &Ticket, head: &Parts) {
+        let start = ticket.start();
         if self.start.is_none() {
             self.start = start.map(Arc::clone);
+        }
+        let tracer = &self.counts.tracer;
+        if let Some(recording) = tracer.keep(self.passing, head, self.arrived) {
+            self.passing = Passing::Nothing;
+            self.lines.get_or_insert_default().recording = Some(recording);
+        }
+        let tracer = &self.counts.tracer;
+        if let Some(lines) = &mut self.lines
+            && let Some(recording) = &mut lines.recording
+        {
+            recording.waits(tracer, Some(ticket.place()), start);
         }
     }
 
     /// Whether it matters when an attempt had a connection.
     pub fn follows_attempts(&self) -> bool {
-        self.start.is_some()
+        let is_kept = |lines: &Lines| lines.recording.is_some();
+        self.start.is_some() || self.lines.as_deref().is_some_and(is_kept)
     }
 
     /// An attempt had a connection at that moment, or none.
     pub fn connected(&mut self, at: Option<Instant>) {
-        if let (Some(start), Some(at)) = (&self.start, at) {
+        let Some(at) = at else { return };
+        if let Some(start) = &self.start {
             start.saw(Seen::new(Milestone::Connected, at));
+        }
+        if let Some(recording) = self.recording() {
+            recording.connected(at);
         }
     }
 
@@ -319,6 +369,9 @@ impl Observation {
         self.is_answered = true;
         if let Some(start) = &self.start {
             start.saw(Seen::new(Milestone::FirstByte, Instant::now()));
+        }
+        if let Some(recording) = self.recording() {
+            recording.answered(status);
         }
     }
 
@@ -331,16 +384,30 @@ impl Observation {
 
     /// The request waits no longer.
     pub fn goes_on(&mut self) {
-        if let Some(log) = &mut self.lines
-            && let Some(since) = log.waits_since.take()
-        {
-            log.parked += since.elapsed();
+        let Some(lines) = &mut self.lines else { return };
+        if let Some(since) = lines.waits_since.take() {
+            lines.parked += since.elapsed();
+        }
+        if let Some(recording) = &mut lines.recording {
+            recording.goes_on();
         }
     }
 
     /// The request is sent to an endpoint, perhaps once more.
-    pub fn attempt(&mut self) {
+    pub fn attempt(&mut self, endpoint: Endpoint, headers: &mut HeaderMap) {
         self.attempts += 1;
+        if let Some(lines) = &mut self.lines
+            && let Some(recording) = &mut lines.recording
+        {
+            recording.attempt(&self.counts.tracer, endpoint, headers);
+        }
+    }
+
+    /// The attempt brought no answer.
+    pub fn attempt_failed(&mut self, error: &SendError) {
+        if let Some(recording) = self.recording() {
+            recording.failed(error.reason().label(), &error.to_string());
+        }
     }
 
     /// The request is about to be sent again.
@@ -384,7 +451,10 @@ impl Observation {
 impl Drop for Observation {
     fn drop(&mut self) {
         self.counts.record(self);
-        if let Some(lines) = self.lines.take() {
+        if let Some(mut lines) = self.lines.take() {
+            if let Some(recording) = lines.recording.take() {
+                self.leave(recording);
+            }
             self.write(*lines);
         }
     }
@@ -398,6 +468,19 @@ impl Lines {
 }
 
 impl Observation {
+    fn leave(&self, recording: Box<Recording>) {
+        let destination = self.destination.as_ref();
+        let end = End {
+            at: Instant::now(),
+            revision: destination.map(|to| (to.id.clone(), Arc::clone(&to.spec))),
+            status: self.status,
+            bytes: self.response_bytes,
+            is_whole: self.is_ended,
+            has_timed_out: self.has_timed_out,
+        };
+        self.counts.tracer.end(recording, end);
+    }
+
     fn write(&self, lines: Lines) {
         let took = self.arrived.elapsed();
         let retries = lines.told_retries();

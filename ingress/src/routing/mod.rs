@@ -14,6 +14,7 @@ pub mod identify;
 pub mod names;
 pub mod policy;
 pub mod probe;
+pub mod redirect;
 pub mod resolve;
 pub mod retry;
 pub mod revisions;

@@ -18,6 +18,8 @@ pub struct RoutePolicy {
     pub timeouts: RouteTimeouts,
     /// Requests that wake nobody.
     pub no_wake: NoWake,
+    /// Plain requests at the external entrance are sent to TLS, where it is served ([`redirect`](super::redirect)).
+    pub redirects: bool,
 }
 
 /// Requests that are served while the Revision is up, and do not wake it: health checks, robots.

@@ -127,6 +127,13 @@ impl RouteSnapshot {
             Some((host.as_ref(), &routes.first()?.ingress.name))
         })
     }
+
+    /// The paths of this very host that are served at `entrance`, in the order in which they are tried.
+    pub fn paths(&self, entrance: Visibility, host: &str) -> impl Iterator<Item = Match<'_>> {
+        let routes = self.tables.hosts.get(host).map_or(&[][..], |routes| routes);
+        let routes = routes.iter().filter(move |route| route.is_for(entrance));
+        routes.map(Route::as_match)
+    }
 }
 
 /// The routes of a host, if there is one for this entrance.

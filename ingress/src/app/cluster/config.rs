@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use parkway_activator::backends::MeshMode;
 
 use crate::proxy::request_log::{InvalidTemplate, Template};
+use crate::trace::{InvalidSettings, Settings};
 
 /// All ConfigMaps of the system namespace, by name.
 pub(super) type ConfigMaps = BTreeMap<String, BTreeMap<String, String>>;
@@ -44,6 +45,21 @@ pub(super) fn request_log(config: &ConfigMaps) -> Result<Option<Template>, Inval
         return Ok(None);
     }
     Template::parse(written).map(Some)
+}
+
+/// Where traces go and which are kept: as config-observability has it, and where it says nothing, as `otherwise`.
+///
+/// Source: knative/pkg `observability/tracing/config.go`.
+///
+/// # Errors
+///
+/// When a value cannot be used.
+pub(super) fn traces(
+    config: &ConfigMaps,
+    otherwise: Settings,
+) -> Result<Settings, InvalidSettings> {
+    let value = |key: &str| Some(config.get("config-observability")?.get(key)?.as_str());
+    otherwise.with_config(value)
 }
 
 /// `DefaultRequestLogTemplate` of knative/serving `pkg/observability/config.go`.

@@ -7,6 +7,7 @@ mod leading;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -29,7 +30,8 @@ use tracing::{error, info, warn};
 use super::endpoints::{ClusterEndpoints, ProbeLimits};
 use super::names;
 use super::parts::{
-    Workers, joined, limits, policy, queue_limits, raise_file_limit, start_workers,
+    Workers, guard, joined, limits, policy, queue_limits, raise_file_limit, start_workers,
+    trace_settings, traces,
 };
 use super::signals::Signals;
 use super::starts::Noting;
@@ -49,12 +51,16 @@ use crate::routing::headers::HostMode;
 use crate::routing::rules::Visibility;
 use crate::routing::table::{DEFAULT_CLUSTER_DOMAIN, RouteSnapshot, RouteTable};
 use crate::telemetry;
+use crate::trace::Exporting;
 use applier::{Applied, Applier};
 use internal_tls::SystemInternalTls;
 use leading::Leading;
 
 /// How often what retires, and what cannot start, is looked at.
 const RETIRE_TICK: Duration = Duration::from_millis(200);
+
+/// The gateway's Service serves TLS where `https` is expected.
+const HTTPS: NonZeroU16 = NonZeroU16::new(443).expect("not zero");
 
 /// Serves a cluster until it is told to stop.
 ///
@@ -82,6 +88,7 @@ pub fn serve(settings: &Serve) -> anyhow::Result<ExitCode> {
 
 async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new();
+    let guard = guard(&settings.admin_access)?;
     let (system_internal_tls, internal_tls) = SystemInternalTls::new();
     let internal_certificates = system_internal_tls.certificates();
     let entrances = Entrances::bind(settings, internal_certificates.clone()).await?;
@@ -96,6 +103,11 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     let throttler = Throttler::new(queue_limits(&settings.data_path), workers);
     let stats = Stats::new(workers);
     let counts = RequestCounts::new(workers);
+    let names = [
+        ("k8s.pod.name", settings.pod_name.as_str()),
+        ("k8s.namespace.name", settings.namespace()),
+    ];
+    let traces = traces(workers, &names);
     let (publisher, routes) = RoutePublisher::new(RouteSnapshot::default());
     let (request_log_publisher, request_log, request_log_writer) = RequestLogPublisher::new();
     std::thread::Builder::new()
@@ -149,6 +161,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         policy: Arc::new(Policy {
             host_mode: HostMode::QueueProxy,
             request_log,
+            https_port: Some(HTTPS),
             cluster_domain: cluster_domain.as_str().into(),
             ..policy(&settings.data_path)
         }),
@@ -157,6 +170,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         throttler: throttler.clone(),
         stats: stats.clone(),
         counts: counts.clone(),
+        tracer: traces.tracer(),
         internal_tls: internal_tls.clone(),
         connections: Arc::clone(&connections),
         drain: drain.clone(),
@@ -175,6 +189,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         throttler: throttler.clone(),
         stats,
         counts,
+        tracer: traces.tracer(),
         processes: None,
         watches: Some(provider.health()),
         leading: None,
@@ -215,6 +230,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         internal_tls: system_internal_tls,
         sink,
         request_log: request_log_publisher,
+        traces,
         pod_ip: settings.pod_ip,
         leading,
         conflicts: BTreeMap::new(),
@@ -233,6 +249,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
             leading: running.leading.as_ref().map(Leading::shown),
             ..admin
         },
+        guard,
     ));
     drop(starting);
     info!(
@@ -260,6 +277,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         ready.wait_for("nothing: the process is ending")
     });
     let code = code.await;
+    running.traces.finish().await;
     running.tasks.shutdown().await;
     Ok(code)
 }
@@ -271,6 +289,7 @@ struct Running {
     internal_tls: SystemInternalTls,
     sink: RemoteSink,
     request_log: RequestLogPublisher,
+    traces: Exporting,
     /// Our address.
     pod_ip: Option<IpAddr>,
     /// None where there are no KIngresses to speak of.
@@ -353,6 +372,12 @@ impl Running {
         if let Some(config) = &changes.config {
             let (mode, passthrough) = config::mesh(config);
             self.applier.endpoints.set_mesh(mode, passthrough);
+            match config::traces(config, trace_settings()) {
+                Ok(settings) => self.traces.configure(settings),
+                Err(error) => {
+                    warn!("config-observability: {error}; traces stay as they were");
+                }
+            }
             match config::request_log(config) {
                 Ok(template) => self.request_log.publish(template),
                 Err(error) => {
