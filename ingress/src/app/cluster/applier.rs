@@ -435,8 +435,11 @@ mod tests {
     /// One whose names are never looked up.
     fn applier() -> Applier {
         let throttler = Throttler::new(QueueLimits::default(), 1);
-        let (endpoints, _asking) =
-            ClusterEndpoints::new(throttler.clone(), probe::Tcp, ProbeLimits::default());
+        let (endpoints, _asking) = ClusterEndpoints::new(
+            throttler.clone(),
+            probe::Tcp::default(),
+            ProbeLimits::default(),
+        );
         Applier {
             throttler,
             endpoints,

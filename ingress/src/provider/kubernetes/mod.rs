@@ -10,8 +10,8 @@
 pub mod applied;
 pub mod client;
 pub mod cluster;
-pub mod internal_tls;
 mod few;
+pub mod internal_tls;
 pub mod kept;
 pub mod lease;
 pub mod objects;
