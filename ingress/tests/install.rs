@@ -8,6 +8,7 @@ mod site;
 use std::time::Duration;
 
 use parkway_ingress::install::former::CONFIG_MAP;
+use parkway_ingress::provider::kubernetes::lease::LABEL;
 use parkway_tests::api::Which;
 use serde_json::{Value, json};
 use site::{KOURIER, NS, PARKWAY, Site, activator, knative};
@@ -350,6 +351,12 @@ async fn uninstall_removes_the_leases_of_parkway_and_no_others() {
             "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name, "namespace": NS},
         }));
     }
+    // As config-leader-election may have it.
+    let (label, value) = LABEL;
+    site.api.put(json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": {"name": "renamed.00-of-01", "namespace": NS, "labels": {label: value}},
+    }));
     site.install(&[]).await.1.unwrap();
     site.uninstall(&[]).await.1.unwrap();
 

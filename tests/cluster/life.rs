@@ -1,8 +1,11 @@
 //! The life of a Service in a cluster: from zero to Pods and back, what is said of it in the API, what is none of our
 //! business.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::Request;
+use parkway_tests::api::Which;
 use parkway_tests::cluster::{CLASS, CLASS_ANNOTATION, Cluster, NAMESPACE, PodIs, SYSTEM, serving};
 use parkway_tests::{QueueProxy, Site, eventually};
 use serde_json::{Value, json};
@@ -158,7 +161,7 @@ async fn kingress_becomes_ready_when_its_rules_are_in_effect_and_names_the_entra
 }
 
 #[tokio::test]
-async fn class_that_is_taken_away_takes_the_routes_with_it_and_leaves_the_object_alone() {
+async fn class_that_is_taken_away_takes_the_routes_with_it_once_the_next_layer_serves_them() {
     let (cluster, shop) = (Cluster::start(), serving("shop"));
     cluster.put(&shop);
     let pod = QueueProxy::start("shop-1", 10).await;
@@ -173,17 +176,29 @@ async fn class_that_is_taken_away_takes_the_routes_with_it_and_leaves_the_object
     let given_away = cluster
         .api
         .edit("ingresses", NAMESPACE, "shop", class(other));
-    answers(&site, 404).await;
+    // What is made after it is Ready, so it has been seen.
+    let cart = serving("cart");
+    cluster.put(&cart);
+    cluster.ready("cart").await;
     assert_eq!(
         cluster.ingress("shop"),
         given_away,
         "it is somebody else's now"
     );
+    site.get("/").await.expect(200);
+
+    let elsewhere = json!({"ingress": [{"domainInternal": "istio.istio-system.svc"}]});
+    let status = json!({"publicLoadBalancer": elsewhere, "privateLoadBalancer": elsewhere});
+    let patch = json!({ "status": status });
+    let served = cluster.api.edit("ingresses", NAMESPACE, "shop", patch);
+    answers(&site, 404).await;
+    assert_eq!(cluster.ingress("shop"), served);
 
     cluster
         .api
         .edit("ingresses", NAMESPACE, "shop", class(CLASS));
     answers(&site, 200).await;
+    cluster.ready("shop").await;
     parkway.finish().await;
 }
 
@@ -292,6 +307,29 @@ async fn update_under_load_fails_no_request_and_is_in_effect_at_ready() {
     }
     load.stop().await.assert_all_succeeded(100);
     parkway.finish().await;
+}
+
+#[tokio::test]
+async fn lease_is_given_back_at_the_end_however_soon_that_is() {
+    let cluster = Cluster::start();
+    let parkway = cluster.parkway().await;
+    let holder = || {
+        let lease = cluster.api.list("leases").pop()?;
+        let holder = lease["spec"]["holderIdentity"].as_str();
+        Some(holder.unwrap_or_default().to_owned())
+    };
+    eventually("a leader", async || {
+        holder().filter(|holder| holder.starts_with("parkway-0"))
+    })
+    .await;
+
+    // All that has to end has ended long before the API server has answered.
+    let late = Duration::from_millis(300);
+    cluster
+        .api
+        .delay(Which::any().plural("leases"), u32::MAX, late);
+    parkway.finish().await;
+    assert_eq!(holder().unwrap(), "", "nobody has to wait for it to expire");
 }
 
 #[tokio::test]

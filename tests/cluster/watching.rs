@@ -7,9 +7,9 @@ use std::time::Duration;
 use kube::Client;
 use parkway_activator::revision::RevisionId;
 use parkway_ingress::provider::kubernetes::watch::{LONGEST_PAUSE, RELIST, WATCH_SECONDS};
-use parkway_ingress::provider::kubernetes::{Changes, Key, KubernetesProvider, Settings};
+use parkway_ingress::provider::kubernetes::{Changes, HANDOVER, Key, KubernetesProvider, Settings};
 use parkway_tests::api::{ApiDouble, Which};
-use parkway_tests::cluster::{CLASS, NAMESPACE, PodIs, SYSTEM, Serving, serving};
+use parkway_tests::cluster::{CLASS, CLASS_ANNOTATION, NAMESPACE, PodIs, SYSTEM, Serving, serving};
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -286,6 +286,20 @@ async fn hours_without_a_server_change_nothing_and_end_within_seconds() {
     world.api.heal();
     let took = world.agrees().await;
     assert!(took <= 2 * LONGEST_PAUSE, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn kingress_that_is_given_a_class_that_is_nobodys_is_let_go_in_the_end() {
+    let mut world = World::start();
+    put(&world.api, &serving("cart"));
+    world.agrees().await;
+
+    let class = json!({"metadata": {"annotations": {CLASS_ANNOTATION: "nobodys"}}});
+    world.api.edit("ingresses", NAMESPACE, "cart", class);
+    world.listen(HANDOVER - Duration::from_secs(1)).await;
+    assert!(world.known.ingresses.contains_key("cart"));
+    world.listen(Duration::from_secs(2)).await;
+    assert!(!world.known.ingresses.contains_key("cart"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::connection::Peer;
 use super::respond::Asked;
-use crate::proxy::deadlines::Deadlines;
+use crate::proxy::deadlines::{Deadlines, Patience, Terms};
 use crate::proxy::destination::Destination;
 use crate::proxy::failure::Failure;
 use crate::proxy::forward::{Framing, Job, Waiting};
@@ -89,9 +89,14 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
     let deadlines = has_deadlines.then(|| Deadlines {
         of: Rc::clone(&destination),
         arrived,
-        client: grpc_timeout(head),
-        route: policy,
-        first_sent: None,
+        client: grpc_timeout(head).map(Patience::from),
+        route: policy.map(|policy| {
+            Box::new(Terms {
+                policy,
+                first_sent: None,
+                only_if_up,
+            })
+        }),
     });
     let client = worker
         .policy
@@ -107,7 +112,6 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
     };
     let job = Job {
         destination,
-        only_if_up,
         protocol,
         in_flight,
         deadlines,
@@ -145,7 +149,7 @@ fn admit(peer: &Peer, head: &Parts, mut job: Job) -> Begin {
     match throttle.admit(&job.destination.id, ask) {
         Admission::Granted(permit) => Begin::Forward(job, permit),
         Admission::Parked(ticket) => {
-            if job.only_if_up {
+            if job.is_only_if_up() {
                 // It waits for an endpoint that is there. Should that go meanwhile, somebody has to be told.
                 let stats = job.destination.stats.as_ref();
                 job.in_flight = stats.map(|stats| stats.enter(peer.worker.index, Instant::now()));

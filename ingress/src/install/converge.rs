@@ -353,7 +353,8 @@ async fn remove(
     Ok(gone)
 }
 
-/// Removes the Leases by which Parkways have chosen who leads: they belong to no manifest.
+/// Removes the Leases by which Parkways have chosen who leads: they belong to no manifest, and `config-leader-election`
+/// may have given them any name (`map-lease-prefix`).
 async fn remove_leases(cluster: &Cluster, target: &Target) -> Result<usize, ApiError> {
     let namespace = Some(target.namespace());
     let leases = cluster
@@ -361,9 +362,8 @@ async fn remove_leases(cluster: &Cluster, target: &Target) -> Result<usize, ApiE
         .await?;
     let mut gone = 0;
     for lease in leases {
-        if lease.name().starts_with(LEASE_PREFIX)
-            && cluster.delete(&lease.id(), Mode::Change).await?
-        {
+        let is_ours = lease.is_ours() || lease.name().starts_with(LEASE_PREFIX);
+        if is_ours && cluster.delete(&lease.id(), Mode::Change).await? {
             gone += 1;
         }
     }

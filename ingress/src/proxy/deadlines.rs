@@ -1,5 +1,6 @@
 //! When a request may take no longer: the Revision's timeouts, or its route's, counted from its arrival.
 
+use std::num::NonZeroU64;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,11 +21,37 @@ pub struct Deadlines {
     /// From when they count.
     pub arrived: Instant,
     /// The client's own deadline, counted from arrival too.
-    pub client: Option<Duration>,
+    pub client: Option<Patience>,
     /// What the route asks for; mostly nothing.
-    pub route: Option<Arc<RoutePolicy>>,
-    /// When the request was first sent to an endpoint; noted only for a route.
+    pub route: Option<Box<Terms>>,
+}
+
+/// What a route asks for, and what has to be known of a request for it.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// What it asks for.
+    pub policy: Arc<RoutePolicy>,
+    /// When the request was first sent to an endpoint.
     pub first_sent: Option<Instant>,
+    /// The request wakes nobody: it is not parked where no endpoint is ready.
+    pub only_if_up: bool,
+}
+
+/// A duration in microseconds: half as large as one in nanoseconds, for each request that is parked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience(NonZeroU64);
+
+impl From<Duration> for Patience {
+    fn from(duration: Duration) -> Self {
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        Self(NonZeroU64::new(micros).unwrap_or(NonZeroU64::MIN))
+    }
+}
+
+impl From<Patience> for Duration {
+    fn from(patience: Patience) -> Self {
+        Self::from_micros(patience.0.get())
+    }
 }
 
 impl Deadlines {
@@ -32,7 +59,7 @@ impl Deadlines {
     pub fn before_response(&self) -> Instant {
         let timeouts = match &self.route {
             None => self.of.spec.timeouts,
-            Some(route) => route.timeouts.before_response(self.of.spec.timeouts),
+            Some(terms) => terms.policy.timeouts.before_response(self.of.spec.timeouts),
         };
         let due = self.of_revision(&timeouts);
         match self.first_byte() {
@@ -44,7 +71,9 @@ impl Deadlines {
     fn of_revision(&self, timeouts: &Timeouts) -> Instant {
         let milestones = Milestones::new(self.arrived);
         let revisions = next(timeouts, &milestones).map(|(due, _)| due);
-        let clients = self.client.map(|client| self.arrived + client);
+        let clients = self
+            .client
+            .map(|client| self.arrived + Duration::from(client));
         let latest = self.arrived + timeouts.total;
         [revisions, clients]
             .into_iter()
@@ -54,8 +83,8 @@ impl Deadlines {
 
     /// When the route's timeout for the first byte passes, once the request was sent.
     fn first_byte(&self) -> Option<Instant> {
-        let after = self.route.as_ref()?.timeouts.first_byte?;
-        Some(self.first_sent? + after)
+        let terms = self.route.as_ref()?;
+        Some(terms.first_sent? + terms.policy.timeouts.first_byte?)
     }
 
     /// When a request that is parked since `since` ends.
@@ -68,14 +97,14 @@ impl Deadlines {
     }
 
     fn parked(&self, since: Instant) -> Option<Instant> {
-        Some(since + self.route.as_ref()?.timeouts.parked?)
+        Some(since + self.route.as_ref()?.policy.timeouts.parked?)
     }
 
     /// When a response that was last written to at `last_write` is cut.
     pub fn while_streaming(&self, last_write: Instant) -> Option<Instant> {
         let timeouts = match &self.route {
             None => self.of.spec.timeouts,
-            Some(route) => route.timeouts.while_streaming(self.of.spec.timeouts),
+            Some(terms) => terms.policy.timeouts.while_streaming(self.of.spec.timeouts),
         };
         let milestones = Milestones {
             arrival: self.arrived,
@@ -89,11 +118,15 @@ impl Deadlines {
     ///
     /// `parked_since` says since when it has been parked, if it is.
     pub fn failure(&self, parked_since: Option<Instant>, now: Instant) -> Failure {
-        let Some(route) = &self.route else {
+        let Some(terms) = &self.route else {
             return Failure::TimedOut;
         };
         let has_passed = |due: Option<Instant>| due.is_some_and(|due| due <= now);
-        let total = route.timeouts.total.map(|total| self.arrived + total);
+        let total = terms
+            .policy
+            .timeouts
+            .total
+            .map(|total| self.arrived + total);
         if has_passed(total) {
             Failure::RouteTimeout(Named::Total)
         } else if has_passed(self.first_byte()) {

@@ -10,6 +10,7 @@ mod again;
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::num::NonZeroU32;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use tracing::debug;
 
 use self::again::pause_before_next;
 use super::body::{BusyGuard, Replay, RequestBody, ResponseBody};
-use super::deadlines::Deadlines;
+use super::deadlines::{Deadlines, Terms};
 use super::destination::Destination;
 use super::failure::Failure;
 use super::head::PackedHead;
@@ -73,8 +74,6 @@ pub struct Job {
     pub deadlines: Option<Deadlines>,
     /// Which client it counts for in the queue, where shares are bounded.
     pub client: Option<u64>,
-    /// It wakes nobody: it is not parked where no endpoint is ready.
-    pub only_if_up: bool,
     /// What its endpoint is spoken to.
     pub protocol: Protocol,
     /// How often it was sent, and not turned away.
@@ -171,12 +170,22 @@ impl Job {
     }
 
     fn route(&self) -> Option<&RoutePolicy> {
+        Some(&self.terms()?.policy)
+    }
+
+    fn terms(&self) -> Option<&Terms> {
         self.deadlines.as_ref()?.route.as_deref()
     }
 
-    /// How long its route gives connecting.
-    fn connect(&self) -> Option<Duration> {
-        self.route()?.timeouts.connect
+    /// Whether it wakes nobody.
+    pub fn is_only_if_up(&self) -> bool {
+        self.terms().is_some_and(|terms| terms.only_if_up)
+    }
+
+    /// How long its route gives connecting, in milliseconds.
+    fn connect_ms(&self) -> Option<NonZeroU32> {
+        let limit = self.route()?.timeouts.connect?;
+        NonZeroU32::new(u32::try_from(limit.as_millis()).ok()?)
     }
 
     /// When an attempt that begins now ends if no response head comes.
@@ -208,7 +217,7 @@ impl Job {
             client: self.client,
             avoid,
             first_in_line: avoid.is_some(),
-            only_if_up: self.only_if_up,
+            only_if_up: self.is_only_if_up(),
             arrived: Some(self.observation.arrived()),
         }
     }
@@ -248,10 +257,9 @@ impl Forwarder {
         if job.attempts == 0 && job.turned_away == 0 {
             let now = Instant::now();
             self.budget.borrow_mut().arrived(now);
-            if let Some(deadlines) = &mut job.deadlines
-                && deadlines.route.is_some()
-            {
-                deadlines.first_sent = Some(now);
+            let terms = job.deadlines.as_mut();
+            if let Some(terms) = terms.and_then(|deadlines| deadlines.route.as_mut()) {
+                terms.first_sent = Some(now);
             }
         }
         loop {
@@ -269,7 +277,7 @@ impl Forwarder {
                 body: body.as_ref(),
                 is_upgrade,
                 expects_continue,
-                connect: job.connect(),
+                connect_ms: job.connect_ms(),
                 connected: follows.then_some(&connected),
             };
             let released = permit.waited().then(Instant::now);
@@ -318,12 +326,17 @@ impl Forwarder {
             // Kept by a request that was turned away: while it pauses, nobody else is sent to where there is no room.
             // Otherwise the slot goes to others while this request pauses and asks anew.
             let kept = matches!(error, SendError::TurnedAway).then_some(permit);
-            if let Some(pause) = pause_before_next(&mut job, &error)
-                && let Err(Elapsed) = Box::pin(self.pause(&mut job, pause)).await
-            {
-                return Outcome::Failed(job.late(None), job.observation);
+            let pause = pause_before_next(&mut job, &error);
+            drop(error);
+            match pause {
+                None => drop(kept),
+                Some(pause) => {
+                    let paused = Box::pin(self.pause(&mut job, pause, kept)).await;
+                    if let Err(Elapsed) = paused {
+                        return Outcome::Failed(job.late(None), job.observation);
+                    }
+                }
             }
-            drop(kept);
             let ask = job.ask(PackedHead::packed_len(&head), Some(failed));
             permit = match self.throttle.admit(&job.destination.id, ask) {
                 Admission::Granted(permit) => permit,
@@ -400,13 +413,19 @@ impl Forwarder {
         }
     }
 
-    /// Lets a moment pass in which the request has been begun with by nobody.
-    async fn pause(&self, job: &mut Job, pause: Duration) -> Result<(), Elapsed> {
+    /// Lets a moment pass in which the request has been begun with by nobody; the permit is kept until then.
+    async fn pause(
+        &self,
+        job: &mut Job,
+        pause: Duration,
+        kept: Option<Permit>,
+    ) -> Result<(), Elapsed> {
         let paused = self
             .sweep
             .within(job.due(), pin!(tokio::time::sleep(pause)))
             .await;
         job.observation.goes_on();
+        drop(kept);
         paused
     }
 }

@@ -4,7 +4,7 @@
 //! endpoint is bounded; a request that finds none waits for the next to come free, in order of arrival. A connection by
 //! HTTP/2 is driven by a task; one by HTTP/1 is driven by its request, and looked at before it is used again.
 //!
-//! Connections to a secured endpoint were verified for one namespace and under one trust ([`Provenance`]). When a request
+//! Connections to a secured endpoint were verified for one namespace and under one trust (`Provenance`). When a request
 //! wants another, they retire: what idles is closed, what runs goes on to its end, what is new is made anew.
 
 use std::cell::RefCell;

@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::error::Error as StdError;
 use std::future::{Future as _, poll_fn};
 use std::io;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Poll, ready};
@@ -161,13 +162,19 @@ pub struct Attempt<'a> {
     pub is_upgrade: bool,
     /// The client waits for `100 Continue`.
     pub expects_continue: bool,
-    /// How long the route gives connecting, if it says so.
-    pub connect: Option<Duration>,
+    /// How long the route gives connecting, if it says so, in milliseconds: so small that it costs the others no room.
+    pub connect_ms: Option<NonZeroU32>,
     /// Where to write down when there was a connection, if anybody wants to know.
     pub connected: Option<&'a Cell<Option<Instant>>>,
 }
 
 impl Attempt<'_> {
+    /// How long the route gives connecting, if it says so.
+    fn connect(&self) -> Option<Duration> {
+        let limit = self.connect_ms?;
+        Some(Duration::from_millis(limit.get().into()))
+    }
+
     /// There is a connection, and nothing has been sent yet.
     fn has_connected(&self) {
         if let Some(connected) = self.connected {
@@ -207,7 +214,7 @@ async fn send_http1(
     limits: &Limits,
     attempt: &Attempt<'_>,
 ) -> Result<Answered, SendError> {
-    let mut lease = match attempt.connect {
+    let mut lease = match attempt.connect() {
         None => pool.http1(attempt.endpoint, attempt.revision).await?,
         Some(limit) => connected(limit, pool.http1(attempt.endpoint, attempt.revision)).await?,
     };
@@ -251,7 +258,7 @@ async fn send_for_upgrade(
     limits: &Limits,
     attempt: &Attempt<'_>,
 ) -> Result<Answered, SendError> {
-    let lease = match attempt.connect {
+    let lease = match attempt.connect() {
         None => {
             pool.http1_for_upgrade(attempt.endpoint, attempt.revision)
                 .await?
@@ -325,7 +332,7 @@ async fn send_http2(
     limits: &Limits,
     attempt: &Attempt<'_>,
 ) -> Result<Answered, SendError> {
-    let lease = match attempt.connect {
+    let lease = match attempt.connect() {
         None => pool.http2(attempt.endpoint, attempt.revision).await?,
         Some(limit) => connected(limit, pool.http2(attempt.endpoint, attempt.revision)).await?,
     };

@@ -4,8 +4,8 @@
 //! [`Recording`]. A request that parks is kept whatever the sampler said: that is known before it is sent
 //! to anybody, so the endpoint is told that the trace is sampled, and the spans of what was before are made afterwards.
 //!
-//! When a request ends, its recording goes into its worker's part of a bounded [`Queue`](queue): no system call, nobody
-//! is waited for, and when it is full the recording is dropped and counted. A thread of its own ([`export`]) makes spans
+//! When a request ends, its recording goes into its worker's part of a bounded queue: no system call, nobody
+//! is waited for, and when it is full the recording is dropped and counted. A thread of its own makes spans
 //! of recordings and sends them by OTLP. A cold start is told once: as a span of the request that waited first, with its
 //! phases below it, to which every request that waited is linked.
 

@@ -54,7 +54,7 @@ async fn a_start_for_which_a_thousand_wait_is_recorded_once() {
     assert_eq!(at(start, Milestone::Signalled), Some(arrived + 2 * SECOND));
     assert_eq!(at(start, Milestone::Ready), Some(arrived + 3 * SECOND));
     assert_eq!(at(start, Milestone::Released), Some(arrived + 3 * SECOND));
-    assert_eq!(start.released, 256, "the release window");
+    assert_eq!(start.released, 64, "the release window");
     let place = others[10].enter(|_, ticket| ticket.place());
     assert_eq!((place.position, place.depth), (12, 12));
     let waited_for = others[998].enter(|_, ticket| ticket.start().map(|start| start.number()));
@@ -70,7 +70,7 @@ async fn a_start_for_which_a_thousand_wait_is_recorded_once() {
     advance(SECOND).await;
     drop((first, permits));
     let start = stage.starts().remove(0);
-    assert!(start.released > 256, "{start:?}");
+    assert!(start.released > 64, "{start:?}");
     assert_eq!(start.last_released, Some(arrived + 4 * SECOND));
     assert_eq!(stage.throttler.cold_starts().under_way(), 0);
 }

@@ -19,7 +19,9 @@ use tracing::{info, warn};
 use super::super::endpoints::ClusterEndpoints;
 use super::super::names::{Name, Resolved, Resolver};
 use crate::frontend::worker::RoutePublisher;
-use crate::provider::kubernetes::{Changes, IngressChange, Key, RevisionChange, ServiceChange};
+use crate::provider::kubernetes::{
+    Changes, IngressChange, Key, Outcome, RevisionChange, ServiceChange,
+};
 use crate::proxy::observe::RequestCounts;
 use crate::routing::revisions::Revisions;
 use crate::routing::rules::{IngressName, IngressRules, Target};
@@ -71,7 +73,7 @@ struct NamedTarget {
 
 impl Applier {
     /// Makes `changes` real, and that the KIngresses `gone` are gone. Returns the others that are as they are told now,
-    /// with their rules in effect if they can be.
+    /// with their rules in effect if they can be; those whose rules wait for look-ups say so.
     pub(super) fn apply(&mut self, changes: Changes, gone: &[Key]) -> Vec<IngressChange> {
         for (id, change) in &changes.revisions {
             if let Some(revision) = change {
@@ -84,6 +86,10 @@ impl Applier {
             }
         }
         let mut in_effect = Vec::new();
+        for key in &changes.given_away {
+            // What was to come does not come any more; what is there stays.
+            self.applied.held.remove(key);
+        }
         for key in gone {
             self.applied.held.remove(key);
             self.lead_to(key, &[]);
@@ -288,11 +294,19 @@ impl Applier {
         if let Some(rules) = &change.rules {
             let external = externals(rules);
             self.lead_to(&change.key, &external);
-            let is_unanswered = |(id, ..): &(RevisionId, Name, Arc<RevisionSpec>)| {
+            let is_unanswered = |(id, ..): &&(RevisionId, Name, Arc<RevisionSpec>)| {
                 let target = self.applied.names.get(id);
                 target.is_some_and(|target| !target.is_answered)
             };
-            if external.iter().any(is_unanswered) {
+            if let Some((_, name, _)) = external.iter().find(is_unanswered) {
+                in_effect.push(IngressChange {
+                    rules: None,
+                    outcome: Outcome::Waiting {
+                        reason: "NameLookup",
+                        message: format!("the name {} is being looked up", name.host),
+                    },
+                    ..change.clone()
+                });
                 self.applied.held.insert(change.key.clone(), change);
                 return;
             }
@@ -405,4 +419,113 @@ fn externals(rules: &IngressRules) -> Vec<(RevisionId, Name, Arc<RevisionSpec>)>
         }
     }
     external
+}
+
+#[cfg(test)]
+mod tests {
+    use parkway_activator::throttler::QueueLimits;
+
+    use super::*;
+    use crate::app::endpoints::ProbeLimits;
+    use crate::proxy::probe;
+    use crate::routing::rules::{Backend, PathRule, Rule, Visibility};
+    use crate::routing::split::Splits;
+    use crate::routing::table::RouteSnapshot;
+
+    /// One whose names are never looked up.
+    fn applier() -> Applier {
+        let throttler = Throttler::new(QueueLimits::default(), 1);
+        let (endpoints, _asking) = ClusterEndpoints::new(
+            throttler.clone(),
+            probe::Tcp::default(),
+            ProbeLimits::default(),
+        );
+        Applier {
+            throttler,
+            endpoints,
+            sharing_by_public: None,
+            stats: Stats::new(1),
+            counts: RequestCounts::new(1),
+            publisher: RoutePublisher::new(RouteSnapshot::default()).0,
+            resolver: Resolver::new().0,
+            table: RouteTable::new("cluster.local"),
+            applied: Applied::default(),
+        }
+    }
+
+    fn id() -> RevisionId {
+        RevisionId::of_service("ns", "elsewhere", 80)
+    }
+
+    fn to_another_host() -> IngressChange {
+        let target = Target::External {
+            id: id(),
+            host: "elsewhere.example.com".to_owned(),
+            port: 80,
+            spec: Arc::default(),
+        };
+        let backend = Backend {
+            target,
+            set_headers: Vec::new(),
+        };
+        let path = PathRule {
+            prefix: String::new(),
+            headers: Vec::new(),
+            rewrite_host: None,
+            set_headers: Vec::new(),
+            splits: Splits::try_new(vec![(100, backend)]).unwrap(),
+        };
+        let key = Key::new("ns", "a");
+        let rules = IngressRules {
+            name: IngressName::from(&key),
+            hash: "hash".into(),
+            policy: None,
+            rules: vec![Rule {
+                hosts: vec!["a.example.com".into()],
+                visibility: Visibility::ExternalIp,
+                paths: vec![Arc::new(path)],
+            }],
+        };
+        IngressChange {
+            key,
+            uid: "uid".into(),
+            generation: 1,
+            resource_version: "1".into(),
+            created: 0,
+            status: "null".into(),
+            rules: Some(Arc::new(rules)),
+            outcome: Outcome::Programmed,
+            notes: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn rules_that_wait_for_a_look_up_say_so_and_are_in_effect_after_it() {
+        let mut applier = applier();
+        let changes = Changes {
+            ingresses: vec![to_another_host()],
+            ..Changes::default()
+        };
+
+        let told = applier.apply(changes, &[]);
+        let [waits] = told.as_slice() else {
+            panic!("{told:?}")
+        };
+        let message = "the name elsewhere.example.com is being looked up".to_owned();
+        let reason = "NameLookup";
+        assert_eq!(waits.outcome, Outcome::Waiting { reason, message });
+        assert!(applier.holds(&waits.key));
+
+        let told = applier.resolved(Resolved {
+            id: id(),
+            name: Name {
+                host: "elsewhere.example.com".to_owned(),
+                port: 80,
+            },
+            endpoints: Some(Vec::new()),
+        });
+        assert_eq!(told.len(), 1);
+        assert_eq!(told[0].outcome, Outcome::Programmed);
+        assert!(told[0].rules.is_some() && !applier.holds(&told[0].key));
+    }
 }

@@ -36,6 +36,8 @@ pub(super) struct Leading {
     leadership: Leadership,
     /// Ends our candidature.
     stand_down: CancellationToken,
+    /// It has ended, and another may lead.
+    has_stood_down: CancellationToken,
 }
 
 impl Leading {
@@ -56,8 +58,11 @@ impl Leading {
             election_config(config),
         );
         let (leadership, candidate) = lease::elect(client.clone(), election, stand_down.clone());
+        let has_stood_down = CancellationToken::new();
+        let stood_down = has_stood_down.clone();
         tasks.spawn(async move {
             candidate.await;
+            stood_down.cancel();
             // Who has stood down has nothing more to do.
             std::future::pending::<()>().await;
         });
@@ -96,6 +101,7 @@ impl Leading {
             confirmations,
             leadership,
             stand_down,
+            has_stood_down,
         }
     }
 
@@ -138,9 +144,21 @@ impl Leading {
         self.board.seen_all(seen);
     }
 
+    /// These KIngresses are another's now: nothing more is said of them.
+    pub(super) fn leave(&self, given_away: &[Key]) {
+        for key in given_away {
+            self.board.gone(key);
+        }
+    }
+
     /// Lets another lead.
     pub(super) fn stand_down(&self) {
         self.stand_down.cancel();
+    }
+
+    /// Is cancelled when another may lead after we have stood down.
+    pub(super) fn has_stood_down(&self) -> CancellationToken {
+        self.has_stood_down.clone()
     }
 
     /// What the admin shows of it.

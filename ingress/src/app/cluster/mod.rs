@@ -349,7 +349,20 @@ impl Running {
                 () = tokio::time::sleep(settings.drain() + Duration::from_secs(1)) => warn!("drain deadline passed"),
             }
         };
-        match self.until(over, &mut None).await {
+        if self.until(over, &mut None).await.is_err() {
+            return ExitCode::FAILURE;
+        }
+        // The others should not wait for our Lease to expire. Mostly it was given back long ago; giving it back ends.
+        let has_stood_down = self.leading.as_ref().map(Leading::has_stood_down);
+        let given_back = async {
+            if let Some(has_stood_down) = has_stood_down {
+                tokio::select! {
+                    () = has_stood_down.cancelled() => {}
+                    () = signals.stop() => {}
+                }
+            }
+        };
+        match self.until(given_back, &mut None).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(Broken) => ExitCode::FAILURE,
         }
@@ -397,6 +410,9 @@ impl Running {
             self.sink.set_owners(owners);
         }
         let gone = std::mem::take(&mut changes.gone);
+        if let Some(leading) = &self.leading {
+            leading.leave(&changes.given_away);
+        }
         let in_effect = self.applier.apply(changes, &gone);
         self.tell(in_effect, &gone);
     }

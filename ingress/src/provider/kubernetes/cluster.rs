@@ -7,6 +7,9 @@
 //! A KIngress whose new generation names a Service that is not there, or has no endpoint, keeps the rules of the generation
 //! before in effect until it can be served (as knative-extensions/net-kourier `pkg/reconciler/ingress/ingress.go` does): between
 //! a Service and its endpoints lies a moment in which nobody should get a 503.
+//!
+//! A KIngress that is given another class keeps its rules in effect until whoever has it now serves it ([`Given`]),
+//! which its status tells, and nothing more is said of it: between two layers nobody should get a 404.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -19,8 +22,9 @@ use super::super::knative::{NAMESPACE_HEADER, REVISION_HEADER};
 use super::super::object::{CoreService, CoreServicePort, TargetPort};
 use super::super::problem::Problem;
 use super::super::translate::{Catalogue, translate_one};
+use super::few::Few;
 use super::internal_tls::{self, Certificates, InternalTlsChange, KnownInternalTls};
-use super::kept::{KeptIngress, KeptRevision, KeptService, KeptSlice, Phase};
+use super::kept::{Given, KeptIngress, KeptRevision, KeptService, KeptSlice, Phase, SeenIngress};
 use super::objects;
 use super::watch::{Change, Key};
 use crate::routing::rules::{IngressName, IngressRules, Target};
@@ -28,8 +32,8 @@ use crate::routing::rules::{IngressName, IngressRules, Target};
 /// What one watch tells.
 #[derive(Debug)]
 pub enum News {
-    /// KIngresses of our class.
-    Ingress(Change<KeptIngress>),
+    /// KIngresses.
+    Ingress(Change<SeenIngress>),
     /// Revisions.
     Revision(Change<KeptRevision>),
     /// Services.
@@ -49,6 +53,8 @@ pub struct Changes {
     pub ingresses: Vec<IngressChange>,
     /// KIngresses that are gone.
     pub gone: Vec<Key>,
+    /// KIngresses that are another's now. Their rules stay in effect until they are gone, and that is all.
+    pub given_away: Vec<Key>,
     /// Revisions that are new or different; none: gone.
     pub revisions: Vec<(RevisionId, Option<RevisionChange>)>,
     /// Endpoints of ordinary Services that rules name; none: no rule does any more.
@@ -76,8 +82,8 @@ pub struct IngressChange {
     pub resource_version: Box<str>,
     /// `creationTimestamp`, in seconds since 1970.
     pub created: i64,
-    /// What the API says of it.
-    pub status: serde_json::Value,
+    /// What the API says of it, as JSON.
+    pub status: Arc<str>,
     /// Its rules, when others than before are to be in effect.
     pub rules: Option<Arc<IngressRules>>,
     /// Whether this generation is, or will be with `rules`, in effect.
@@ -154,16 +160,18 @@ pub struct Cluster {
     /// Where Knative Serving is.
     system_namespace: Arc<str>,
     has_all: [bool; KINDS],
-    ingresses: HashMap<Key, Entry>,
+    ingresses: HashMap<Key, Box<Entry>>,
+    /// Those that are another's now.
+    given_away: BTreeSet<Key>,
     /// Who names a Service or Revision.
-    users: HashMap<Key, BTreeSet<Key>>,
-    revisions: RevisionMap<Known>,
+    users: HashMap<Key, Few<Key>>,
+    revisions: RevisionMap<Box<Known>>,
     services: HashMap<Key, Arc<CoreService>>,
     /// Private Services: whose they are.
     private: HashMap<Key, RevisionId>,
-    slices: HashMap<Key, KeptSlice>,
-    slices_of_service: HashMap<Key, BTreeSet<Key>>,
-    slices_of_revision: RevisionMap<BTreeSet<Key>>,
+    slices: HashMap<Key, Box<KeptSlice>>,
+    slices_of_service: HashMap<Key, Few<Key>>,
+    slices_of_revision: RevisionMap<Few<Key>>,
     /// Service ports that rules in effect name.
     ports: BTreeMap<RevisionId, UsedPort>,
     ports_of_service: HashMap<Key, BTreeSet<RevisionId>>,
@@ -180,12 +188,14 @@ const KINDS: usize = 5;
 #[derive(Debug)]
 struct Entry {
     kept: KeptIngress,
-    refers_to: BTreeSet<Key>,
+    refers_to: Few<Key>,
     /// In effect.
     rules: Option<Arc<IngressRules>>,
     /// The Service ports these name.
     ports: Vec<RevisionId>,
     outcome: Outcome,
+    /// It has another class by now.
+    is_given_away: bool,
     /// What is wrong with its annotations.
     notes: Vec<Problem>,
 }
@@ -203,7 +213,7 @@ impl Entry {
             generation: kept.generation,
             resource_version: kept.resource_version.clone(),
             created: kept.created,
-            status: kept.status.clone(),
+            status: Arc::clone(&kept.status),
             rules,
             outcome: self.outcome.clone(),
             notes: Vec::new(),
@@ -234,6 +244,7 @@ struct UsedPort {
 struct Marks {
     ingresses: BTreeSet<Key>,
     gone: Vec<Key>,
+    given_away: Vec<Key>,
     revisions: HashSet<RevisionId>,
     ports: BTreeSet<RevisionId>,
     replicas: bool,
@@ -250,6 +261,7 @@ impl Cluster {
             system_namespace: system_namespace.into(),
             has_all: [false; KINDS],
             ingresses: HashMap::new(),
+            given_away: BTreeSet::new(),
             users: HashMap::new(),
             revisions: RevisionMap::default(),
             services: HashMap::new(),
@@ -283,10 +295,22 @@ impl Cluster {
         }
     }
 
-    /// A KIngress as it was told last.
+    /// A KIngress of ours as it was told last.
     pub fn known(&self, key: &Key) -> Option<IngressChange> {
         let entry = self.ingresses.get(key)?;
-        Some(entry.change(None))
+        (!entry.is_given_away).then(|| entry.change(None))
+    }
+
+    /// KIngresses of another class by now, whose rules are still in effect.
+    pub fn given_away(&self) -> impl Iterator<Item = &Key> {
+        self.given_away.iter()
+    }
+
+    /// Whoever has this KIngress now has had time enough: its rules go.
+    pub fn let_go(&mut self, key: &Key) {
+        if self.given_away.contains(key) {
+            self.forget_ingress(key);
+        }
     }
 
     /// Whether every kind has been listed.
@@ -314,6 +338,7 @@ impl Cluster {
             self.revision_changes(id, &mut changes);
         }
         changes.gone = std::mem::take(&mut self.marks.gone);
+        changes.given_away = std::mem::take(&mut self.marks.given_away);
         for key in std::mem::take(&mut self.marks.ingresses) {
             self.ingress_changes(&key, &mut changes);
         }
@@ -332,20 +357,44 @@ impl Cluster {
         Some(changes)
     }
 
-    fn learn_ingress(&mut self, change: Change<KeptIngress>) {
+    fn learn_ingress(&mut self, change: Change<SeenIngress>) {
         match change {
             Change::All(all) => {
                 self.has_all[0] = true;
-                let there: HashSet<Key> = all.iter().map(|kept| kept.key.clone()).collect();
+                let there: HashSet<Key> = all.iter().map(|seen| seen.key().clone()).collect();
                 for gone in missing(self.ingresses.keys(), &there) {
                     self.forget_ingress(&gone);
                 }
-                for kept in all {
-                    self.set_ingress(kept);
+                for seen in all {
+                    self.see_ingress(seen);
                 }
             }
-            Change::Set(kept) => self.set_ingress(kept),
+            Change::Set(seen) => self.see_ingress(seen),
             Change::Gone(key) => self.forget_ingress(&key),
+        }
+    }
+
+    fn see_ingress(&mut self, seen: SeenIngress) {
+        match seen {
+            SeenIngress::Ours(kept) => self.set_ingress(kept),
+            SeenIngress::Given(given) => self.give_away(&given),
+        }
+    }
+
+    /// Leaves a KIngress of ours to whoever has it now, at once if that one serves it already.
+    fn give_away(&mut self, given: &Given) {
+        let key = &given.key;
+        let Some(entry) = self.ingresses.get_mut(key) else {
+            return; // never ours
+        };
+        if entry.kept.uid != given.uid || given.is_served_since(&entry.kept) {
+            self.forget_ingress(key);
+            return;
+        }
+        if !std::mem::replace(&mut entry.is_given_away, true) {
+            self.given_away.insert(key.clone());
+            self.marks.ingresses.remove(key);
+            self.marks.given_away.push(key.clone());
         }
     }
 
@@ -360,10 +409,8 @@ impl Cluster {
         }
         let refers_to = references(&kept);
         let before = self.ingresses.remove(&key);
-        for gone in before
-            .iter()
-            .flat_map(|entry| entry.refers_to.difference(&refers_to))
-        {
+        let before_to = before.iter().flat_map(|entry| &entry.refers_to);
+        for gone in before_to.filter(|target| !refers_to.contains(target)) {
             remove_from(&mut self.users, gone, &key);
         }
         for target in &refers_to {
@@ -376,7 +423,8 @@ impl Cluster {
             Some(entry) => Entry {
                 kept,
                 refers_to,
-                ..entry
+                is_given_away: false,
+                ..*entry
             },
             None => Entry {
                 kept,
@@ -384,12 +432,15 @@ impl Cluster {
                 rules: None,
                 ports: Vec::new(),
                 outcome: Outcome::Programmed,
+                is_given_away: false,
                 notes: Vec::new(),
             },
         };
         self.marks.gone.retain(|gone| *gone != key);
+        self.marks.given_away.retain(|given| *given != key);
+        self.given_away.remove(&key);
         self.marks.ingresses.insert(key.clone());
-        self.ingresses.insert(key, entry);
+        self.ingresses.insert(key, Box::new(entry));
     }
 
     fn forget_ingress(&mut self, key: &Key) {
@@ -400,6 +451,8 @@ impl Cluster {
             remove_from(&mut self.users, target, key);
         }
         self.release_ports(&entry.ports);
+        self.given_away.remove(key);
+        self.marks.given_away.retain(|given| given != key);
         self.marks.ingresses.remove(key);
         self.marks.gone.push(key.clone());
     }
@@ -430,8 +483,8 @@ impl Cluster {
             return;
         }
         let is_new = known.revision.is_none();
-        if is_new || *known.spec != kept.spec {
-            known.spec = Arc::new(kept.spec.clone());
+        if is_new || known.spec != kept.spec {
+            known.spec = Arc::clone(&kept.spec);
             mark_users(&mut self.marks, &self.users, &key_of(&id));
         }
         known.revision = Some(kept);
@@ -518,7 +571,7 @@ impl Cluster {
 
     fn set_slice(&mut self, kept: KeptSlice) {
         let key = kept.key.clone();
-        if self.slices.get(&key) == Some(&kept) {
+        if self.slices.get(&key).is_some_and(|known| **known == kept) {
             return;
         }
         self.forget_slice(&key);
@@ -530,7 +583,7 @@ impl Cluster {
             of_revision.insert(key.clone());
         }
         self.mark_slice(&kept);
-        self.slices.insert(key, kept);
+        self.slices.insert(key, Box::new(kept));
     }
 
     fn forget_slice(&mut self, key: &Key) {
@@ -685,7 +738,10 @@ impl Cluster {
         let Some(entry) = self.ingresses.get(key) else {
             return;
         };
-        let translated = translate_one(&entry.kept.ingress, self);
+        if entry.is_given_away {
+            return;
+        }
+        let translated = translate_one(&entry.kept.ingress(), self);
         let outcome = outcome_of(
             &translated.problems,
             &translated.rules,
@@ -801,7 +857,7 @@ impl Cluster {
     fn bucket_owners(&self) -> BTreeMap<String, String> {
         let buckets = self.slices_of_service.iter();
         let buckets = buckets.filter(|(service, _)| self.is_bucket(service));
-        let owner = |(service, slices): (&Key, &BTreeSet<Key>)| {
+        let owner = |(service, slices): (&Key, &Few<Key>)| {
             let mut slices = slices.iter().filter_map(|key| self.slices.get(key));
             slices.find_map(|slice| {
                 let mut endpoints = slice.endpoints.iter();
@@ -926,12 +982,12 @@ fn outcome_of(
 }
 
 /// Services and Revisions that the splits name.
-fn references(kept: &KeptIngress) -> BTreeSet<Key> {
-    let rules = kept.ingress.spec.rules.iter();
-    let paths = rules
+fn references(kept: &KeptIngress) -> Few<Key> {
+    let spec = kept.ingress().spec;
+    let paths = { spec.rules.iter() }
         .flat_map(|rule| rule.http.iter())
         .flat_map(|http| &http.paths);
-    let mut references = BTreeSet::new();
+    let mut references = Few::default();
     for split in paths.flat_map(|path| &path.splits) {
         let header = |wanted: &str| {
             let mut headers = split.append_headers.iter();
@@ -939,13 +995,13 @@ fn references(kept: &KeptIngress) -> BTreeSet<Key> {
                 .find(|(name, _)| name.eq_ignore_ascii_case(wanted))
                 .map(|(_, value)| value.as_str())
         };
-        references.insert(Key::new(
-            split.service_namespace.as_str(),
-            split.service_name.as_str(),
-        ));
+        references.insert(
+            kept.key
+                .beside(&split.service_namespace, &split.service_name),
+        );
         if let Some(revision) = header(REVISION_HEADER) {
             let namespace = header(NAMESPACE_HEADER).unwrap_or(&split.service_namespace);
-            references.insert(Key::new(namespace, revision));
+            references.insert(kept.key.beside(namespace, revision));
         }
     }
     references
@@ -973,13 +1029,13 @@ fn key_of(id: &RevisionId) -> Key {
     Key::new(id.namespace(), id.name())
 }
 
-fn mark_users(marks: &mut Marks, users: &HashMap<Key, BTreeSet<Key>>, target: &Key) {
+fn mark_users(marks: &mut Marks, users: &HashMap<Key, Few<Key>>, target: &Key) {
     if let Some(users) = users.get(target) {
         marks.ingresses.extend(users.iter().cloned());
     }
 }
 
-fn remove_from(index: &mut HashMap<Key, BTreeSet<Key>>, at: &Key, what: &Key) {
+fn remove_from(index: &mut HashMap<Key, Few<Key>>, at: &Key, what: &Key) {
     if let Some(set) = index.get_mut(at) {
         set.remove(what);
         if set.is_empty() {

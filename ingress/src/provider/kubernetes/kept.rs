@@ -19,6 +19,7 @@ use super::super::problem::Origin;
 use super::super::slices::{REVISION_LABEL, SERVICE_NAME_LABEL, SERVICE_TYPE_LABEL};
 use super::objects;
 use super::watch::Key;
+use serde::Deserialize;
 
 /// The annotation that says whose a KIngress is.
 ///
@@ -42,10 +43,12 @@ pub struct KeptIngress {
     pub resource_version: Box<str>,
     /// `creationTimestamp`, in seconds since 1970.
     pub created: i64,
-    /// In the form that is translated.
-    pub ingress: Ingress,
-    /// What is said of it in the API.
-    pub status: serde_json::Value,
+    /// Those of its annotations that mean something here.
+    pub annotations: Labels,
+    /// Its spec, with the webhook's defaults, as JSON: a fourth of what its values need, and seldom read.
+    pub spec: Box<str>,
+    /// What is said of it in the API, as JSON: a tenth.
+    pub status: Arc<str>,
 }
 
 /// A Revision.
@@ -54,7 +57,7 @@ pub struct KeptRevision {
     /// Its name.
     pub id: RevisionId,
     /// What it promises.
-    pub spec: RevisionSpec,
+    pub spec: Arc<RevisionSpec>,
     /// A Pod that its queue-proxy calls ready may be used before Kubernetes says so.
     pub trusts_early: bool,
     /// Why its Pods cannot start.
@@ -109,40 +112,115 @@ pub enum Phase {
     Terminating,
 }
 
+/// What is seen of a KIngress, whosever it is.
+#[derive(Debug, PartialEq)]
+pub enum SeenIngress {
+    /// Of our class.
+    Ours(KeptIngress),
+    /// Of another.
+    Given(Given),
+}
+
+/// A KIngress of another class, which may have been ours.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Given {
+    /// Its name.
+    pub key: Key,
+    /// Tells it from another of the same name.
+    pub uid: Arc<str>,
+    /// How its entrances are reached.
+    balancers: Balancers,
+}
+
+/// `publicLoadBalancer` and `privateLoadBalancer` of a status.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Balancers {
+    public_load_balancer: serde_json::Value,
+    private_load_balancer: serde_json::Value,
+}
+
+impl SeenIngress {
+    /// What is kept of a KIngress, if it is of this class.
+    pub fn of(object: objects::KIngress, class: &str) -> Self {
+        if annotation(&object.metadata, CLASS_ANNOTATION) != Some(class) {
+            return Self::Given(Given {
+                key: Key::of(&object),
+                uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
+                balancers: Balancers::deserialize(object.status).unwrap_or_default(),
+            });
+        }
+        Self::Ours(KeptIngress::kept(object))
+    }
+
+    /// Its name.
+    pub fn key(&self) -> &Key {
+        match self {
+            Self::Ours(kept) => &kept.key,
+            Self::Given(given) => &given.key,
+        }
+    }
+}
+
+impl Given {
+    /// Whether it is reached in another way than it was as `ours`: its new layer writes so when it is ready.
+    ///
+    /// Source: `MarkLoadBalancerReady`, knative/networking `pkg/apis/networking/v1alpha1/ingress_lifecycle.go`; with
+    /// `MarkLoadBalancerNotReady` what was there before stays.
+    pub fn is_served_since(&self, ours: &KeptIngress) -> bool {
+        let before: Balancers = serde_json::from_str(&ours.status).unwrap_or_default();
+        self.balancers != Balancers::default() && self.balancers != before
+    }
+}
+
 impl KeptIngress {
     /// What is kept of a KIngress; nothing when it is not of this class.
     ///
     /// Only the class decides, and only when it is exactly ours (knative/networking
     /// `test/conformance/ingress/ingressclass.go`).
     pub fn of(object: objects::KIngress, class: &str) -> Option<Self> {
-        let meta = &object.metadata;
-        if annotation(meta, CLASS_ANNOTATION) != Some(class) {
-            return None;
+        match SeenIngress::of(object, class) {
+            SeenIngress::Ours(kept) => Some(kept),
+            SeenIngress::Given(_) => None,
         }
+    }
+
+    fn kept(object: objects::KIngress) -> Self {
+        let meta = &object.metadata;
         let key = Key::of(&object);
         let mut spec: IngressSpec = object.spec;
         // The webhook has done so, where it is installed. What it did is part of the hash.
         spec.fill_defaults();
         let created = meta.creation_timestamp.as_ref();
-        Some(Self {
+        // Maps with keys that are strings: they can be written.
+        let spec = serde_json::to_string(&spec).unwrap_or_default();
+        Self {
             uid: meta.uid.as_deref().unwrap_or_default().into(),
             generation: meta.generation.unwrap_or_default(),
             resource_version: meta.resource_version.as_deref().unwrap_or_default().into(),
-            ingress: Ingress {
-                meta: Meta {
-                    name: Arc::clone(&key.name),
-                    namespace: Arc::clone(&key.namespace),
-                    labels: Labels::default(),
-                    annotations: annotations::ours(object.metadata.annotations.as_ref()),
-                    created: None,
-                    origin: Origin::elsewhere("Ingress", &key.namespace, &key.name),
-                },
-                spec,
-            },
+            annotations: annotations::ours(meta.annotations.as_ref()),
+            spec: spec.into_boxed_str(),
             created: created.map_or(i64::MAX, |time| time.0.as_second()),
-            status: object.status,
+            status: object.status.to_string().into(),
             key,
-        })
+        }
+    }
+
+    /// In the form that is translated.
+    pub fn ingress(&self) -> Ingress {
+        let key = &self.key;
+        Ingress {
+            meta: Meta {
+                name: Arc::clone(&key.name),
+                namespace: Arc::clone(&key.namespace),
+                labels: Labels::default(),
+                annotations: self.annotations.clone(),
+                created: None,
+                origin: Origin::elsewhere("Ingress", &key.namespace, &key.name),
+            },
+            // We have written it ourselves.
+            spec: serde_json::from_str(&self.spec).unwrap_or_default(),
+        }
     }
 }
 
@@ -166,8 +244,10 @@ impl KeptRevision {
             container.startup_probe.is_some()
                 || container.readiness_probe.as_ref().is_some_and(has_exec)
         });
+        let service: Arc<str> = label(meta, SERVICE_LABEL).unwrap_or_default().into();
+        let configuration = label(meta, CONFIGURATION_LABEL).unwrap_or_default();
         Self {
-            spec: RevisionSpec {
+            spec: Arc::new(RevisionSpec {
                 concurrency: ContainerConcurrency::from(concurrency),
                 protocol: protocol_of(&fields.containers),
                 timeouts: Timeouts {
@@ -175,9 +255,13 @@ impl KeptRevision {
                     response_start: seconds(fields.response_start_timeout_seconds),
                     idle: seconds(fields.idle_timeout_seconds),
                 },
-                service: label(meta, SERVICE_LABEL).unwrap_or_default().into(),
-                configuration: label(meta, CONFIGURATION_LABEL).unwrap_or_default().into(),
-            },
+                // Mostly of one name.
+                configuration: match *service == *configuration {
+                    true => Arc::clone(&service),
+                    false => configuration.into(),
+                },
+                service,
+            }),
             id: RevisionId::new(key.namespace, key.name),
             trusts_early: !is_slow_to_trust,
             failure: failure_of(&object.status.conditions),
@@ -299,14 +383,17 @@ impl KeptSlice {
                 pod: pod.map(|pod| pod.name.as_str().into()),
             })
         });
-        let ports = object
-            .ports
-            .iter()
+        // Of a Revision those that serve requests: the others are for metrics.
+        let serves = |name: &str| revision.is_none() || SERVING_PORTS.contains(&name);
+        let ports = object.ports.iter();
+        let ports = ports
+            .filter(|port| serves(&port.name))
             .filter_map(|port| Some((port.name.as_str().into(), port.port?)));
+        let ports = ports.collect();
         Some(Self {
             is_public: label(meta, SERVICE_TYPE_LABEL) == Some("Public"),
             endpoints: endpoints.collect(),
-            ports: ports.collect(),
+            ports,
             service,
             revision,
             key,
@@ -320,6 +407,11 @@ impl KeptSlice {
         named.map(|(_, port)| *port)
     }
 }
+
+/// Names that ports of a Revision's Services have.
+///
+/// Source: knative/networking `pkg/apis/networking/ports.go`; `h2c` and `http1` are names of a container's port.
+const SERVING_PORTS: [&str; 5] = ["http", "http1", "http2", "h2c", "https"];
 
 fn label<'m>(meta: &'m ObjectMeta, key: &str) -> Option<&'m str> {
     Some(meta.labels.as_ref()?.get(key)?.as_str())

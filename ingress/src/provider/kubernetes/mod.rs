@@ -10,6 +10,7 @@
 pub mod applied;
 pub mod client;
 pub mod cluster;
+mod few;
 pub mod internal_tls;
 pub mod kept;
 pub mod lease;
@@ -23,9 +24,14 @@ pub mod watch;
 mod tests;
 
 use k8s_openapi::api::core::v1::Secret;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
 use kube::{Api, Client};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tracing::warn;
 
 pub use cluster::{Changes, IngressChange, Outcome, Replica, RevisionChange, ServiceChange};
 pub use internal_tls::InternalTlsChange;
@@ -33,11 +39,15 @@ pub use watch::{Key, WatchHealth};
 
 use cluster::{Cluster, News};
 use internal_tls::{CERTIFICATES, Certificates};
-use kept::{KeptIngress, KeptRevision, KeptService, KeptSlice};
+use kept::{KeptRevision, KeptService, KeptSlice, SeenIngress};
 use watch::Watch;
 
 /// How much news may wait. When full, the watches wait too, and the API server after them.
 const NEWS: usize = 1_024;
+
+/// How long the rules of a KIngress that is given another class stay in effect although nobody says that it is served
+/// elsewhere: the class may be nobody's.
+pub const HANDOVER: Duration = Duration::from_secs(5 * 60);
 
 /// What a provider for a cluster is told.
 #[derive(Clone, Debug)]
@@ -56,6 +66,8 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct KubernetesProvider {
     cluster: Cluster,
+    /// When what is another's now is let go at the latest.
+    let_go: BTreeMap<Key, Instant>,
     news: mpsc::Receiver<News>,
     health: WatchHealth,
     /// Of the Secret of `system-internal-tls`, until that is on: who does not use it needs no right to read it.
@@ -75,6 +87,7 @@ impl KubernetesProvider {
         }
         Self {
             cluster,
+            let_go: BTreeMap::new(),
             news: heard,
             watches: watches(client, settings, &news, &health),
             certificates: Some(certificates(client, settings, news, health.clone())),
@@ -89,9 +102,13 @@ impl KubernetesProvider {
     /// What was heard before it is dropped is told by the next call.
     pub async fn changed(&mut self) -> Changes {
         loop {
-            match self.news.recv().await {
-                Some(news) => self.cluster.learn(news),
-                None => std::future::pending().await, // the watches never end before us
+            let let_go = self.let_go.values().min().copied();
+            tokio::select! {
+                news = self.news.recv() => match news {
+                    Some(news) => self.cluster.learn(news),
+                    None => std::future::pending().await, // the watches never end before us
+                },
+                () = until(let_go) => {}
             }
             // Whatever else is there belongs to the same moment.
             while let Ok(news) = self.news.try_recv() {
@@ -102,13 +119,31 @@ impl KubernetesProvider {
             {
                 self.watches.spawn(certificates.run());
             }
+            self.let_go();
             if let Some(changes) = self.cluster.changes() {
                 return changes;
             }
         }
     }
 
-    /// These KIngresses as they were told last.
+    /// Lets go of what is another's for long enough.
+    fn let_go(&mut self) {
+        let now = Instant::now();
+        let cluster = &mut self.cluster;
+        for (key, _) in self.let_go.iter().filter(|(_, due)| **due <= now) {
+            warn!(ingress = %key, "it has another class, and nobody has served it since: its rules go all the same");
+            cluster.let_go(key);
+        }
+        let given_away: BTreeSet<&Key> = self.cluster.given_away().collect();
+        self.let_go.retain(|key, _| given_away.contains(key));
+        for key in given_away {
+            if !self.let_go.contains_key(key) {
+                self.let_go.insert(key.clone(), now + HANDOVER);
+            }
+        }
+    }
+
+    /// These KIngresses of ours as they were told last.
     pub fn known(&self, keys: &[Key]) -> Vec<IngressChange> {
         keys.iter()
             .filter_map(|key| self.cluster.known(key))
@@ -118,6 +153,13 @@ impl KubernetesProvider {
     /// How the watches are.
     pub fn health(&self) -> WatchHealth {
         self.health.clone()
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -135,7 +177,7 @@ fn watches(
                 api: Api::<objects::KIngress>::all(client.clone()),
                 labels: String::new(),
                 fields: String::new(),
-                keep: Box::new(move |object| KeptIngress::of(object, &class)),
+                keep: Box::new(move |object| Some(SeenIngress::of(object, &class))),
                 wrap: News::Ingress,
                 news: news.clone(),
                 health: health.clone(),

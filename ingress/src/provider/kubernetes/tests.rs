@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::cluster::{Changes, Cluster, News, Outcome};
-use super::kept::{KeptIngress, KeptRevision, KeptService, KeptSlice};
+use super::kept::{KeptIngress, KeptRevision, KeptService, KeptSlice, SeenIngress};
 use super::watch::{Change, Key};
 use crate::routing::rules::Target;
 
@@ -42,8 +42,8 @@ fn all<T: DeserializeOwned, K>(kind: &str, keep: impl Fn(T) -> Option<K>) -> Vec
         .collect()
 }
 
-fn ingress(name: &str, change: impl Fn(&mut Value)) -> KeptIngress {
-    KeptIngress::of(object("ingress", name, change), CLASS).expect("one of our class")
+fn ingress(name: &str, change: impl Fn(&mut Value)) -> SeenIngress {
+    SeenIngress::of(object("ingress", name, change), CLASS)
 }
 
 fn revision(name: &str, change: impl Fn(&mut Value)) -> KeptRevision {
@@ -58,7 +58,7 @@ fn slice(name: &str, change: impl Fn(&mut Value)) -> KeptSlice {
 fn recorded_cluster() -> (Cluster, Changes) {
     let mut cluster = Cluster::new(Key::new("knative-serving", "parkway"), "knative-serving");
     cluster.learn(News::Ingress(Change::All(all("ingress", |object| {
-        KeptIngress::of(object, CLASS)
+        Some(SeenIngress::of(object, CLASS))
     }))));
     cluster.learn(News::Revision(Change::All(all("revision", |object| {
         Some(KeptRevision::of(&object))
@@ -162,7 +162,7 @@ fn objects_of_other_classes_are_not_kept() {
 #[test]
 fn nothing_follows_from_the_same_again() {
     let (mut cluster, _) = recorded_cluster();
-    let kept = all("ingress", |object| KeptIngress::of(object, CLASS));
+    let kept = all("ingress", |object| Some(SeenIngress::of(object, CLASS)));
     cluster.learn(News::Ingress(Change::All(kept)));
     cluster.learn(News::Revision(Change::Set(revision(
         "single-00001",
@@ -179,8 +179,8 @@ fn nothing_follows_from_the_same_again() {
 #[test]
 fn what_a_new_list_lacks_is_gone() {
     let (mut cluster, _) = recorded_cluster();
-    let kept = all("ingress", |object| KeptIngress::of(object, CLASS));
-    let without_split = kept.into_iter().filter(|kept| kept.key != key("split"));
+    let kept = all("ingress", |object| Some(SeenIngress::of(object, CLASS)));
+    let without_split = kept.into_iter().filter(|seen| *seen.key() != key("split"));
     cluster.learn(News::Ingress(Change::All(without_split.collect())));
     let revisions = all("revision", |object| Some(KeptRevision::of(&object)));
     let without = revisions
@@ -394,4 +394,85 @@ fn the_owner_of_a_bucket_is_the_endpoint_of_the_service_of_its_name() {
         bucket,
     ))));
     assert!(cluster.changes().unwrap().bucket_owners.unwrap().is_empty());
+}
+
+#[test]
+fn kingress_that_is_given_another_class_keeps_its_rules_until_its_new_layer_serves_it() {
+    let class = "networking.knative.dev/ingress.class";
+    let given = |change: fn(&mut Value)| {
+        let given = ingress("single", |object| {
+            object["metadata"]["annotations"][class] = "another".into();
+            change(object);
+        });
+        News::Ingress(Change::Set(given))
+    };
+    let elsewhere = |object: &mut Value| {
+        let entrance = serde_json::json!({"ingress": [{"domainInternal": "other.other.svc"}]});
+        object["status"]["privateLoadBalancer"] = entrance;
+    };
+    let (mut cluster, _) = recorded_cluster();
+
+    cluster.learn(given(|_| {}));
+    let changes = cluster.changes().unwrap();
+    assert_eq!(changes.given_away, [key("single")]);
+    assert_eq!(changes.gone, []);
+    assert!(changes.ingresses.is_empty(), "nothing is said of it");
+    // What its rules lead to goes on changing, and it is still none of ours.
+    cluster.learn(News::Revision(Change::Set(revision(
+        "single-00001",
+        |object| {
+            object["spec"]["containerConcurrency"] = 7.into();
+        },
+    ))));
+    let changes = cluster.changes().unwrap();
+    assert_eq!(changes.revisions.len(), 1);
+    let of_single = |change: &super::IngressChange| change.key == key("single");
+    assert!(!changes.ingresses.iter().any(of_single));
+    assert!(cluster.known(&key("single")).is_none());
+    // Not yet: a layer that is not ready leaves its entrances as they are.
+    cluster.learn(given(|object| {
+        object["status"]["conditions"] = serde_json::json!([]);
+    }));
+    assert_eq!(cluster.changes().unwrap().gone, []);
+
+    cluster.learn(given(elsewhere));
+    assert_eq!(cluster.changes().unwrap().gone, [key("single")]);
+
+    // Ours again, and given to one who serves it already.
+    cluster.learn(News::Ingress(Change::Set(ingress("single", |_| {}))));
+    let changes = cluster.changes().unwrap();
+    assert!(changes.ingresses.iter().all(|it| it.rules.is_some()));
+    cluster.learn(given(elsewhere));
+    let changes = cluster.changes().unwrap();
+    assert_eq!(
+        (changes.gone, changes.given_away),
+        (vec![key("single")], vec![])
+    );
+}
+
+#[test]
+fn kingress_that_comes_back_while_it_is_given_away_is_ours_as_if_nothing_had_been() {
+    let class = "networking.knative.dev/ingress.class";
+    let (mut cluster, _) = recorded_cluster();
+    let given = || {
+        ingress("single", |object| {
+            object["metadata"]["annotations"][class] = "x".into()
+        })
+    };
+    cluster.learn(News::Ingress(Change::Set(given())));
+    cluster.changes().unwrap();
+    assert_eq!(cluster.given_away().count(), 1);
+
+    cluster.learn(News::Ingress(Change::Set(ingress("single", |object| {
+        object["metadata"]["resourceVersion"] = "999999".into();
+    }))));
+    let changes = cluster.changes().unwrap();
+    assert_eq!(cluster.given_away().count(), 0);
+    assert_eq!(changes.ingresses.len(), 1);
+    assert_eq!(changes.ingresses[0].rules, None, "they are in effect");
+
+    cluster.learn(News::Ingress(Change::Set(given())));
+    cluster.changes().unwrap();
+    cluster.let_go(&key("single"));
+    assert_eq!(cluster.changes().unwrap().gone, [key("single")]);
 }

@@ -11,6 +11,7 @@
 //! Every [`RELIST`] the list is asked for again even though nothing failed: an event that was lost on the way, which
 //! nobody would notice, is made good then.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -61,14 +62,34 @@ impl Key {
         }
     }
 
+    /// The name of another object, mostly of the same namespace.
+    #[must_use]
+    pub fn beside(&self, namespace: &str, name: &str) -> Self {
+        match *self.namespace == *namespace {
+            true => Self::new(Arc::clone(&self.namespace), name),
+            false => Self::new(namespace, name),
+        }
+    }
+
     /// The name of this object.
     pub fn of(object: &impl Resource) -> Self {
         let meta = object.meta();
         Self::new(
-            meta.namespace.as_deref().unwrap_or_default(),
+            shared(meta.namespace.as_deref().unwrap_or_default()),
             meta.name.as_deref().unwrap_or_default(),
         )
     }
+}
+
+/// The text of a namespace, shared with the object before if that was in the same one: lists go by namespaces.
+fn shared(namespace: &str) -> Arc<str> {
+    thread_local! { static LAST: RefCell<Arc<str>> = RefCell::new(Arc::default()) }
+    LAST.with_borrow_mut(|last| {
+        if **last != *namespace {
+            *last = namespace.into();
+        }
+        Arc::clone(last)
+    })
 }
 
 impl std::fmt::Display for Key {

@@ -43,6 +43,8 @@ use config::ElectionConfig;
 pub const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// The longest that giving up a Lease may take when the process ends.
 pub const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The label of our Leases, whatever their names: `uninstall` finds them by it.
+pub const LABEL: (&str, &str) = ("networking.knative.dev/ingress-provider", "parkway");
 /// How much longer than [`LOOK_EVERY`] a look may wait, by chance, so that not all look at once.
 const JITTER: f64 = 0.2;
 
@@ -432,8 +434,11 @@ impl Settings {
             namespace: Some(self.namespace.clone()),
             ..ObjectMeta::default()
         };
+        let mut metadata = held.map_or(metadata, |lease| lease.metadata.clone());
+        let labels = metadata.labels.get_or_insert_default();
+        labels.insert(LABEL.0.to_owned(), LABEL.1.to_owned());
         Lease {
-            metadata: held.map_or(metadata, |lease| lease.metadata.clone()),
+            metadata,
             spec: Some(LeaseSpec {
                 holder_identity: Some(self.identity.clone()),
                 lease_duration_seconds: Some(i32::try_from(seconds).unwrap_or(i32::MAX)),

@@ -95,7 +95,8 @@ impl From<&IngressChange> for IngressObject {
             uid: Arc::clone(&change.uid),
             generation: change.generation,
             resource_version: change.resource_version.clone(),
-            status: change.status.clone(),
+            // The API server has sent it.
+            status: serde_json::from_str(&change.status).unwrap_or_default(),
             outcome: change.outcome.clone(),
         }
     }
