@@ -125,7 +125,8 @@ impl Following {
                 let version = object.meta().resource_version.clone();
                 Some((Key::of(&object), version.unwrap_or_default()))
             }),
-            wrap: |change| change,
+            fields: String::new(),
+            wrap: Box::new(|change| change),
             news,
             health: health.clone(),
         };

@@ -25,6 +25,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tracing::error;
 
+use crate::frontend::tls::Certificates;
 use crate::frontend::worker::{Peek, Routes};
 use crate::provider::kubernetes::WatchHealth;
 use crate::provider::kubernetes::lease::Leadership;
@@ -64,6 +65,8 @@ pub struct Admin {
     pub workers: usize,
     /// Asks each worker what its next request would draw.
     pub peeks: Vec<mpsc::Sender<Peek>>,
+    /// Of the entrances that speak TLS, by their names.
+    pub certificates: Vec<(&'static str, Certificates)>,
 }
 
 /// The autoscaler as the admin sees it.

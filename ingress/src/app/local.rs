@@ -160,6 +160,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         connections,
         workers,
         peeks,
+        certificates: Vec::new(),
     };
     tasks.spawn(admin::serve(admin_listener, admin));
     drop(starting);

@@ -37,9 +37,12 @@ use crate::admin::{self, Admin, Autoscaler, Problems};
 use crate::cli::{Role, Serve};
 use crate::frontend::health::{HealthPublisher, HealthState, TERMINATING};
 use crate::frontend::listener;
+use crate::frontend::tls::{CertificatePublisher, Certificates, TlsSettings};
 use crate::frontend::worker::{Entrance, EntranceKind, Policy, RoutePublisher, WorkerParts};
 use crate::provider::kubernetes::client::client;
-use crate::provider::kubernetes::{self, Changes, IngressChange, Key, KubernetesProvider, Replica};
+use crate::provider::kubernetes::{
+    self, CertificateChange, Changes, IngressChange, Key, KubernetesProvider, Replica,
+};
 use crate::proxy::observe::RequestCounts;
 use crate::proxy::probe;
 use crate::proxy::request_log::RequestLogPublisher;
@@ -83,7 +86,8 @@ pub fn serve(settings: &Serve) -> anyhow::Result<ExitCode> {
 
 async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new();
-    let entrances = Entrances::bind(settings).await?;
+    let (certificates, readers) = Certified::new();
+    let entrances = Entrances::bind(settings, &readers).await?;
     let addresses = entrances.addresses()?;
     let client = client(settings.kubeconfig.as_deref(), settings.context.as_deref()).await?;
     let cluster_domain = cluster_domain(settings);
@@ -181,6 +185,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         connections,
         workers,
         peeks: Vec::new(),
+        certificates: vec![("external", readers.external), ("local", readers.local)],
     };
     // From here on it can be seen what is waited for.
     tasks.spawn(admin::serve_metrics(metrics, admin.clone()));
@@ -209,6 +214,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     let mut running = Running {
         provider,
         applier,
+        certificates,
         sink,
         request_log: request_log_publisher,
         pod_ip: settings.pod_ip,
@@ -236,7 +242,9 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         roles = ?settings.roles,
         class = %settings.ingress_class,
         external = addresses.external.map(display),
+        external_tls = addresses.external_tls.map(display),
         local = addresses.local.map(display),
+        local_tls = addresses.local_tls.map(display),
         activator = addresses.activator.map(display),
         activator_h2c = addresses.activator_h2c.map(display),
         peers = addresses.peers.map(display),
@@ -263,6 +271,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
 struct Running {
     provider: KubernetesProvider,
     applier: Applier,
+    certificates: Certified<CertificatePublisher>,
     sink: RemoteSink,
     request_log: RequestLogPublisher,
     /// Our address.
@@ -357,6 +366,10 @@ impl Running {
         if let Some(owners) = changes.bucket_owners.take() {
             self.sink.set_owners(owners);
         }
+        // Before the routes: whoever hears that a KIngress is Ready may come by TLS.
+        if let Some(certificates) = changes.certificates.take() {
+            self.certificates.publish(certificates);
+        }
         let gone = std::mem::take(&mut changes.gone);
         let in_effect = self.applier.apply(changes, &gone);
         self.tell(in_effect, &gone);
@@ -437,6 +450,10 @@ fn provider_settings(settings: &Serve) -> kubernetes::Settings {
         system_namespace: settings.system_namespace.clone(),
         gateway: Key::new(settings.namespace(), settings.gateway_service.as_str()),
         wants_public: !is_ingress,
+        default_certificate: settings
+            .default_tls_secret
+            .as_ref()
+            .map(|(namespace, name)| Key::new(namespace.as_str(), name.as_str())),
     }
 }
 
@@ -476,17 +493,53 @@ fn search_domain(resolver: &str) -> Option<String> {
 /// Bound listeners, so that a taken address is noticed before anything is started.
 struct Entrances {
     workers: usize,
-    requests: Vec<(Vec<std::net::TcpListener>, EntranceKind)>,
+    requests: Vec<Requests>,
     /// For other replicas; an ingress has others.
     peers: Option<TcpListener>,
     metrics: TcpListener,
     admin: TcpListener,
 }
 
+/// An entrance of requests: a listener for each worker, what it serves, and its certificates if it speaks TLS.
+type Requests = (
+    Vec<std::net::TcpListener>,
+    EntranceKind,
+    Option<Certificates>,
+);
+
+/// Something for each entrance that speaks TLS.
+#[derive(Clone, Debug)]
+struct Certified<T> {
+    external: T,
+    local: T,
+}
+
+impl Certified<CertificatePublisher> {
+    fn new() -> (Self, Certified<Certificates>) {
+        let (external, external_readers) = CertificatePublisher::new(TlsSettings::new());
+        let (local, local_readers) = CertificatePublisher::new(TlsSettings::new());
+        let readers = Certified {
+            external: external_readers,
+            local: local_readers,
+        };
+        (Self { external, local }, readers)
+    }
+
+    fn publish(&self, certificates: CertificateChange) {
+        let external = self.external.publish(certificates.external);
+        let local = self.local.publish(certificates.local);
+        if let Err(error) = external.and(local) {
+            error!(%error, "certificates cannot be used; those before stay");
+        }
+    }
+}
+
 /// Where the entrances are, once the system has chosen ports for those that left it the choice.
 struct Addresses {
     external: Option<SocketAddr>,
+    external_tls: Option<SocketAddr>,
     local: Option<SocketAddr>,
+    local_tls: Option<SocketAddr>,
     activator: Option<SocketAddr>,
     activator_h2c: Option<SocketAddr>,
     peers: Option<SocketAddr>,
@@ -496,18 +549,21 @@ struct Addresses {
 
 impl Entrances {
     fn addresses(&self) -> std::io::Result<Addresses> {
-        let of_kind = |wanted: EntranceKind| {
+        let of_kind = |wanted: (EntranceKind, bool)| {
             let all = self.requests.iter();
-            let of_kind = all.filter(move |(_, kind)| *kind == wanted);
-            of_kind.filter_map(|(listeners, _)| listeners.first()?.local_addr().ok())
+            let of_kind = all.filter(move |(_, kind, tls)| (*kind, tls.is_some()) == wanted);
+            of_kind.filter_map(|(listeners, ..)| listeners.first()?.local_addr().ok())
         };
-        let gateway = |visibility| of_kind(EntranceKind::Gateway(visibility)).next();
+        let gateway =
+            |visibility, is_tls| of_kind((EntranceKind::Gateway(visibility), is_tls)).next();
         // In the order in which they were bound.
-        let mut activators = of_kind(EntranceKind::Activator);
+        let mut activators = of_kind((EntranceKind::Activator, false));
         let peers = self.peers.as_ref().map(TcpListener::local_addr);
         Ok(Addresses {
-            external: gateway(Visibility::ExternalIp),
-            local: gateway(Visibility::ClusterLocal),
+            external: gateway(Visibility::ExternalIp, false),
+            external_tls: gateway(Visibility::ExternalIp, true),
+            local: gateway(Visibility::ClusterLocal, false),
+            local_tls: gateway(Visibility::ClusterLocal, true),
             activator: activators.next(),
             activator_h2c: activators.next(),
             peers: peers.transpose()?,
@@ -516,7 +572,10 @@ impl Entrances {
         })
     }
 
-    async fn bind(settings: &Serve) -> anyhow::Result<Self> {
+    async fn bind(
+        settings: &Serve,
+        certificates: &Certified<Certificates>,
+    ) -> anyhow::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let workers = settings.data_path.workers.map_or(cores, usize::from);
         let taken = |flag: &str, address: SocketAddr| {
@@ -526,16 +585,29 @@ impl Entrances {
             |flag, address| listener::bind(address, workers).with_context(|| taken(flag, address));
         let mut requests = Vec::new();
         if settings.has(Role::Ingress) {
-            let external = bind("--listen", settings.listen)?;
-            requests.push((external, EntranceKind::Gateway(Visibility::ExternalIp)));
-            let local = bind("--listen-local", settings.listen_local)?;
-            requests.push((local, EntranceKind::Gateway(Visibility::ClusterLocal)));
+            let external = EntranceKind::Gateway(Visibility::ExternalIp);
+            let local = EntranceKind::Gateway(Visibility::ClusterLocal);
+            let tls = |certificates: &Certificates| Some(certificates.clone());
+            let (for_external, for_local) = (tls(&certificates.external), tls(&certificates.local));
+            for (flag, address, kind, certificates) in [
+                ("--listen", settings.listen, external, None),
+                ("--listen-tls", settings.listen_tls, external, for_external),
+                ("--listen-local", settings.listen_local, local, None),
+                (
+                    "--listen-local-tls",
+                    settings.listen_local_tls,
+                    local,
+                    for_local,
+                ),
+            ] {
+                requests.push((bind(flag, address)?, kind, certificates));
+            }
         }
         if settings.has(Role::Activator) {
             let http1 = bind("--listen-activator", settings.listen_activator)?;
-            requests.push((http1, EntranceKind::Activator));
+            requests.push((http1, EntranceKind::Activator, None));
             let h2c = bind("--listen-activator-h2c", settings.listen_activator_h2c)?;
-            requests.push((h2c, EntranceKind::Activator));
+            requests.push((h2c, EntranceKind::Activator, None));
         }
         let peers = match settings.has(Role::Ingress) {
             true => Some(
@@ -560,17 +632,14 @@ impl Entrances {
 }
 
 /// What each worker listens on.
-fn per_worker(
-    workers: usize,
-    requests: Vec<(Vec<std::net::TcpListener>, EntranceKind)>,
-) -> Vec<Vec<Entrance>> {
+fn per_worker(workers: usize, requests: Vec<Requests>) -> Vec<Vec<Entrance>> {
     let mut per_worker: Vec<Vec<Entrance>> = (0..workers).map(|_| Vec::new()).collect();
-    for (listeners, kind) in requests {
+    for (listeners, kind, certificates) in requests {
         for (entrances, listener) in per_worker.iter_mut().zip(listeners) {
             entrances.push(Entrance {
                 listener,
                 kind,
-                certificates: None,
+                certificates: certificates.clone(),
             });
         }
     }

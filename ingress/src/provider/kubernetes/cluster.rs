@@ -21,6 +21,7 @@ use super::super::problem::Problem;
 use super::super::translate::{Catalogue, translate_one};
 use super::kept::{KeptIngress, KeptRevision, KeptService, KeptSlice, Phase};
 use super::objects;
+use super::secrets::{CertificateChange, KeptSecret, Secrets};
 use super::watch::{Change, Key};
 use crate::routing::rules::{IngressName, IngressRules, Target};
 
@@ -37,6 +38,8 @@ pub enum News {
     Slice(Change<KeptSlice>),
     /// ConfigMaps of the system namespace.
     Config(Change<objects::ConfigMap>),
+    /// Secrets with certificates, of this namespace; of all when it is empty.
+    Secret(Arc<str>, Change<KeptSecret>),
 }
 
 /// What has to be different from now on.
@@ -56,6 +59,8 @@ pub struct Changes {
     pub bucket_owners: Option<BTreeMap<String, String>>,
     /// ConfigMaps of the system namespace by name, all of them.
     pub config: Option<Arc<BTreeMap<String, BTreeMap<String, String>>>>,
+    /// What the entrances prove themselves with, all of it.
+    pub certificates: Option<CertificateChange>,
 }
 
 /// A KIngress as it is now.
@@ -163,10 +168,11 @@ pub struct Cluster {
     ports: BTreeMap<RevisionId, UsedPort>,
     ports_of_service: HashMap<Key, BTreeSet<RevisionId>>,
     config: BTreeMap<String, BTreeMap<String, String>>,
+    secrets: Secrets,
     marks: Marks,
 }
 
-/// How many kinds [`News`] has.
+/// How many kinds [`News`] has that are watched from the beginning.
 const KINDS: usize = 5;
 
 #[derive(Debug)]
@@ -252,6 +258,7 @@ impl Cluster {
             ports: BTreeMap::new(),
             ports_of_service: HashMap::new(),
             config: BTreeMap::new(),
+            secrets: Secrets::default(),
             marks: Marks::default(),
         }
     }
@@ -259,6 +266,26 @@ impl Cluster {
     /// There will be no KIngresses: this Parkway is no ingress.
     pub fn without_ingresses(&mut self) {
         self.has_all[0] = true;
+    }
+
+    /// The Secret with the certificate for names that no KIngress binds.
+    pub fn set_default_certificate(&mut self, secret: Key) {
+        self.secrets.set_default(secret);
+    }
+
+    /// Which namespaces to watch for Secrets, if that is news: those that are named, or `""` for all.
+    pub fn secret_scopes(&mut self) -> Option<BTreeSet<Arc<str>>> {
+        self.secrets.rescope()
+    }
+
+    /// Whether all that is missing are Secrets.
+    pub fn waits_for_secrets(&self) -> bool {
+        !self.secrets.is_complete() && self.has_all.iter().all(|has| *has)
+    }
+
+    /// Secrets that have not been listed are not waited for any more; KIngresses that name them wait one by one.
+    pub fn do_without_secrets(&mut self) {
+        self.secrets.give_up();
     }
 
     /// Takes something in.
@@ -269,6 +296,10 @@ impl Cluster {
             News::Service(change) => self.learn_service(change),
             News::Slice(change) => self.learn_slice(change),
             News::Config(change) => self.learn_config(change),
+            News::Secret(scope, change) => {
+                let concerned = self.secrets.learn(&scope, change);
+                self.marks.ingresses.extend(concerned);
+            }
         }
     }
 
@@ -280,7 +311,7 @@ impl Cluster {
 
     /// Whether every kind has been listed.
     pub fn is_complete(&self) -> bool {
-        self.has_all.iter().all(|has| *has)
+        self.has_all.iter().all(|has| *has) && self.secrets.is_complete()
     }
 
     /// What follows from all that was learned since the last call; nothing before every kind has been listed.
@@ -288,6 +319,8 @@ impl Cluster {
         if !self.is_complete() {
             return None;
         }
+        // Of what is named later nobody but the KIngress that names it waits.
+        self.secrets.give_up();
         let mut changes = Changes::default();
         for id in std::mem::take(&mut self.marks.revisions) {
             self.revision_changes(id, &mut changes);
@@ -308,6 +341,7 @@ impl Cluster {
         if std::mem::take(&mut self.marks.config) {
             changes.config = Some(Arc::new(self.config.clone()));
         }
+        changes.certificates = self.secrets.changes();
         Some(changes)
     }
 
@@ -338,6 +372,7 @@ impl Cluster {
             self.forget_ingress(&key); // another of the same name: nothing of the one before holds
         }
         let refers_to = references(&kept);
+        self.secrets.name(&key, &kept.ingress.spec);
         let before = self.ingresses.remove(&key);
         for gone in before
             .iter()
@@ -378,6 +413,7 @@ impl Cluster {
         for target in &entry.refers_to {
             remove_from(&mut self.users, target, key);
         }
+        self.secrets.forget(key);
         self.release_ports(&entry.ports);
         self.marks.ingresses.remove(key);
         self.marks.gone.push(key.clone());
@@ -639,11 +675,21 @@ impl Cluster {
             &translated.rules,
             &translated.services,
         );
+        let kept = &entry.kept;
+        let trouble = match outcome {
+            Outcome::Refused { .. } => None,
+            _ => self.secrets.look(key, kept.created, &kept.ingress.spec),
+        };
+        let is_covered = trouble.as_ref().is_none_or(|trouble| trouble.is_covered);
         let may_go = match outcome {
-            Outcome::Programmed => true,
+            Outcome::Programmed => is_covered || entry.rules.is_none(),
             // Better rules that answer 503 and say why than none; but never instead of rules that work.
             Outcome::Waiting { .. } => entry.rules.is_none(),
             Outcome::Refused { .. } => false,
+        };
+        let outcome = match (outcome, trouble) {
+            (Outcome::Programmed, Some(trouble)) => trouble.outcome,
+            (outcome, _) => outcome,
         };
         let rules = may_go.then(|| Arc::new(translated.rules));
         let rules = rules.filter(|rules| entry.rules.as_ref() != Some(rules));

@@ -15,25 +15,41 @@ pub mod lease;
 pub mod objects;
 pub mod peers;
 mod random;
+pub mod secrets;
 pub mod status;
 pub mod watch;
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
 use kube::{Api, Client};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
+use tracing::warn;
 
 pub use cluster::{Changes, IngressChange, Outcome, Replica, RevisionChange, ServiceChange};
+pub use secrets::CertificateChange;
 pub use watch::{Key, WatchHealth};
 
 use cluster::{Cluster, News};
 use kept::{KeptIngress, KeptRevision, KeptService, KeptSlice};
+use secrets::KeptSecret;
 use watch::Watch;
+
+use crate::telemetry::Clock;
 
 /// How much news may wait. When full, the watches wait too, and the API server after them.
 const NEWS: usize = 1_024;
+
+/// How long the first configuration waits for the Secrets that it names: without them, clients by TLS would be turned
+/// away. Then all goes on without; a Parkway that may not read Secrets shall serve what needs none.
+const SECRETS_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a provider for a cluster is told.
 #[derive(Clone, Debug)]
@@ -46,6 +62,8 @@ pub struct Settings {
     pub gateway: Key,
     /// Whether the public endpoints of Revisions matter: where no gateway tells how many replicas there are.
     pub wants_public: bool,
+    /// The Secret with the certificate for names that no KIngress binds.
+    pub default_certificate: Option<Key>,
 }
 
 /// Configuration from a cluster.
@@ -54,6 +72,9 @@ pub struct KubernetesProvider {
     cluster: Cluster,
     news: mpsc::Receiver<News>,
     health: WatchHealth,
+    secrets: SecretWatches,
+    /// Since when only Secrets are missing, and until when they are waited for.
+    patience: Option<Instant>,
     /// Ends with the provider.
     _watches: JoinSet<()>,
 }
@@ -66,11 +87,21 @@ impl KubernetesProvider {
         let mut cluster = Cluster::new(settings.gateway.clone(), &settings.system_namespace);
         if settings.ingress_class.is_none() {
             cluster.without_ingresses();
+        } else if let Some(secret) = &settings.default_certificate {
+            cluster.set_default_certificate(secret.clone());
         }
         Self {
             cluster,
             news: heard,
             _watches: watches(client, settings, &news, &health),
+            secrets: SecretWatches {
+                client: client.clone(),
+                news,
+                health: health.clone(),
+                running: BTreeMap::new(),
+                tasks: JoinSet::new(),
+            },
+            patience: None,
             health,
         }
     }
@@ -82,18 +113,35 @@ impl KubernetesProvider {
     /// What was heard before it is dropped is told by the next call.
     pub async fn changed(&mut self) -> Changes {
         loop {
-            match self.news.recv().await {
+            match self.heard().await {
                 Some(news) => self.cluster.learn(news),
-                None => std::future::pending().await, // the watches never end before us
+                None => self.cluster.do_without_secrets(),
             }
             // Whatever else is there belongs to the same moment.
             while let Ok(news) = self.news.try_recv() {
                 self.cluster.learn(news);
             }
+            if let Some(scopes) = self.cluster.secret_scopes() {
+                self.secrets.follow(&scopes);
+            }
             if let Some(changes) = self.cluster.changes() {
                 return changes;
             }
         }
+    }
+
+    /// The next news; none when Secrets have been waited for long enough.
+    async fn heard(&mut self) -> Option<News> {
+        if !self.cluster.waits_for_secrets() {
+            return self.news.recv().await; // never ends: we hold a sender
+        }
+        let until = { self.patience }.unwrap_or_else(|| Instant::now() + SECRETS_PATIENCE);
+        self.patience = Some(until);
+        if let Ok(news) = tokio::time::timeout_at(until, self.news.recv()).await {
+            return news;
+        }
+        warn!("Secrets cannot be read so far: what needs none is served");
+        None
     }
 
     /// These KIngresses as they were told last.
@@ -106,6 +154,66 @@ impl KubernetesProvider {
     /// How the watches are.
     pub fn health(&self) -> WatchHealth {
         self.health.clone()
+    }
+}
+
+/// Watches for Secrets, where KIngresses name some.
+///
+/// One for each namespace that is named, of Secrets of one type: a watch shows whole Secrets, so it shall see no more
+/// than it must; and a watch for each Secret would be a connection for each.
+struct SecretWatches {
+    client: Client,
+    news: mpsc::Sender<News>,
+    health: WatchHealth,
+    running: BTreeMap<Arc<str>, AbortHandle>,
+    /// Ends with the provider.
+    tasks: JoinSet<()>,
+}
+
+impl fmt::Debug for SecretWatches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.running.keys()).finish()
+    }
+}
+
+impl SecretWatches {
+    fn follow(&mut self, scopes: &BTreeSet<Arc<str>>) {
+        self.running.retain(|scope, watch| {
+            let stays = scopes.contains(scope);
+            if !stays {
+                watch.abort();
+            }
+            stays
+        });
+        while self.tasks.try_join_next().is_some() {}
+        for scope in scopes {
+            if !self.running.contains_key(scope) {
+                let watch = self.tasks.spawn(self.watch(scope).run());
+                self.running.insert(Arc::clone(scope), watch);
+            }
+        }
+    }
+
+    fn watch(&self, scope: &Arc<str>) -> Watch<objects::Secret, KeptSecret, News> {
+        let provider = rustls::crypto::ring::default_provider();
+        let told = Arc::clone(scope);
+        Watch {
+            kind: "Secret",
+            api: match &**scope {
+                "" => Api::all(self.client.clone()),
+                namespace => Api::namespaced(self.client.clone(), namespace),
+            },
+            labels: String::new(),
+            fields: "type=kubernetes.io/tls".to_owned(),
+            keep: Box::new(move |object| {
+                let clock = Clock::now();
+                let now = clock.wall(clock.instant());
+                Some(KeptSecret::of(&object, now, &provider))
+            }),
+            wrap: Box::new(move |change| News::Secret(Arc::clone(&told), change)),
+            news: self.news.clone(),
+            health: self.health.clone(),
+        }
     }
 }
 
@@ -122,8 +230,9 @@ fn watches(
                 kind: "Ingress",
                 api: Api::<objects::KIngress>::all(client.clone()),
                 labels: String::new(),
+                fields: String::new(),
                 keep: Box::new(move |object| KeptIngress::of(object, &class)),
-                wrap: News::Ingress,
+                wrap: Box::new(News::Ingress),
                 news: news.clone(),
                 health: health.clone(),
             }
@@ -135,8 +244,9 @@ fn watches(
             kind: "Revision",
             api: Api::<objects::Revision>::all(client.clone()),
             labels: String::new(),
+            fields: String::new(),
             keep: Box::new(|object| Some(KeptRevision::of(&object))),
-            wrap: News::Revision,
+            wrap: Box::new(News::Revision),
             news: news.clone(),
             health: health.clone(),
         }
@@ -148,8 +258,9 @@ fn watches(
             api: Api::<objects::Service>::all(client.clone()),
             // A Revision's public Service leads to an activator or to Pods: we go to the Revision itself.
             labels: format!("{SERVICE_TYPE_LABEL}!=Public"),
+            fields: String::new(),
             keep: Box::new(KeptService::of),
-            wrap: News::Service,
+            wrap: Box::new(News::Service),
             news: news.clone(),
             health: health.clone(),
         }
@@ -165,8 +276,9 @@ fn watches(
             kind: "EndpointSlice",
             api: Api::<objects::EndpointSlice>::all(client.clone()),
             labels: slices,
+            fields: String::new(),
             keep: Box::new(move |object| KeptSlice::of(&object, |service| *service == gateway)),
-            wrap: News::Slice,
+            wrap: Box::new(News::Slice),
             news: news.clone(),
             health: health.clone(),
         }
@@ -177,8 +289,9 @@ fn watches(
             kind: "ConfigMap",
             api: Api::<objects::ConfigMap>::namespaced(client.clone(), &settings.system_namespace),
             labels: String::new(),
+            fields: String::new(),
             keep: Box::new(Some),
-            wrap: News::Config,
+            wrap: Box::new(News::Config),
             news: news.clone(),
             health: health.clone(),
         }

@@ -127,10 +127,12 @@ pub struct Watch<K, T, N> {
     pub api: Api<K>,
     /// Labels that objects must have; empty: any.
     pub labels: String,
+    /// Fields that objects must have; empty: any.
+    pub fields: String,
     /// What is kept of an object; nothing: it is no concern of ours.
     pub keep: Box<dyn Fn(K) -> Option<T> + Send + Sync>,
     /// What a change is to whoever hears of it.
-    pub wrap: fn(Change<T>) -> N,
+    pub wrap: Box<dyn Fn(Change<T>) -> N + Send + Sync>,
     /// Who hears of changes. While that is full, the watch waits.
     pub news: mpsc::Sender<N>,
     /// Where the watch says how it is.
@@ -162,6 +164,9 @@ where
         let mut config = watcher::Config::default().timeout(WATCH_SECONDS);
         if !self.labels.is_empty() {
             config = config.labels(&self.labels);
+        }
+        if !self.fields.is_empty() {
+            config = config.fields(&self.fields);
         }
         self.health.change(self.kind, |_| ());
         let mut pauses = Pauses::default();
