@@ -19,7 +19,7 @@
 //! ```
 //!
 //! A Revision without a limit has slots too, but only for what passes through the queue: as many per endpoint as its
-//! [`window`] is wide, so that thousands parked do not fall on the first endpoint at once. While nothing is parked, such
+//! `window` is wide, so that thousands parked do not fall on the first endpoint at once. While nothing is parked, such
 //! a Revision is *open* ([`Room::Open`]) and requests need no slot.
 
 mod invariants;

@@ -81,6 +81,7 @@ impl Site {
             ingress_class: Some(CLASS.to_owned()),
             system_namespace: "knative-serving".to_owned(),
             gateway: Key::new("knative-serving", "parkway"),
+            default_certificate: None,
             wants_public: false,
         };
         let log = AppliedLog::new();

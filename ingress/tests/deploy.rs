@@ -208,19 +208,28 @@ fn the_gateways_services_lead_to_the_entrances() {
     for file in ["parkway.yaml", "parkway-ingress.yaml"] {
         let objects = built(file);
         let serve = serve(&only(&objects, "Deployment").clone());
-        for (name, kind, port) in [
-            (&serve.gateway_service, "LoadBalancer", serve.listen.port()),
+        for (name, kind, plain, tls) in [
+            (
+                &serve.gateway_service,
+                "LoadBalancer",
+                serve.listen,
+                serve.listen_tls,
+            ),
             (
                 &serve.gateway_local_service,
                 "ClusterIP",
-                serve.listen_local.port(),
+                serve.listen_local,
+                serve.listen_local_tls,
             ),
         ] {
             let service = find(&objects, "Service", name);
             assert_eq!(service.text("/spec/type"), kind);
             assert_eq!(
                 service.list("/spec/ports"),
-                [json!({"name": "http2", "port": 80, "targetPort": port})]
+                [
+                    json!({"name": "http2", "port": 80, "targetPort": plain.port()}),
+                    json!({"name": "https", "port": 443, "targetPort": tls.port()}),
+                ]
             );
         }
     }

@@ -93,7 +93,9 @@ fn furnish(api: &ApiDouble) {
             "name": "hello", "namespace": "default", "generation": 1,
             "annotations": {"networking.knative.dev/ingress.class": "parkway.ingress.networking.knative.dev"},
         },
-        "spec": {"httpOption": "Enabled", "rules": [{
+        "spec": {"httpOption": "Enabled",
+            "tls": [{"hosts": ["hello.example.com"], "secretName": "hello", "secretNamespace": "default"}],
+            "rules": [{
             "hosts": ["hello.example.com"], "visibility": "ExternalIP",
             "http": {"paths": [{"splits": [
                 {"serviceName": "hello", "serviceNamespace": "default", "servicePort": 80, "percent": 100},
@@ -141,7 +143,9 @@ fn start(api: &ApiDouble, folder: &Path) -> Process {
     command.args(["--listen-peers", &peers]);
     for listens in [
         "listen",
+        "listen-tls",
         "listen-local",
+        "listen-local-tls",
         "listen-activator",
         "listen-activator-h2c",
         "listen-activator-tls",

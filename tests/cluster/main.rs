@@ -16,4 +16,5 @@ mod recordings;
 mod redirect;
 mod replicas;
 mod storms;
+mod tls;
 mod watching;

@@ -126,7 +126,7 @@ impl Following {
                 let version = object.meta().resource_version.clone();
                 Some((Key::of(&object), version.unwrap_or_default()))
             }),
-            wrap: |change| change,
+            wrap: Box::new(|change| change),
             news,
             health: health.clone(),
         };

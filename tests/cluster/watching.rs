@@ -52,6 +52,7 @@ impl World {
     fn of(api: ApiDouble) -> Self {
         let client = Client::new(api.router(), "default");
         let settings = Settings {
+            default_certificate: None,
             ingress_class: Some(CLASS.to_owned()),
             system_namespace: SYSTEM.to_owned(),
             gateway: Key::new(SYSTEM, "parkway"),

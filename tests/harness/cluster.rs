@@ -278,7 +278,9 @@ impl Cluster {
         ];
         let listens = [
             "--listen",
+            "--listen-tls",
             "--listen-local",
+            "--listen-local-tls",
             "--listen-activator",
             "--listen-activator-h2c",
             "--listen-activator-tls",

@@ -4,8 +4,11 @@
 //! `pkg/activator/handler`, `pkg/activator/net`, in the Prometheus form of OpenTelemetry names (dots become
 //! underscores, counters end in `_total`).
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::UNIX_EPOCH;
 
 use parkway_activator::revision::RevisionId;
 use parkway_activator::throttler::{Histogram, RevisionState};
@@ -41,6 +44,7 @@ impl fmt::Debug for Moment {
 impl Collector for Moment {
     fn encode(&self, mut out: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         process(&self.0, &mut out)?;
+        tls(&self.0, &mut out)?;
         let revisions = self.0.throttler.state();
         queues(&revisions, &mut out)?;
         knative(&self.0, &revisions, &mut out)?;
@@ -184,6 +188,43 @@ fn traces(counts: &TraceCounts, out: &mut DescriptorEncoder<'_>) -> fmt::Result 
         "parkway_trace_spans_dropped",
         "Spans that were lost: too many waited to be sent, or the collector did not take them",
         dropped.map(|(reason, count)| (vec![("reason", reason.to_owned())], count)),
+    )
+}
+
+/// How handshakes end, and until when certificates are valid.
+fn tls(admin: &Admin, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    if admin.certificates.is_empty() {
+        return Ok(());
+    }
+    let label = |name: &'static str, value: &str| (name, value.to_owned());
+    let mut ends = Vec::new();
+    let mut expiries = BTreeMap::new();
+    for (entrance, certificates) in &admin.certificates {
+        for (end, count) in certificates.handshakes().counts() {
+            ends.push((
+                vec![label("entrance", entrance), label("end", end.as_str())],
+                count,
+            ));
+        }
+        for certificate in certificates.current().certificates() {
+            let until = certificate.not_after().duration_since(UNIX_EPOCH);
+            let seconds = until.unwrap_or_default().as_secs_f64();
+            expiries.insert(Arc::clone(certificate.source()), seconds);
+        }
+    }
+    counters(
+        out,
+        "parkway_tls_handshakes",
+        "TLS handshakes by how they ended",
+        ends,
+    )?;
+    gauges(
+        out,
+        "parkway_tls_certificate_expiry_seconds",
+        "When a certificate that is served expires, in seconds since 1970",
+        expiries
+            .into_iter()
+            .map(|(source, seconds)| (vec![label("source", &source)], seconds)),
     )
 }
 

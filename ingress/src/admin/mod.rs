@@ -82,6 +82,8 @@ pub struct Admin {
     pub workers: usize,
     /// Asks each worker what its next request would draw.
     pub peeks: Vec<mpsc::Sender<Peek>>,
+    /// Of the entrances that speak TLS, by their names.
+    pub certificates: Vec<(&'static str, Certificates)>,
 }
 
 /// The autoscaler as the admin sees it.

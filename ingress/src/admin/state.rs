@@ -1,6 +1,8 @@
 //! `/state`: everything that is going on at this moment, as JSON.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::UNIX_EPOCH;
 
 use parkway_activator::throttler::{Histogram, RevisionState};
 use parkway_autoscaler_client::embedded::DeciderState;
@@ -8,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{Admin, Autoscaler, internal_tls, starts};
+use crate::frontend::tls::Certificates;
 use crate::provider::kubernetes::WatchHealth;
 use crate::provider::kubernetes::lease::Leadership;
 use crate::provider::kubernetes::status::StatusBoard;
@@ -57,6 +60,7 @@ pub(super) fn of(admin: &Admin) -> Value {
             "external": hosts(&routes, Visibility::ExternalIp),
             "local": hosts(&routes, Visibility::ClusterLocal),
         },
+        "tls": admin.certificates.iter().map(certified).collect::<Vec<_>>(),
         "autoscaler": autoscaler(&admin.autoscaler),
         "watches": admin.watches.as_ref().map(WatchHealth::state),
         "leader": admin.leading.as_ref().map(leading),
@@ -89,6 +93,35 @@ fn leading((leadership, board): &(Leadership, StatusBoard)) -> Value {
         "conflicts": counts.conflicts,
         "errors": counts.errors,
         "waiting": waiting.collect::<Vec<_>>(),
+    })
+}
+
+/// How many certificates of an entrance are shown.
+const CERTIFICATES_SHOWN: usize = 100;
+
+/// An entrance that speaks TLS; the certificates that expire first come first.
+fn certified((entrance, certificates): &(&'static str, Certificates)) -> Value {
+    let current = certificates.current();
+    let mut known: Vec<_> = current.certificates().collect();
+    known.sort_by_key(|certificate| (certificate.not_after(), Arc::clone(certificate.source())));
+    known.dedup();
+    let count = known.len();
+    let shown = known.into_iter().take(CERTIFICATES_SHOWN);
+    let shown = shown.map(|certificate| {
+        let until = certificate.not_after().duration_since(UNIX_EPOCH);
+        json!({
+            "source": &**certificate.source(),
+            "names": certificate.names().to_string(),
+            "notAfter": until.unwrap_or_default().as_secs(),
+        })
+    });
+    let handshakes = certificates.handshakes().counts();
+    let handshakes = handshakes.map(|(end, count)| (end.as_str().to_owned(), count.into()));
+    json!({
+        "entrance": entrance,
+        "count": count,
+        "certificates": shown.collect::<Vec<_>>(),
+        "handshakes": handshakes.collect::<serde_json::Map<_, _>>(),
     })
 }
 

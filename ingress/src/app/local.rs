@@ -167,6 +167,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         connections,
         workers,
         peeks,
+        certificates: Vec::new(),
     };
     tasks.spawn(admin::serve(admin_listener, admin, guard));
     drop(starting);

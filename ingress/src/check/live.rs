@@ -75,6 +75,7 @@ pub async fn look(client: &Client, settings: &Live) -> anyhow::Result<Report> {
         ingress_class: Some(settings.ingress_class.clone()),
         system_namespace: namespace.to_owned(),
         gateway: Key::new(namespace, "parkway"),
+        default_certificate: None,
         wants_public: false,
     };
     let mut provider = KubernetesProvider::new(client, &watched);

@@ -102,6 +102,33 @@ pub struct Serve {
     )]
     pub listen_local: SocketAddr,
 
+    /// External entrance by TLS: what --listen serves, with the certificates that KIngresses name.
+    #[arg(
+        long,
+        env = "PARKWAY_LISTEN_TLS",
+        default_value = "0.0.0.0:8443",
+        value_name = "ADDRESS"
+    )]
+    pub listen_tls: SocketAddr,
+
+    /// Cluster-local entrance by TLS: what --listen-local serves, with the certificates that KIngresses name.
+    #[arg(
+        long,
+        env = "PARKWAY_LISTEN_LOCAL_TLS",
+        default_value = "0.0.0.0:8444",
+        value_name = "ADDRESS"
+    )]
+    pub listen_local_tls: SocketAddr,
+
+    /// Secret of the certificate for names that no KIngress has one for. Default: such clients are turned away.
+    #[arg(
+        long,
+        env = "PARKWAY_DEFAULT_TLS_SECRET",
+        value_parser = secret,
+        value_name = "NAMESPACE/NAME"
+    )]
+    pub default_tls_secret: Option<(String, String)>,
+
     /// The activator's port for HTTP/1. Knative looks for its number: change it only where nothing else reaches it.
     #[arg(
         long,
@@ -219,6 +246,17 @@ pub enum PeerAuth {
     Token,
     /// Not at all: for places where nobody else reaches the port.
     None,
+}
+
+fn secret(text: &str) -> Result<(String, String), &'static str> {
+    match text.split_once('/') {
+        Some((namespace, name))
+            if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
+        {
+            Ok((namespace.to_owned(), name.to_owned()))
+        }
+        _ => Err("must be NAMESPACE/NAME"),
+    }
 }
 
 impl Serve {

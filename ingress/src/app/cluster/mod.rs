@@ -39,10 +39,12 @@ use crate::admin::{self, Admin, Autoscaler, Problems};
 use crate::cli::{Role, Serve};
 use crate::frontend::health::{HealthPublisher, HealthState, TERMINATING};
 use crate::frontend::listener;
-use crate::frontend::tls::Certificates;
+use crate::frontend::tls::{CertificatePublisher, Certificates, TlsSettings};
 use crate::frontend::worker::{Entrance, EntranceKind, Policy, RoutePublisher, WorkerParts};
 use crate::provider::kubernetes::client::client;
-use crate::provider::kubernetes::{self, Changes, IngressChange, Key, KubernetesProvider, Replica};
+use crate::provider::kubernetes::{
+    self, CertificateChange, Changes, IngressChange, Key, KubernetesProvider, Replica,
+};
 use crate::proxy::observe::RequestCounts;
 use crate::proxy::probe;
 use crate::proxy::request_log::RequestLogPublisher;
@@ -91,7 +93,8 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     let guard = guard(&settings.admin_access)?;
     let (system_internal_tls, internal_tls) = SystemInternalTls::new();
     let internal_certificates = system_internal_tls.certificates();
-    let entrances = Entrances::bind(settings, internal_certificates.clone()).await?;
+    let (certificates, readers) = Certified::new();
+    let entrances = Entrances::bind(settings, &readers, internal_certificates.clone()).await?;
     let addresses = entrances.addresses()?;
     let client = client(settings.kubeconfig.as_deref(), settings.context.as_deref()).await?;
     let cluster_domain = cluster_domain(settings);
@@ -199,6 +202,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         connections,
         workers,
         peeks: Vec::new(),
+        certificates: vec![("external", readers.external), ("local", readers.local)],
     };
     // From here on it can be seen what is waited for.
     tasks.spawn(admin::serve_metrics(metrics, admin.clone()));
@@ -228,6 +232,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         provider,
         applier,
         internal_tls: system_internal_tls,
+        certificates,
         sink,
         request_log: request_log_publisher,
         traces,
@@ -257,7 +262,9 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         roles = ?settings.roles,
         class = %settings.ingress_class,
         external = addresses.external.map(display),
+        external_tls = addresses.external_tls.map(display),
         local = addresses.local.map(display),
+        local_tls = addresses.local_tls.map(display),
         activator = addresses.activator.map(display),
         activator_h2c = addresses.activator_h2c.map(display),
         activator_tls = addresses.activator_tls.map(display),
@@ -287,6 +294,7 @@ struct Running {
     provider: KubernetesProvider,
     applier: Applier,
     internal_tls: SystemInternalTls,
+    certificates: Certified<CertificatePublisher>,
     sink: RemoteSink,
     request_log: RequestLogPublisher,
     traces: Exporting,
@@ -409,6 +417,10 @@ impl Running {
         if let Some(owners) = changes.bucket_owners.take() {
             self.sink.set_owners(owners);
         }
+        // Before the routes: whoever hears that a KIngress is Ready may come by TLS.
+        if let Some(certificates) = changes.certificates.take() {
+            self.certificates.publish(certificates);
+        }
         let gone = std::mem::take(&mut changes.gone);
         if let Some(leading) = &self.leading {
             leading.leave(&changes.given_away);
@@ -501,6 +513,10 @@ fn provider_settings(settings: &Serve) -> kubernetes::Settings {
         system_namespace: settings.system_namespace.clone(),
         gateway: Key::new(settings.namespace(), settings.gateway_service.as_str()),
         wants_public: !is_ingress,
+        default_certificate: settings
+            .default_tls_secret
+            .as_ref()
+            .map(|(namespace, name)| Key::new(namespace.as_str(), name.as_str())),
     }
 }
 
@@ -554,10 +570,39 @@ type Requests = (
     Option<Certificates>,
 );
 
+/// Something for each entrance that speaks TLS.
+#[derive(Clone, Debug)]
+struct Certified<T> {
+    external: T,
+    local: T,
+}
+
+impl Certified<CertificatePublisher> {
+    fn new() -> (Self, Certified<Certificates>) {
+        let (external, external_readers) = CertificatePublisher::new(TlsSettings::new());
+        let (local, local_readers) = CertificatePublisher::new(TlsSettings::new());
+        let readers = Certified {
+            external: external_readers,
+            local: local_readers,
+        };
+        (Self { external, local }, readers)
+    }
+
+    fn publish(&self, certificates: CertificateChange) {
+        let external = self.external.publish(certificates.external);
+        let local = self.local.publish(certificates.local);
+        if let Err(error) = external.and(local) {
+            error!(%error, "certificates cannot be used; those before stay");
+        }
+    }
+}
+
 /// Where the entrances are, once the system has chosen ports for those that left it the choice.
 struct Addresses {
     external: Option<SocketAddr>,
+    external_tls: Option<SocketAddr>,
     local: Option<SocketAddr>,
+    local_tls: Option<SocketAddr>,
     activator: Option<SocketAddr>,
     activator_h2c: Option<SocketAddr>,
     activator_tls: Option<SocketAddr>,
@@ -568,18 +613,21 @@ struct Addresses {
 
 impl Entrances {
     fn addresses(&self) -> std::io::Result<Addresses> {
-        let of_kind = |wanted: EntranceKind| {
+        let of_kind = |wanted: (EntranceKind, bool)| {
             let all = self.requests.iter();
-            let of_kind = all.filter(move |(_, kind, _)| *kind == wanted);
+            let of_kind = all.filter(move |(_, kind, tls)| (*kind, tls.is_some()) == wanted);
             of_kind.filter_map(|(listeners, ..)| listeners.first()?.local_addr().ok())
         };
-        let gateway = |visibility| of_kind(EntranceKind::Gateway(visibility)).next();
+        let gateway =
+            |visibility, is_tls| of_kind((EntranceKind::Gateway(visibility), is_tls)).next();
         // In the order in which they were bound.
-        let mut activators = of_kind(EntranceKind::Activator);
+        let mut activators = of_kind((EntranceKind::Activator, false));
         let peers = self.peers.as_ref().map(TcpListener::local_addr);
         Ok(Addresses {
-            external: gateway(Visibility::ExternalIp),
-            local: gateway(Visibility::ClusterLocal),
+            external: gateway(Visibility::ExternalIp, false),
+            external_tls: gateway(Visibility::ExternalIp, true),
+            local: gateway(Visibility::ClusterLocal, false),
+            local_tls: gateway(Visibility::ClusterLocal, true),
             activator: activators.next(),
             activator_h2c: activators.next(),
             activator_tls: activators.next(),
@@ -590,7 +638,11 @@ impl Entrances {
     }
 
     /// `internal_certificates`: those of the activator's port for TLS.
-    async fn bind(settings: &Serve, internal_certificates: Certificates) -> anyhow::Result<Self> {
+    async fn bind(
+        settings: &Serve,
+        certificates: &Certified<Certificates>,
+        internal_certificates: Certificates,
+    ) -> anyhow::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let workers = settings.data_path.workers.map_or(cores, usize::from);
         let taken = |flag: &str, address: SocketAddr| {
@@ -600,12 +652,23 @@ impl Entrances {
             |flag, address| listener::bind(address, workers).with_context(|| taken(flag, address));
         let mut requests = Vec::new();
         if settings.has(Role::Ingress) {
-            let external = bind("--listen", settings.listen)?;
-            let kind = EntranceKind::Gateway(Visibility::ExternalIp);
-            requests.push((external, kind, None));
-            let local = bind("--listen-local", settings.listen_local)?;
-            let kind = EntranceKind::Gateway(Visibility::ClusterLocal);
-            requests.push((local, kind, None));
+            let external = EntranceKind::Gateway(Visibility::ExternalIp);
+            let local = EntranceKind::Gateway(Visibility::ClusterLocal);
+            let tls = |certificates: &Certificates| Some(certificates.clone());
+            let (for_external, for_local) = (tls(&certificates.external), tls(&certificates.local));
+            for (flag, address, kind, certificates) in [
+                ("--listen", settings.listen, external, None),
+                ("--listen-tls", settings.listen_tls, external, for_external),
+                ("--listen-local", settings.listen_local, local, None),
+                (
+                    "--listen-local-tls",
+                    settings.listen_local_tls,
+                    local,
+                    for_local,
+                ),
+            ] {
+                requests.push((bind(flag, address)?, kind, certificates));
+            }
         }
         if settings.has(Role::Activator) {
             let http1 = bind("--listen-activator", settings.listen_activator)?;

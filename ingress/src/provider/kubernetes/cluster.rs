@@ -26,6 +26,7 @@ use super::few::Few;
 use super::internal_tls::{self, Certificates, InternalTlsChange, KnownInternalTls};
 use super::kept::{Given, KeptIngress, KeptRevision, KeptService, KeptSlice, Phase, SeenIngress};
 use super::objects;
+use super::secrets::{CertificateChange, KeptSecret, Secrets};
 use super::watch::{Change, Key};
 use crate::routing::rules::{IngressName, IngressRules, Target};
 
@@ -44,6 +45,8 @@ pub enum News {
     Config(Change<objects::ConfigMap>),
     /// The Secret of `system-internal-tls`.
     Certificates(Change<Certificates>),
+    /// Secrets with certificates, of this namespace; of all when it is empty.
+    Secret(Arc<str>, Change<KeptSecret>),
 }
 
 /// What has to be different from now on.
@@ -67,6 +70,8 @@ pub struct Changes {
     pub config: Option<Arc<BTreeMap<String, BTreeMap<String, String>>>>,
     /// Whether and how Pods are spoken to by TLS.
     pub internal_tls: Option<InternalTlsChange>,
+    /// What the entrances prove themselves with, all of it.
+    pub certificates: Option<CertificateChange>,
 }
 
 /// A KIngress as it is now.
@@ -179,10 +184,11 @@ pub struct Cluster {
     internal_tls: KnownInternalTls,
     /// Something has been told: from then on nothing waits for a kind that was not needed before.
     has_told: bool,
+    secrets: Secrets,
     marks: Marks,
 }
 
-/// How many kinds [`News`] always has.
+/// How many kinds [`News`] has that are watched from the beginning.
 const KINDS: usize = 5;
 
 #[derive(Debug)]
@@ -274,6 +280,7 @@ impl Cluster {
             config: BTreeMap::new(),
             internal_tls: KnownInternalTls::default(),
             has_told: false,
+            secrets: Secrets::default(),
             marks: Marks::default(),
         }
     }
@@ -281,6 +288,26 @@ impl Cluster {
     /// There will be no KIngresses: this Parkway is no ingress.
     pub fn without_ingresses(&mut self) {
         self.has_all[0] = true;
+    }
+
+    /// The Secret with the certificate for names that no KIngress binds.
+    pub fn set_default_certificate(&mut self, secret: Key) {
+        self.secrets.set_default(secret);
+    }
+
+    /// Which namespaces to watch for Secrets, if that is news: those that are named, or `""` for all.
+    pub fn secret_scopes(&mut self) -> Option<BTreeSet<Arc<str>>> {
+        self.secrets.rescope()
+    }
+
+    /// Whether all that is missing are Secrets.
+    pub fn waits_for_secrets(&self) -> bool {
+        !self.secrets.is_complete() && self.has_all.iter().all(|has| *has)
+    }
+
+    /// Secrets that have not been listed are not waited for any more; KIngresses that name them wait one by one.
+    pub fn do_without_secrets(&mut self) {
+        self.secrets.give_up();
     }
 
     /// Takes something in.
@@ -292,6 +319,10 @@ impl Cluster {
             News::Slice(change) => self.learn_slice(change),
             News::Config(change) => self.learn_config(change),
             News::Certificates(change) => self.internal_tls.learn_certificates(change),
+            News::Secret(scope, change) => {
+                let concerned = self.secrets.learn(&scope, change);
+                self.marks.ingresses.extend(concerned);
+            }
         }
     }
 
@@ -316,7 +347,8 @@ impl Cluster {
     /// Whether every kind has been listed.
     pub fn is_complete(&self) -> bool {
         let has_certificates = self.has_told || self.internal_tls.is_complete();
-        self.has_all.iter().all(|has| *has) && has_certificates
+        let has_all = self.has_all.iter().all(|has| *has);
+        has_all && has_certificates && self.secrets.is_complete()
     }
 
     /// Whether the Secret of `system-internal-tls` is to be watched.
@@ -329,6 +361,8 @@ impl Cluster {
         if !self.is_complete() {
             return None;
         }
+        // Of what is named later nobody but the KIngress that names it waits.
+        self.secrets.give_up();
         self.has_told = true;
         let mut changes = Changes {
             internal_tls: self.internal_tls.change(),
@@ -354,6 +388,7 @@ impl Cluster {
         if std::mem::take(&mut self.marks.config) {
             changes.config = Some(Arc::new(self.config.clone()));
         }
+        changes.certificates = self.secrets.changes();
         Some(changes)
     }
 
@@ -408,6 +443,7 @@ impl Cluster {
             self.forget_ingress(&key); // another of the same name: nothing of the one before holds
         }
         let refers_to = references(&kept);
+        self.secrets.name(&key, &kept.ingress().spec);
         let before = self.ingresses.remove(&key);
         let before_to = before.iter().flat_map(|entry| &entry.refers_to);
         for gone in before_to.filter(|target| !refers_to.contains(target)) {
@@ -450,6 +486,7 @@ impl Cluster {
         for target in &entry.refers_to {
             remove_from(&mut self.users, target, key);
         }
+        self.secrets.forget(key);
         self.release_ports(&entry.ports);
         self.given_away.remove(key);
         self.marks.given_away.retain(|given| given != key);
@@ -741,17 +778,28 @@ impl Cluster {
         if entry.is_given_away {
             return;
         }
-        let translated = translate_one(&entry.kept.ingress(), self);
+        let ingress = entry.kept.ingress();
+        let translated = translate_one(&ingress, self);
         let outcome = outcome_of(
             &translated.problems,
             &translated.rules,
             &translated.services,
         );
+        let kept = &entry.kept;
+        let trouble = match outcome {
+            Outcome::Refused { .. } => None,
+            _ => self.secrets.look(key, kept.created, &ingress.spec),
+        };
+        let is_covered = trouble.as_ref().is_none_or(|trouble| trouble.is_covered);
         let may_go = match outcome {
-            Outcome::Programmed => true,
+            Outcome::Programmed => is_covered || entry.rules.is_none(),
             // Better rules that answer 503 and say why than none; but never instead of rules that work.
             Outcome::Waiting { .. } => entry.rules.is_none(),
             Outcome::Refused { .. } => false,
+        };
+        let outcome = match (outcome, trouble) {
+            (Outcome::Programmed, Some(trouble)) => trouble.outcome,
+            (outcome, _) => outcome,
         };
         let rules = may_go.then(|| Arc::new(translated.rules));
         let rules = rules.filter(|rules| entry.rules.as_ref() != Some(rules));

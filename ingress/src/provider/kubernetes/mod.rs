@@ -17,30 +17,37 @@ pub mod lease;
 pub mod objects;
 pub mod peers;
 mod random;
+pub mod secrets;
 pub mod status;
 pub mod watch;
 
 #[cfg(test)]
 mod tests;
 
-use k8s_openapi::api::core::v1::Secret;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
 pub use cluster::{Changes, IngressChange, Outcome, Replica, RevisionChange, ServiceChange};
 pub use internal_tls::InternalTlsChange;
+pub use secrets::CertificateChange;
 pub use watch::{Key, WatchHealth};
 
 use cluster::{Cluster, News};
 use internal_tls::{CERTIFICATES, Certificates};
 use kept::{KeptRevision, KeptService, KeptSlice, SeenIngress};
+use secrets::KeptSecret;
 use watch::Watch;
+
+use crate::telemetry::Clock;
 
 /// How much news may wait. When full, the watches wait too, and the API server after them.
 const NEWS: usize = 1_024;
@@ -48,6 +55,10 @@ const NEWS: usize = 1_024;
 /// How long the rules of a KIngress that is given another class stay in effect although nobody says that it is served
 /// elsewhere: the class may be nobody's.
 pub const HANDOVER: Duration = Duration::from_secs(5 * 60);
+
+/// How long the first configuration waits for the Secrets that it names: without them, clients by TLS would be turned
+/// away. Then all goes on without; a Parkway that may not read Secrets shall serve what needs none.
+const SECRETS_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a provider for a cluster is told.
 #[derive(Clone, Debug)]
@@ -60,6 +71,8 @@ pub struct Settings {
     pub gateway: Key,
     /// Whether the public endpoints of Revisions matter: where no gateway tells how many replicas there are.
     pub wants_public: bool,
+    /// The Secret with the certificate for names that no KIngress binds.
+    pub default_certificate: Option<Key>,
 }
 
 /// Configuration from a cluster.
@@ -72,6 +85,9 @@ pub struct KubernetesProvider {
     health: WatchHealth,
     /// Of the Secret of `system-internal-tls`, until that is on: who does not use it needs no right to read it.
     certificates: Option<Watch<Secret, Certificates, News>>,
+    secrets: SecretWatches,
+    /// Since when only Secrets are missing, and until when they are waited for.
+    patience: Option<Instant>,
     /// Ends with the provider.
     watches: JoinSet<()>,
 }
@@ -84,13 +100,23 @@ impl KubernetesProvider {
         let mut cluster = Cluster::new(settings.gateway.clone(), &settings.system_namespace);
         if settings.ingress_class.is_none() {
             cluster.without_ingresses();
+        } else if let Some(secret) = &settings.default_certificate {
+            cluster.set_default_certificate(secret.clone());
         }
         Self {
             cluster,
             let_go: BTreeMap::new(),
             news: heard,
             watches: watches(client, settings, &news, &health),
-            certificates: Some(certificates(client, settings, news, health.clone())),
+            certificates: Some(certificates(client, settings, news.clone(), health.clone())),
+            secrets: SecretWatches {
+                client: client.clone(),
+                news,
+                health: health.clone(),
+                running: BTreeMap::new(),
+                tasks: JoinSet::new(),
+            },
+            patience: None,
             health,
         }
     }
@@ -104,9 +130,9 @@ impl KubernetesProvider {
         loop {
             let let_go = self.let_go.values().min().copied();
             tokio::select! {
-                news = self.news.recv() => match news {
+                heard = self.heard() => match heard {
                     Some(news) => self.cluster.learn(news),
-                    None => std::future::pending().await, // the watches never end before us
+                    None => self.cluster.do_without_secrets(),
                 },
                 () = until(let_go) => {}
             }
@@ -120,6 +146,9 @@ impl KubernetesProvider {
                 self.watches.spawn(certificates.run());
             }
             self.let_go();
+            if let Some(scopes) = self.cluster.secret_scopes() {
+                self.secrets.follow(&scopes);
+            }
             if let Some(changes) = self.cluster.changes() {
                 return changes;
             }
@@ -144,6 +173,21 @@ impl KubernetesProvider {
     }
 
     /// These KIngresses of ours as they were told last.
+    /// The next news; none when Secrets have been waited for long enough.
+    async fn heard(&mut self) -> Option<News> {
+        if !self.cluster.waits_for_secrets() {
+            return self.news.recv().await; // never ends: we hold a sender
+        }
+        let until = { self.patience }.unwrap_or_else(|| Instant::now() + SECRETS_PATIENCE);
+        self.patience = Some(until);
+        if let Ok(news) = tokio::time::timeout_at(until, self.news.recv()).await {
+            return news;
+        }
+        warn!("Secrets cannot be read so far: what needs none is served");
+        None
+    }
+
+    /// These KIngresses as they were told last.
     pub fn known(&self, keys: &[Key]) -> Vec<IngressChange> {
         keys.iter()
             .filter_map(|key| self.cluster.known(key))
@@ -163,6 +207,66 @@ async fn until(time: Option<Instant>) {
     }
 }
 
+/// Watches for Secrets, where KIngresses name some.
+///
+/// One for each namespace that is named, of Secrets of one type: a watch shows whole Secrets, so it shall see no more
+/// than it must; and a watch for each Secret would be a connection for each.
+struct SecretWatches {
+    client: Client,
+    news: mpsc::Sender<News>,
+    health: WatchHealth,
+    running: BTreeMap<Arc<str>, AbortHandle>,
+    /// Ends with the provider.
+    tasks: JoinSet<()>,
+}
+
+impl fmt::Debug for SecretWatches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.running.keys()).finish()
+    }
+}
+
+impl SecretWatches {
+    fn follow(&mut self, scopes: &BTreeSet<Arc<str>>) {
+        self.running.retain(|scope, watch| {
+            let stays = scopes.contains(scope);
+            if !stays {
+                watch.abort();
+            }
+            stays
+        });
+        while self.tasks.try_join_next().is_some() {}
+        for scope in scopes {
+            if !self.running.contains_key(scope) {
+                let watch = self.tasks.spawn(self.watch(scope).run());
+                self.running.insert(Arc::clone(scope), watch);
+            }
+        }
+    }
+
+    fn watch(&self, scope: &Arc<str>) -> Watch<objects::Secret, KeptSecret, News> {
+        let provider = rustls::crypto::ring::default_provider();
+        let told = Arc::clone(scope);
+        Watch {
+            kind: "Secret",
+            api: match &**scope {
+                "" => Api::all(self.client.clone()),
+                namespace => Api::namespaced(self.client.clone(), namespace),
+            },
+            labels: String::new(),
+            fields: "type=kubernetes.io/tls".to_owned(),
+            keep: Box::new(move |object| {
+                let clock = Clock::now();
+                let now = clock.wall(clock.instant());
+                Some(KeptSecret::of(&object, now, &provider))
+            }),
+            wrap: Box::new(move |change| News::Secret(Arc::clone(&told), change)),
+            news: self.news.clone(),
+            health: self.health.clone(),
+        }
+    }
+}
+
 fn watches(
     client: &Client,
     settings: &Settings,
@@ -178,7 +282,7 @@ fn watches(
                 labels: String::new(),
                 fields: String::new(),
                 keep: Box::new(move |object| Some(SeenIngress::of(object, &class))),
-                wrap: News::Ingress,
+                wrap: Box::new(News::Ingress),
                 news: news.clone(),
                 health: health.clone(),
             }
@@ -192,7 +296,7 @@ fn watches(
             labels: String::new(),
             fields: String::new(),
             keep: Box::new(|object| Some(KeptRevision::of(&object))),
-            wrap: News::Revision,
+            wrap: Box::new(News::Revision),
             news: news.clone(),
             health: health.clone(),
         }
@@ -206,7 +310,7 @@ fn watches(
             labels: format!("{SERVICE_TYPE_LABEL}!=Public"),
             fields: String::new(),
             keep: Box::new(KeptService::of),
-            wrap: News::Service,
+            wrap: Box::new(News::Service),
             news: news.clone(),
             health: health.clone(),
         }
@@ -224,7 +328,7 @@ fn watches(
             labels: slices,
             fields: String::new(),
             keep: Box::new(move |object| KeptSlice::of(&object, |service| *service == gateway)),
-            wrap: News::Slice,
+            wrap: Box::new(News::Slice),
             news: news.clone(),
             health: health.clone(),
         }
@@ -237,7 +341,7 @@ fn watches(
             labels: String::new(),
             fields: String::new(),
             keep: Box::new(Some),
-            wrap: News::Config,
+            wrap: Box::new(News::Config),
             news: news.clone(),
             health: health.clone(),
         }
@@ -259,7 +363,7 @@ fn certificates(
         // By name, which a right may be restricted to.
         fields: format!("metadata.name={CERTIFICATES}"),
         keep: Box::new(|secret| Some(Certificates::of(secret))),
-        wrap: News::Certificates,
+        wrap: Box::new(News::Certificates),
         news,
         health,
     }

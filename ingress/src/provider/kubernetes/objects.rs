@@ -5,8 +5,10 @@
 //! field that is missing has its default.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 
+use k8s_openapi::ByteString;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Resource;
 use serde::{Deserialize, Deserializer};
@@ -284,6 +286,40 @@ pub struct ConfigMap {
     pub data: BTreeMap<String, String>,
 }
 watched!(ConfigMap, "", "v1", "ConfigMap", "configmaps");
+
+/// `v1` Secret of the type `kubernetes.io/tls`.
+#[derive(Clone, Deserialize)]
+pub struct Secret {
+    /// Its metadata.
+    #[serde(deserialize_with = "needed_metadata")]
+    pub metadata: ObjectMeta,
+    /// Its values.
+    #[serde(default, deserialize_with = "none_when_null")]
+    pub data: TlsData,
+}
+watched!(Secret, "", "v1", "Secret", "secrets");
+
+/// Without what is secret.
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secret")
+            .field("metadata", &self.metadata)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The values that matter here, both in PEM.
+#[derive(Clone, Default, Deserialize)]
+#[serde(default)]
+#[expect(missing_debug_implementations, reason = "it holds a private key")]
+pub struct TlsData {
+    /// The chain.
+    #[serde(rename = "tls.crt")]
+    pub certificate: Option<ByteString>,
+    /// The private key.
+    #[serde(rename = "tls.key")]
+    pub key: Option<ByteString>,
+}
 
 impl SliceEndpoint {
     /// Its address, unless it is not one.

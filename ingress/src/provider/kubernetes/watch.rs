@@ -153,7 +153,7 @@ pub struct Watch<K, T, N> {
     /// What is kept of an object; nothing: it is no concern of ours.
     pub keep: Box<dyn Fn(K) -> Option<T> + Send + Sync>,
     /// What a change is to whoever hears of it.
-    pub wrap: fn(Change<T>) -> N,
+    pub wrap: Box<dyn Fn(Change<T>) -> N + Send + Sync>,
     /// Who hears of changes. While that is full, the watch waits.
     pub news: mpsc::Sender<N>,
     /// Where the watch says how it is.
