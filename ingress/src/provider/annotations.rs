@@ -2,7 +2,7 @@
 //!
 //! In a cluster they stand on a Knative Service (or Route, or DomainMapping), and Knative copies them to the KIngress it makes
 //! (knative/serving `pkg/reconciler/route/resources/ingress.go`); the same is done here for Services in files. One table says
-//! which there are, [`ALL`]; `deploy/docs/annotations.md` tells people.
+//! which there are, `ALL`; `deploy/docs/annotations.md` tells people.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

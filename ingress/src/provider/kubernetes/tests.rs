@@ -456,7 +456,7 @@ fn kingress_that_comes_back_while_it_is_given_away_is_ours_as_if_nothing_had_bee
     let (mut cluster, _) = recorded_cluster();
     let given = || {
         ingress("single", |object| {
-            object["metadata"]["annotations"][class] = "x".into()
+            object["metadata"]["annotations"][class] = "x".into();
         })
     };
     cluster.learn(News::Ingress(Change::Set(given())));
