@@ -57,6 +57,11 @@ impl Authority {
         &self.root
     }
 
+    /// Its own certificate, as it is sent.
+    pub fn root_der(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(self.root.as_bytes()).unwrap()
+    }
+
     /// A certificate for these names, with an ECDSA P-256 key.
     pub fn issue(&self, names: &[&str]) -> Identity {
         self.issue_with(&rcgen::PKCS_ECDSA_P256_SHA256, names)
@@ -124,9 +129,8 @@ pub struct TlsClient {
 impl TlsClient {
     /// One that trusts this authority, speaks TLS 1.3 or 1.2, and names no protocol.
     pub fn trusting(authority: &Authority) -> Self {
-        let root = CertificateDer::from_pem_slice(authority.root().as_bytes()).unwrap();
         let mut roots = RootCertStore::empty();
-        roots.add(root).unwrap();
+        roots.add(authority.root_der()).unwrap();
         Self {
             roots: Arc::new(roots),
             versions: rustls::ALL_VERSIONS.to_vec(),

@@ -195,7 +195,8 @@ impl Secrets {
                 }
                 if is_first {
                     // That it is missing is known only now.
-                    let named = self.users.keys();
+                    let default = self.default.iter().map(|(secret, _)| secret);
+                    let named = self.users.keys().chain(default);
                     concerned.extend(named.filter(|key| is_within(key)).cloned());
                 }
                 for kept in all {
