@@ -327,7 +327,9 @@ fn listened(serve: &Serve) -> BTreeMap<String, u64> {
     let mut ports = vec![("metrics", serve.metrics_listen)];
     if serve.has(Role::Ingress) {
         ports.push(("external", serve.listen));
+        ports.push(("external-tls", serve.listen_tls));
         ports.push(("local", serve.listen_local));
+        ports.push(("local-tls", serve.listen_local_tls));
         ports.push(("peers", serve.listen_peers));
     }
     if serve.has(Role::Activator) {
@@ -458,6 +460,7 @@ fn the_rights_are_those_that_are_named_here() {
     .collect();
     let ingress: BTreeSet<_> = watches(true, "networking.internal.knative.dev", "ingresses")
         .into_iter()
+        .chain(watches(true, "", "secrets"))
         .chain(
             [
                 (

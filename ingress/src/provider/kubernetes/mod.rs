@@ -27,7 +27,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
@@ -46,8 +46,6 @@ use internal_tls::{CERTIFICATES, Certificates};
 use kept::{KeptRevision, KeptService, KeptSlice, SeenIngress};
 use secrets::KeptSecret;
 use watch::Watch;
-
-use crate::telemetry::Clock;
 
 /// How much news may wait. When full, the watches wait too, and the API server after them.
 const NEWS: usize = 1_024;
@@ -256,8 +254,11 @@ impl SecretWatches {
             labels: String::new(),
             fields: "type=kubernetes.io/tls".to_owned(),
             keep: Box::new(move |object| {
-                let clock = Clock::now();
-                let now = clock.wall(clock.instant());
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "certificates are valid by the wall clock"
+                )]
+                let now = SystemTime::now();
                 Some(KeptSecret::of(&object, now, &provider))
             }),
             wrap: Box::new(move |change| News::Secret(Arc::clone(&told), change)),

@@ -1,5 +1,6 @@
 //! The cluster's state against recorded objects: what follows from them, and from what happens to them.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -13,6 +14,7 @@ use super::kept::{KeptIngress, KeptRevision, KeptService, KeptSlice, SeenIngress
 use super::watch::{Change, Key};
 use crate::routing::rules::Target;
 
+const NAMESPACE: &str = "fixtures";
 const CLASS: &str = "kourier.ingress.networking.knative.dev";
 
 fn recorded(kind: &str) -> Vec<Value> {
@@ -69,6 +71,10 @@ fn recorded_cluster() -> (Cluster, Changes) {
     }))));
     assert!(cluster.changes().is_none(), "not every kind is listed yet");
     cluster.learn(News::Config(Change::All(Vec::new())));
+    assert!(cluster.changes().is_none(), "Secrets are not listed yet");
+    let named = cluster.secret_scopes().expect("some are named");
+    assert_eq!(named, BTreeSet::from([NAMESPACE.into()]));
+    cluster.learn(News::Secret(NAMESPACE.into(), Change::All(Vec::new())));
     let changes = cluster.changes().expect("every kind is listed");
     (cluster, changes)
 }
