@@ -167,7 +167,7 @@ async fn take_over(mut provider: KubernetesProvider, log: AppliedLog, board: Sta
             generation: change.generation,
         });
         log.record(gone.chain(applied));
-        for key in &changes.gone {
+        for key in changes.gone.iter().chain(&changes.given_away) {
             board.gone(key);
         }
         board.seen_all(changes.ingresses.iter().map(IngressObject::from));

@@ -482,11 +482,12 @@ fn the_rights_are_those_that_are_named_here() {
         .chain(both.clone())
         .collect();
     for (file, _) in BUILT {
-        assert_eq!(
-            secrets(&built(file)),
-            ["routing-serving-certs"],
-            "{file}: not all Secrets"
-        );
+        let named: &[&str] = match file {
+            "parkway-activator.yaml" => &["routing-serving-certs"],
+            // Which ones KIngresses name is not known before.
+            _ => &["routing-serving-certs", "*"],
+        };
+        assert_eq!(secrets(&built(file)), named, "{file}: whose Secrets");
     }
     assert_eq!(granted(&built("parkway-activator.yaml")), both);
     assert_eq!(granted(&built("parkway-ingress.yaml")), ingress);

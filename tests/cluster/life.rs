@@ -365,8 +365,13 @@ async fn a_wrong_annotation_is_left_out_and_said_and_the_others_act() {
         ingress
     };
     cluster.api.put(mended);
+    // Before it acts, requests are parked: those leave again.
+    let soon = Duration::from_millis(500);
     eventually("the new annotation to act", async || {
-        (site.get("/robots.txt").await.status == 503).then_some(())
+        let answer = tokio::time::timeout(soon, site.get("/robots.txt"))
+            .await
+            .ok();
+        answer.filter(|answer| answer.status == 503).map(drop)
     })
     .await;
     parkway.finish().await;

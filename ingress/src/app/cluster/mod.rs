@@ -630,7 +630,7 @@ impl Entrances {
             local_tls: gateway(Visibility::ClusterLocal, true),
             activator: activators.next(),
             activator_h2c: activators.next(),
-            activator_tls: activators.next(),
+            activator_tls: of_kind((EntranceKind::Activator, true)).next(),
             peers: peers.transpose()?,
             metrics: self.metrics.local_addr()?,
             admin: self.admin.local_addr()?,
