@@ -458,6 +458,12 @@ fn requests(admin: &Admin, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
     )?;
     counters(
         out,
+        "parkway_informational_responses",
+        "Informational responses of endpoints that were not passed on: all but 100 and 101",
+        each(|counts| counts.informational),
+    )?;
+    counters(
+        out,
         "parkway_response_bytes",
         "Response body bytes",
         each(|counts| counts.response_bytes),
