@@ -3,7 +3,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod calls;
+mod informational;
 mod python;
+mod retries;
+mod streams;
 mod tunnels;
 mod websocket;
 mod websocket_http2;

@@ -2,11 +2,12 @@
 
 use std::env;
 use std::net::SocketAddr;
+use std::process::Command;
 
 use parkway_tests::manifest::Service;
 use parkway_tests::{Gate, Parkway, Site, service};
 use serde_json::{Value, json};
-use tokio::process::Command;
+use tokio::task::spawn_blocking;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/protocols/python");
 
@@ -16,9 +17,9 @@ fn python() -> String {
 }
 
 /// Whether a package is there; says so if it is not.
-async fn has(package: &str) -> bool {
+fn has(package: &str) -> bool {
     let (python, import) = (python(), format!("import {package}"));
-    let asked = Command::new(&python).args(["-c", &import]).output().await;
+    let asked = Command::new(&python).args(["-c", &import]).output();
     let is_there = asked.is_ok_and(|output| output.status.success());
     if !is_there {
         eprintln!("ABSENT, so nothing is proved here: {python} with the package {package}");
@@ -32,13 +33,13 @@ fn python_service(script: &str) -> Service {
 
 /// Runs a client to its end and reads what it says.
 async fn run(script: &str, address: SocketAddr, arguments: &[&str]) -> Value {
-    let output = Command::new(python())
+    let mut command = Command::new(python());
+    command
         .arg(format!("{FOLDER}/{script}"))
         .arg(address.to_string())
-        .args(arguments)
-        .kill_on_drop(true)
-        .output();
-    let output = parkway_tests::patiently("a client to end", output).await;
+        .args(arguments);
+    // It has timeouts of its own.
+    let output = spawn_blocking(move || command.output()).await.unwrap();
     let output = output.unwrap();
     assert!(output.status.success(), "{output:?}");
     serde_json::from_slice(&output.stdout).unwrap()
@@ -51,7 +52,7 @@ async fn call(site: &Site, calls: &[&str]) -> Value {
 
 #[tokio::test]
 async fn calls_of_all_kinds_go_through_a_cold_start_at_both_entrances() {
-    if !has("grpc").await {
+    if !has("grpc") {
         return;
     }
     for is_outside in [true, false] {
@@ -82,7 +83,7 @@ async fn calls_of_all_kinds_go_through_a_cold_start_at_both_entrances() {
 
 #[tokio::test]
 async fn what_goes_wrong_here_is_a_status_with_a_message_to_grpcio() {
-    if !has("grpc").await {
+    if !has("grpc") {
         return;
     }
     let gate = Gate::closed();
@@ -105,7 +106,7 @@ async fn what_goes_wrong_here_is_a_status_with_a_message_to_grpcio() {
 
 #[tokio::test]
 async fn pythons_websockets_talk_through_a_cold_start_and_hear_the_servers_goodbye() {
-    if !has("websockets").await {
+    if !has("websockets") {
         return;
     }
     let gate = Gate::closed();
