@@ -18,4 +18,5 @@ mod redirect;
 mod replicas;
 mod storms;
 mod tls;
+mod told;
 mod watching;

@@ -18,7 +18,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::{Admin, Autoscaler, internal_tls};
+use super::{Admin, Autoscaler, cluster, internal_tls};
 use crate::proxy::observe::{Counts, DURATION_BOUNDS};
 use crate::routing::retry::Reason;
 use crate::telemetry;
@@ -52,6 +52,9 @@ impl Collector for Moment {
         traces(&self.0.tracer.counts(), &mut out)?;
         if let Some(tls) = &self.0.internal_tls {
             internal_tls::metrics(tls, &mut out)?;
+        }
+        if let Some(in_cluster) = &self.0.cluster {
+            cluster::metrics(in_cluster, &mut out)?;
         }
         autoscaler(&self.0, &mut out)
     }

@@ -161,6 +161,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         processes: Some(processes.clone()),
         watches: None,
         leading: None,
+        cluster: None,
         internal_tls: None,
         autoscaler,
         problems: problems.clone(),

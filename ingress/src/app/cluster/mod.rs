@@ -35,6 +35,7 @@ use super::parts::{
 };
 use super::signals::Signals;
 use super::starts::Noting;
+use crate::admin::cluster::InCluster;
 use crate::admin::{self, Admin, Autoscaler, Problems};
 use crate::cli::{Role, Serve};
 use crate::frontend::health::{HealthPublisher, HealthState, TERMINATING};
@@ -157,6 +158,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         applied: Applied::default(),
     };
 
+    let in_cluster = InCluster::new(provider.health(), request_log.clone());
     let connections = Arc::new(AtomicUsize::new(0));
     let parts = WorkerParts {
         workers,
@@ -196,6 +198,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         processes: None,
         watches: Some(provider.health()),
         leading: None,
+        cluster: Some(in_cluster.clone()),
         internal_tls: Some((internal_tls, internal_certificates)),
         autoscaler: Autoscaler::Remote(sink.clone()),
         problems: problems.clone(),
@@ -228,6 +231,9 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
             &mut tasks,
         )
     });
+    if let Some(leading) = &leading {
+        in_cluster.set_leading(leading.told());
+    }
     let mut running = Running {
         provider,
         applier,
@@ -238,6 +244,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         traces,
         pod_ip: settings.pod_ip,
         leading,
+        in_cluster,
         conflicts: BTreeMap::new(),
         tasks,
     };
@@ -302,6 +309,7 @@ struct Running {
     pod_ip: Option<IpAddr>,
     /// None where there are no KIngresses to speak of.
     leading: Option<Leading>,
+    in_cluster: InCluster,
     /// KIngresses that do not have all their hosts.
     conflicts: BTreeMap<Key, String>,
     tasks: JoinSet<()>,
@@ -431,6 +439,7 @@ impl Running {
 
     /// Says of KIngresses that their present state is in effect here, and of others whether they have their hosts now.
     fn tell(&mut self, mut in_effect: Vec<IngressChange>, gone: &[Key]) {
+        self.in_cluster.set_held(self.applier.held());
         let Some(leading) = &self.leading else {
             return;
         };
