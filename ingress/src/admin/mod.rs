@@ -10,6 +10,7 @@ pub mod guard;
 mod internal_tls;
 mod metrics;
 mod page;
+mod pods;
 mod starts;
 mod state;
 mod view;
@@ -40,6 +41,7 @@ use crate::frontend::tls::Certificates;
 use crate::frontend::worker::{Peek, Routes};
 use crate::provider::kubernetes::WatchHealth;
 use crate::provider::kubernetes::lease::Leadership;
+use crate::provider::kubernetes::pods::PodWatches;
 use crate::provider::kubernetes::status::StatusBoard;
 use crate::provider::problem::Problem;
 use crate::proxy::observe::RequestCounts;
@@ -68,6 +70,8 @@ pub struct Admin {
     pub processes: Option<Processes>,
     /// How the cluster is seen; none without one.
     pub watches: Option<WatchHealth>,
+    /// The watches of Pods that start; none without a cluster, or where they are off.
+    pub pods: Option<PodWatches>,
     /// Who leads, and how the writing of status goes; none where there is nothing to write.
     pub leading: Option<(Leadership, StatusBoard)>,
     /// How Pods are spoken to by TLS, and what is shown to who speaks to us as they do; none without a cluster.
