@@ -18,7 +18,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::{Admin, Autoscaler, cluster, internal_tls};
+use super::{Admin, Autoscaler, cluster, internal_tls, pods};
 use crate::proxy::observe::{Counts, DURATION_BOUNDS};
 use crate::routing::retry::Reason;
 use crate::telemetry;
@@ -50,6 +50,9 @@ impl Collector for Moment {
         knative(&self.0, &revisions, &mut out)?;
         requests(&self.0, &mut out)?;
         traces(&self.0.tracer.counts(), &mut out)?;
+        if let Some(watches) = &self.0.pods {
+            pods::metrics(watches, &mut out)?;
+        }
         if let Some(tls) = &self.0.internal_tls {
             internal_tls::metrics(tls, &mut out)?;
         }

@@ -11,6 +11,7 @@ pub mod guard;
 mod internal_tls;
 mod metrics;
 mod page;
+mod pods;
 mod starts;
 mod state;
 mod view;
@@ -42,6 +43,7 @@ use crate::frontend::tls::Certificates;
 use crate::frontend::worker::{Peek, Routes};
 use crate::provider::kubernetes::WatchHealth;
 use crate::provider::kubernetes::lease::Leadership;
+use crate::provider::kubernetes::pods::PodWatches;
 use crate::provider::kubernetes::status::StatusBoard;
 use crate::provider::problem::Problem;
 use crate::proxy::observe::RequestCounts;
@@ -70,6 +72,8 @@ pub struct Admin {
     pub processes: Option<Processes>,
     /// How the cluster is seen; none without one.
     pub watches: Option<WatchHealth>,
+    /// The watches of Pods that start; none without a cluster, or where they are off.
+    pub pods: Option<PodWatches>,
     /// Who leads, and how the writing of status goes; none where there is nothing to write.
     pub leading: Option<(Leadership, StatusBoard)>,
     /// What else there is to tell of the cluster's part; none without one.

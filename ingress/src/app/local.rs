@@ -160,6 +160,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         tracer: traces.tracer(),
         processes: Some(processes.clone()),
         watches: None,
+        pods: None,
         leading: None,
         cluster: None,
         internal_tls: None,

@@ -34,7 +34,7 @@ use super::parts::{
     trace_settings, traces,
 };
 use super::signals::Signals;
-use super::starts::Noting;
+use super::starts::{self, Noting};
 use crate::admin::cluster::InCluster;
 use crate::admin::{self, Admin, Autoscaler, Problems};
 use crate::cli::{Role, Serve};
@@ -43,6 +43,7 @@ use crate::frontend::listener;
 use crate::frontend::tls::{CertificatePublisher, Certificates, TlsSettings};
 use crate::frontend::worker::{Entrance, EntranceKind, Policy, RoutePublisher, WorkerParts};
 use crate::provider::kubernetes::client::client;
+use crate::provider::kubernetes::pods::PodWatches;
 use crate::provider::kubernetes::{
     self, CertificateChange, Changes, IngressChange, Key, KubernetesProvider, Replica,
 };
@@ -141,6 +142,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         throttler.clone(),
         endpoints.suspect_probe(dial),
     ));
+    let pods = { settings.watch_pods }.then(|| starts::watch_pods(&client, &throttler, &mut tasks));
     let (resolver, resolving) = names::Resolver::new();
     tasks.spawn(resolving);
 
@@ -197,6 +199,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         tracer: traces.tracer(),
         processes: None,
         watches: Some(provider.health()),
+        pods: pods.clone(),
         leading: None,
         cluster: Some(in_cluster.clone()),
         internal_tls: Some((internal_tls, internal_certificates)),
@@ -237,6 +240,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     let mut running = Running {
         provider,
         applier,
+        pods,
         internal_tls: system_internal_tls,
         certificates,
         sink,
@@ -300,6 +304,8 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
 struct Running {
     provider: KubernetesProvider,
     applier: Applier,
+    /// None where Pods of starts are not watched.
+    pods: Option<PodWatches>,
     internal_tls: SystemInternalTls,
     certificates: Certified<CertificatePublisher>,
     sink: RemoteSink,
@@ -480,7 +486,8 @@ impl Running {
                 }
                 _ = tick.tick(), if self.has_to_look() => {
                     self.applier.finish_retiring();
-                    self.applier.fail_starts();
+                    let pods = self.pods.as_ref();
+                    self.applier.fail_starts(|id| pods.is_some_and(|pods| pods.lacks_node(id)));
                     let Applier { throttler, endpoints, .. } = &self.applier;
                     self.internal_tls.fail_starts(throttler, endpoints);
                 }
