@@ -9,6 +9,7 @@ mod internal_tls;
 mod life;
 #[path = "../chaos/load.rs"]
 mod load;
+mod ordinary;
 mod outages;
 #[path = "../chaos/random.rs"]
 mod random;

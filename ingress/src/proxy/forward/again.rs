@@ -158,6 +158,14 @@ pub(super) fn pause_before_next(job: &mut Job, error: &SendError) -> Option<Dura
             let retry = job.retry()?;
             retry.pause(job.attempts, RetryAfter::NotSaid, draw())
         }
+        // Nobody parks requests for an ordinary Service, and nobody else would answer: its only Pod may be coming (back).
+        // With all attempts it has about half a second for that. The first is repeated at once, at another endpoint.
+        SendError::Connect(_) | SendError::NotStarted(_)
+            if job.attempts > 1 && !matches!(job.destination.target, Target::Revision { .. }) =>
+        {
+            let before = u8::try_from(job.attempts - 2).unwrap_or(u8::MAX);
+            Some(retry::pause(before))
+        }
         _ => None,
     }
 }
