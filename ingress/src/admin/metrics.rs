@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::UNIX_EPOCH;
 
 use parkway_activator::revision::RevisionId;
@@ -137,12 +136,28 @@ fn process(admin: &Admin, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let found = admin.problems.found();
     let one = |value: f64| [(Labels::new(), value)];
     #[expect(clippy::cast_precision_loss, reason = "a gauge; exact to 2^53")]
-    let connections = admin.connections.load(Ordering::Relaxed) as f64;
+    let connections = admin.places.open() as f64;
     gauges(
         out,
         "parkway_connections",
         "Client connections open",
         one(connections),
+    )?;
+    let refused = admin.places.unwelcome().map(|(why, count)| {
+        let label = ("reason", why.as_str().to_owned());
+        (vec![label], count)
+    });
+    counters(
+        out,
+        "parkway_connections_refused",
+        "Client connections that were closed at once, some with a 503 or 429",
+        refused,
+    )?;
+    counters(
+        out,
+        "parkway_accept_failures",
+        "Times a connection that waits could not be accepted for want of files or memory",
+        [(Labels::new(), admin.places.not_accepted())],
     )?;
     #[expect(clippy::cast_precision_loss, reason = "a gauge; exact to 2^53")]
     let bytes = admin.throttler.parked_bytes() as f64;

@@ -18,7 +18,6 @@ mod view;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use axum::Router;
 use axum::extract::State;
@@ -39,6 +38,7 @@ use self::cluster::InCluster;
 use self::guard::Guard;
 use self::view::Views;
 
+use crate::frontend::places::Places;
 use crate::frontend::tls::Certificates;
 use crate::frontend::worker::{Peek, Routes};
 use crate::provider::kubernetes::WatchHealth;
@@ -84,8 +84,8 @@ pub struct Admin {
     pub autoscaler: Autoscaler,
     /// What is wrong with the configuration.
     pub problems: Problems,
-    /// Client connections open.
-    pub connections: Arc<AtomicUsize>,
+    /// Client connections.
+    pub places: Places,
     /// How many workers there are.
     pub workers: usize,
     /// Asks each worker what its next request would draw.

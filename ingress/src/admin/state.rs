@@ -1,7 +1,6 @@
 //! `/state`: everything that is going on at this moment, as JSON.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::UNIX_EPOCH;
 
 use parkway_activator::throttler::{Histogram, RevisionState};
@@ -45,7 +44,7 @@ pub(super) fn of(admin: &Admin) -> Value {
         "ready": admin.ready.waits_for().is_empty(),
         "waitsFor": admin.ready.waits_for(),
         "workers": admin.workers,
-        "connections": admin.connections.load(Ordering::Relaxed),
+        "connections": admin.places.open(),
         "parked": admin.throttler.parked(),
         "parkedBytes": admin.throttler.parked_bytes(),
         "configuration": {

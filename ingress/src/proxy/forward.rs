@@ -255,7 +255,8 @@ impl Forwarder {
     ) -> Outcome {
         let is_upgrade = head.headers.contains_key(header::UPGRADE);
         let expects_continue = head.headers.contains_key(header::EXPECT);
-        let body = (!body.is_empty()).then(|| Replay::new(body, self.limits.replay_bytes));
+        let body = (!body.is_empty())
+            .then(|| Replay::new(body, self.limits.replay_bytes).paced(self.pace(&head)));
         if job.attempts == 0 && job.turned_away == 0 {
             let now = Instant::now();
             self.budget.borrow_mut().arrived(now);

@@ -10,7 +10,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -30,16 +29,17 @@ use tracing::{error, info, warn};
 use super::endpoints::{ClusterEndpoints, ProbeLimits};
 use super::names;
 use super::parts::{
-    Workers, guard, joined, limits, policy, queue_limits, raise_file_limit, start_workers,
+    Workers, guard, joined, limits, policy, proxies, queue_limits, raise_file_limit, start_workers,
     trace_settings, traces,
 };
 use super::signals::Signals;
 use super::starts::{self, Noting};
 use crate::admin::cluster::InCluster;
 use crate::admin::{self, Admin, Autoscaler, Problems};
-use crate::cli::{Role, Serve};
+use crate::cli::{DataPath, Role, Serve};
 use crate::frontend::health::{HealthPublisher, HealthState, TERMINATING};
 use crate::frontend::listener;
+use crate::frontend::places::Places;
 use crate::frontend::tls::{CertificatePublisher, Certificates, TlsSettings};
 use crate::frontend::worker::{Entrance, EntranceKind, Policy, RoutePublisher, WorkerParts};
 use crate::provider::kubernetes::client::client;
@@ -161,7 +161,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     };
 
     let in_cluster = InCluster::new(provider.health(), request_log.clone());
-    let connections = Arc::new(AtomicUsize::new(0));
+    let places = Places::default();
     let parts = WorkerParts {
         workers,
         limits: Arc::new(limits(&settings.data_path, settings.drain())),
@@ -179,7 +179,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         counts: counts.clone(),
         tracer: traces.tracer(),
         internal_tls: internal_tls.clone(),
-        connections: Arc::clone(&connections),
+        places: places.clone(),
         drain: drain.clone(),
     };
     let Entrances {
@@ -189,7 +189,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         admin: admin_listener,
         ..
     } = entrances;
-    let per_worker = per_worker(workers, requests);
+    let per_worker = per_worker(&settings.data_path, workers, requests);
     let admin = Admin {
         ready: ready.clone(),
         routes,
@@ -205,7 +205,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         internal_tls: Some((internal_tls, internal_certificates)),
         autoscaler: Autoscaler::Remote(sink.clone()),
         problems: problems.clone(),
-        connections,
+        places,
         workers,
         peeks: Vec::new(),
         certificates: vec![("external", readers.external), ("local", readers.local)],
@@ -718,14 +718,16 @@ impl Entrances {
 }
 
 /// What each worker listens on.
-fn per_worker(workers: usize, requests: Vec<Requests>) -> Vec<Vec<Entrance>> {
+fn per_worker(settings: &DataPath, workers: usize, requests: Vec<Requests>) -> Vec<Vec<Entrance>> {
     let mut per_worker: Vec<Vec<Entrance>> = (0..workers).map(|_| Vec::new()).collect();
     for (listeners, kind, certificates) in requests {
+        let proxies = proxies(settings, kind, certificates.is_some());
         for (entrances, listener) in per_worker.iter_mut().zip(listeners) {
             entrances.push(Entrance {
                 listener,
                 kind,
                 certificates: certificates.clone(),
+                proxies: proxies.clone(),
             });
         }
     }
