@@ -4,10 +4,14 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod endpoints;
+mod files;
 mod http2_confusion;
 mod http2_floods;
 mod http2_rules;
 mod messages;
 mod peers;
+mod programs;
+mod proxied;
 mod recorder;
+mod slow;
 mod smuggling;

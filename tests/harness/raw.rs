@@ -1,11 +1,11 @@
 //! A client whose every byte is the test's own.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::answer::Answer;
 use crate::wait::patiently;
@@ -25,6 +25,15 @@ impl Raw {
             .await
             .unwrap();
         Self::of(stream)
+    }
+
+    /// Connects from this address, whichever port that gives.
+    pub async fn connect_from(from: &str, to: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket
+            .bind((from.parse::<IpAddr>().unwrap(), 0).into())
+            .unwrap();
+        Self::of(patiently("a connection", socket.connect(to)).await.unwrap())
     }
 
     /// On a connection that is there.
@@ -142,6 +151,17 @@ impl Raw {
             "bytes came instead of an end"
         );
         true
+    }
+
+    /// Whether the other side ends the connection without resetting it; whatever comes before is passed over.
+    pub async fn is_closed_in_order(&mut self) -> bool {
+        loop {
+            match self.fill().await {
+                Ok(0) => return true,
+                Ok(_) => self.unread.clear(),
+                Err(_) => return false,
+            }
+        }
     }
 
     /// Reads a head, up to and including the empty line.

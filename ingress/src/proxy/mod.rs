@@ -14,6 +14,7 @@ pub mod head;
 pub mod held;
 pub mod http1;
 pub mod observe;
+pub mod pace;
 pub mod pool;
 pub mod probe;
 pub mod request_log;
