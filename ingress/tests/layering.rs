@@ -17,7 +17,7 @@ const MAY_NAME: [(&str, &[&str]); 17] = [
     ("workload", &[]),
     ("hello", &[]),
     ("explain", &["cli"]),
-    ("proxy", &["routing", "config", "trace"]),
+    ("proxy", &["routing", "config", "telemetry", "trace"]),
     ("frontend", &["proxy", "routing", "config", "trace"]),
     ("provider", &["routing", "workload"]),
     ("standalone", &["workload"]),

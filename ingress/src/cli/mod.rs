@@ -14,7 +14,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use admin::AdminAccess;
-pub use data_path::DataPath;
+pub use data_path::{AccessLogged, DataPath};
 pub use install::{Access, Install, Live, Target, Uninstall};
 pub use serve::{DEFAULT_INGRESS_CLASS, PeerAuth, Role, Serve};
 

@@ -8,6 +8,7 @@ use http::request::Parts;
 
 use super::retry::RetryPolicy;
 use super::timeout::RouteTimeouts;
+use super::waiting_page::WaitingPage;
 
 /// What a route asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct RoutePolicy {
     pub no_wake: NoWake,
     /// Plain requests at the external entrance are sent to TLS, where it is served ([`redirect`](super::redirect)).
     pub redirects: bool,
+    /// What a browser is shown that waits for a start.
+    pub waiting_page: Option<WaitingPage>,
 }
 
 /// Requests that are served while the Revision is up, and do not wake it: health checks, robots.

@@ -30,8 +30,8 @@ use tracing::{error, info, warn};
 use super::endpoints::{ClusterEndpoints, ProbeLimits};
 use super::names;
 use super::parts::{
-    Workers, guard, joined, limits, policy, queue_limits, raise_file_limit, start_workers,
-    trace_settings, traces,
+    Workers, guard, joined, limits, log_lines, policy, queue_limits, raise_file_limit,
+    start_workers, trace_settings, traces, written,
 };
 use super::signals::Signals;
 use super::starts::Noting;
@@ -112,15 +112,9 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     ];
     let traces = traces(workers, &names);
     let (publisher, routes) = RoutePublisher::new(RouteSnapshot::default());
-    let (request_log_publisher, request_log, request_log_writer) = RequestLogPublisher::new();
-    std::thread::Builder::new()
-        .name("request-log".to_owned())
-        .spawn(move || {
-            if let Err(error) = request_log_writer.run(std::io::stdout()) {
-                warn!(%error, "requests are not written down any more");
-            }
-        })
-        .context("cannot start the thread of the request log")?;
+    let lines = log_lines()?;
+    let policy = policy(&settings.data_path, &lines)?;
+    let (request_log_publisher, request_log) = RequestLogPublisher::new(lines.clone());
     let (health_publisher, health) = HealthPublisher::new(HealthState::Healthy);
 
     let mut tasks = JoinSet::new();
@@ -166,7 +160,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
             request_log,
             https_port: Some(HTTPS),
             cluster_domain: cluster_domain.as_str().into(),
-            ..policy(&settings.data_path)
+            ..policy
         }),
         routes: routes.clone(),
         health,
@@ -193,6 +187,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         stats,
         counts,
         tracer: traces.tracer(),
+        lines: lines.clone(),
         processes: None,
         watches: Some(provider.health()),
         leading: None,
@@ -285,6 +280,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     });
     let code = code.await;
     running.traces.finish().await;
+    written(&lines).await;
     running.tasks.shutdown().await;
     Ok(code)
 }
