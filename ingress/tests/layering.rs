@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules of `ingress` and what each may name of the others.
-const MAY_NAME: [(&str, &[&str]); 17] = [
+const MAY_NAME: [(&str, &[&str]); 20] = [
     ("routing", &[]),
     ("config", &[]),
     ("cli", &[]),
@@ -16,7 +16,10 @@ const MAY_NAME: [(&str, &[&str]); 17] = [
     ("trace", &["telemetry"]),
     ("workload", &[]),
     ("hello", &[]),
-    ("explain", &["cli"]),
+    ("ask", &["cli"]),
+    ("explain", &["ask", "cli"]),
+    ("why", &["ask", "cli", "explain"]),
+    ("top", &["ask", "cli"]),
     ("proxy", &["routing", "config", "telemetry", "trace"]),
     ("frontend", &["proxy", "routing", "config", "trace"]),
     ("provider", &["routing", "workload"]),

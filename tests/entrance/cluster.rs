@@ -17,8 +17,8 @@ use parkway_ingress::frontend::tls::{CertificatePublisher, Certificates, TlsSett
 use parkway_ingress::frontend::worker::{
     self, Entrance, EntranceKind, Policy, RoutePublisher, WorkerParts,
 };
-use parkway_ingress::proxy::observe::RequestCounts;
 use parkway_ingress::proxy::log_lines::{LogLines, LogLinesWriter};
+use parkway_ingress::proxy::observe::RequestCounts;
 use parkway_ingress::proxy::request_log::RequestLogPublisher;
 use parkway_ingress::proxy::tls::InternalTls;
 use parkway_ingress::routing::headers::HostMode;

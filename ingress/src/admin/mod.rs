@@ -12,7 +12,10 @@ mod metrics;
 mod page;
 mod starts;
 mod state;
+mod story;
+mod text;
 mod view;
+mod why;
 
 use std::fmt;
 use std::sync::Arc;
@@ -206,6 +209,7 @@ pub async fn serve(listener: TcpListener, admin: Admin, guard: Guard) {
             get(async |State(admin): State<Admin>| Json(state::of(&admin))),
         )
         .route("/explain", get(explain::answer))
+        .route("/why", get(why::answer))
         .with_state(admin.clone());
     let guarded = page
         .merge(data)
