@@ -97,9 +97,9 @@ async fn only_errors_are_written_where_that_is_asked_for_in_the_form_of_a_templa
         .await;
     parkway.service("shop").get("/well").await.expect(200);
     parkway.at("nobody.example.com").get("/").await.expect(404);
-    parkway.service("broken").get("/?a=b").await.expect(503);
+    parkway.service("broken").get("/lost").await.expect(503);
 
-    parkway.says("GET /?a=b 503 [broken-00001]").await;
+    parkway.says("GET /lost 503 [broken-00001]").await;
 
     assert!(
         !parkway

@@ -88,7 +88,7 @@ fn named(expression: &str) -> Named {
                 rest = after;
             }
             "and" | "or" | "unless" | "group_left" | "group_right" | "offset" => {}
-            _ if after.starts_with('(') => {} // a function
+            _ if after.starts_with('(') || after.starts_with("by ") => {} // a function
             _ => {
                 let labels = named.series.entry(word).or_default();
                 if after.starts_with('{') {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use http::{Method, Request};
 use parkway_tests::metrics::{Metrics, Sample};
-use parkway_tests::{Gate, Parkway, eventually, hello_service, service};
+use parkway_tests::{Gate, Parkway, eventually, hello_service, service, settled};
 
 /// The attributes of a Revision in Knative's metrics, in Prometheus' form.
 const FOUR: [&str; 4] = [
@@ -244,11 +244,17 @@ async fn a_cold_start_is_counted_by_phase_and_outcome_and_its_phases_are_the_who
     two.expect(200);
     parkway.service("broken").get("/").await.expect(503);
 
-    let metrics = eventually("both starts to be counted", async || {
+    settled("both starts to be counted", async || {
         let metrics = parkway.scraped().await;
-        (metrics.sum("parkway_cold_starts_ended_total", &[]) == Some(2.0)).then_some(metrics)
+        let ended = metrics.of("parkway_cold_starts_ended_total", &[]);
+        let told = async || parkway.state().await.0["coldStarts"].to_string();
+        match ended.len() {
+            2 => Ok(()),
+            _ => Err(format!("{ended:?}, {}", told().await)),
+        }
     })
     .await;
+    let metrics = parkway.scraped().await;
 
     let of = |revision, label: &'static str, value: &'static str| {
         [

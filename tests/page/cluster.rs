@@ -1,6 +1,6 @@
 //! The page of a Parkway that serves a cluster.
 
-use parkway_tests::QueueProxy;
+use parkway_tests::{QueueProxy, eventually};
 use parkway_tests::cluster::{Cluster, PodIs, serving};
 
 use crate::browser::{Browser, DESK, is_there};
@@ -25,13 +25,20 @@ async fn a_cold_start_in_a_cluster_and_the_health_of_its_watches_are_on_the_page
     let pod = QueueProxy::start("shop-1", 1).await;
     let (answer, ()) = tokio::join!(site.get("/"), async {
         parkway.parked(1).await;
-        let during = page().await;
-        assert!(during.contains("starting"), "{during}");
+        // What is seen is kept for a moment.
+        eventually("the start on the page", async || {
+            page().await.contains("starting").then_some(())
+        })
+        .await;
         cluster.pods(&shop, &[(pod.address(), PodIs::Ready)]);
     });
     answer.expect(200);
 
-    let after = page().await;
+    let after = eventually("its end on the page", async || {
+        let after = page().await;
+        after.contains("response").then_some(after)
+    })
+    .await;
     for expected in ["1 request waited", "add up to", "autoscaler"] {
         assert!(after.contains(expected), "{expected}: {after}");
     }

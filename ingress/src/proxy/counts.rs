@@ -245,10 +245,13 @@ impl RequestCounts {
             tracer,
             tells_starts: false,
             access_log: AccessLog::default(),
-            debt: Cell::new(0.0),
+            due: Cell::new(0),
         }
     }
 }
+
+/// A line of the access log, in parts; the smallest share is one of them.
+const WHOLE: u32 = 1_000_000_000;
 
 /// The counts that one worker writes, and how it traces.
 #[derive(Debug)]
@@ -258,8 +261,8 @@ pub struct WorkerCounts {
     pub(super) tracer: WorkerTracer,
     pub(super) tells_starts: bool,
     pub(super) access_log: AccessLog,
-    /// How much of a line of the access log's share is due.
-    debt: Cell<f64>,
+    /// How much of a line of the access log's share is due, in parts of [`WHOLE`].
+    due: Cell<u32>,
 }
 
 impl WorkerCounts {
@@ -279,10 +282,15 @@ impl WorkerCounts {
 
     /// Whether the next request is one of this share: evenly spread, so that nothing is drawn.
     pub(super) fn draws(&self, share: f64) -> bool {
-        let debt = self.debt.get() + share;
-        let is_due = debt >= 1.0;
-        self.debt.set(if is_due { debt - 1.0 } else { debt });
-        is_due
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share is above 0 and at most 1"
+        )]
+        let parts = (share * f64::from(WHOLE)).ceil() as u32;
+        let due = self.due.get() + parts;
+        self.due.set(due % WHOLE);
+        due >= WHOLE
     }
 
     /// Says what this worker has to do.
