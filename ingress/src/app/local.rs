@@ -24,8 +24,8 @@ use tracing::{error, info, warn};
 use super::applier::{Applied, Applier, Scaling};
 use super::events::{ProcessEvents, RolloutEvent, ScaleProcesses};
 use super::parts::{
-    Workers, guard, joined, limits, policy, proxies, queue_limits, raise_file_limit, start_workers,
-    traces,
+    Workers, guard, joined, limits, log_lines, policy, proxies, queue_limits, raise_file_limit,
+    start_workers, traces, written,
 };
 use super::signals::Signals;
 use super::starts::Noting;
@@ -94,6 +94,8 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
     let ready = Ready::default();
     let starting = ready.wait_for("routes and listeners");
     let drain = CancellationToken::new();
+    let lines = log_lines()?;
+    let policy = policy(&settings.data_path, &lines)?;
     let guard = guard(&settings.admin_access)?;
     let workers = entrances.workers;
     let throttler = Throttler::new(queue_limits(&settings.data_path), workers);
@@ -135,7 +137,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
     let parts = WorkerParts {
         workers,
         limits: Arc::new(limits(&settings.data_path, settings.drain())),
-        policy: Arc::new(policy(&settings.data_path)),
+        policy: Arc::new(policy),
         routes: routes.clone(),
         health: Health::default(),
         throttler: throttler.clone(),
@@ -159,6 +161,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         stats,
         counts,
         tracer: traces.tracer(),
+        lines: lines.clone(),
         processes: Some(processes.clone()),
         watches: None,
         pods: None,
@@ -197,6 +200,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
     )
     .await;
     traces.finish().await;
+    written(&lines).await;
     drop(draining);
     tasks.shutdown().await;
     Ok(code)

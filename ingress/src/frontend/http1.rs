@@ -446,6 +446,9 @@ pub(super) async fn parked(
         })
         .await?
     };
+    if let Err(failure) = &decided {
+        peer.worker.demand.outlasts(&mut waiting.job, failure);
+    }
     replay(*waiting, decided, stream, &ahead)
 }
 

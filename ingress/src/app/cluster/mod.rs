@@ -29,8 +29,8 @@ use tracing::{error, info, warn};
 use super::endpoints::{ClusterEndpoints, ProbeLimits};
 use super::names;
 use super::parts::{
-    Workers, guard, joined, limits, policy, proxies, queue_limits, raise_file_limit, start_workers,
-    trace_settings, traces,
+    Workers, guard, joined, limits, log_lines, policy, proxies, queue_limits, raise_file_limit,
+    start_workers, trace_settings, traces, written,
 };
 use super::signals::Signals;
 use super::starts::{self, Noting};
@@ -114,15 +114,9 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     ];
     let traces = traces(workers, &names);
     let (publisher, routes) = RoutePublisher::new(RouteSnapshot::default());
-    let (request_log_publisher, request_log, request_log_writer) = RequestLogPublisher::new();
-    std::thread::Builder::new()
-        .name("request-log".to_owned())
-        .spawn(move || {
-            if let Err(error) = request_log_writer.run(std::io::stdout()) {
-                warn!(%error, "requests are not written down any more");
-            }
-        })
-        .context("cannot start the thread of the request log")?;
+    let lines = log_lines()?;
+    let policy = policy(&settings.data_path, &lines)?;
+    let (request_log_publisher, request_log) = RequestLogPublisher::new(lines.clone());
     let (health_publisher, health) = HealthPublisher::new(HealthState::Healthy);
 
     let mut tasks = JoinSet::new();
@@ -160,7 +154,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         applied: Applied::default(),
     };
 
-    let in_cluster = InCluster::new(provider.health(), request_log.clone());
+    let in_cluster = InCluster::new(provider.health());
     let places = Places::default();
     let parts = WorkerParts {
         workers,
@@ -170,7 +164,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
             request_log,
             https_port: Some(HTTPS),
             cluster_domain: cluster_domain.as_str().into(),
-            ..policy(&settings.data_path)
+            ..policy
         }),
         routes: routes.clone(),
         health,
@@ -197,6 +191,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         stats,
         counts,
         tracer: traces.tracer(),
+        lines: lines.clone(),
         processes: None,
         watches: Some(provider.health()),
         pods: pods.clone(),
@@ -296,6 +291,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     });
     let code = code.await;
     running.traces.finish().await;
+    written(&lines).await;
     running.tasks.shutdown().await;
     Ok(code)
 }
