@@ -1,6 +1,7 @@
 //! A client whose every byte is the test's own.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
@@ -57,6 +58,12 @@ impl Raw {
     /// When the connection is gone.
     pub async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
         patiently("room for bytes", self.stream.write_all(bytes.as_ref())).await
+    }
+
+    /// Sends as much of this as the system and the other side take without being waited for, for a moment.
+    pub async fn send_what_goes(&mut self, bytes: impl AsRef<[u8]>) {
+        let sending = self.stream.write_all(bytes.as_ref());
+        drop(tokio::time::timeout(Duration::from_millis(200), sending).await);
     }
 
     /// Ends the sending side and keeps reading.
