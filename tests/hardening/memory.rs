@@ -43,14 +43,31 @@ impl Target {
 
     /// Runs an attack of so many connections, each of which is kept, and says how many bytes each has cost; no more than
     /// `bound`. Others are served meanwhile.
-    #[expect(clippy::print_stdout, reason = "the figures that are asked for")]
-    async fn costs<F, K>(self, what: &str, count: usize, bound: u64, attack: impl Fn(usize) -> F)
+    async fn costs<F, K>(self, what: &str, count: usize, bound: u64, attack: impl Fn() -> F)
     where
         F: Future<Output = K>,
     {
+        self.costs_holding(0, what, count, bound, attack).await;
+    }
+
+    /// The same with an attack that holds so many requests at the endpoint.
+    #[expect(clippy::print_stdout, reason = "the figures that are asked for")]
+    async fn costs_holding<F, K>(
+        self,
+        in_flight: u64,
+        what: &str,
+        count: usize,
+        bound: u64,
+        attack: impl Fn() -> F,
+    ) where
+        F: Future<Output = K>,
+    {
         let mut kept = Vec::new();
-        for number in 0..count {
-            kept.push(attack(number).await);
+        for _ in 0..count {
+            kept.push(attack().await);
+        }
+        if in_flight > 0 {
+            self.parkway.in_flight(in_flight).await;
         }
         let mut most = 0;
         // What was sent last may still be on its way.
@@ -108,7 +125,7 @@ async fn connections_that_say_nothing() {
     let target = Target::open(|builder| builder).await;
     let parkway = target.parkway.external();
     target
-        .costs("silent connections", 2_000, 4 * KIB, |_| {
+        .costs("silent connections", 2_000, 4 * KIB, || {
             Raw::connect(parkway)
         })
         .await;
@@ -118,13 +135,13 @@ async fn connections_that_say_nothing() {
 async fn heads_that_never_end() {
     for (what, bytes, bound) in [
         ("slow heads", 100, 32 * KIB),
-        ("heads of nearly all that is allowed", 60_000, 256 * KIB),
+        ("heads of nearly all that is allowed", 60_000, 160 * KIB),
     ] {
         let target = Target::open(|builder| builder).await;
         let to = target.parkway.external();
         let head = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nx: {}", "y".repeat(bytes));
         target
-            .costs(what, 300, bound, async |_| {
+            .costs(what, 300, bound, async || {
                 let mut client = Raw::connect(to).await;
                 client.send(&head).await;
                 client
@@ -142,7 +159,7 @@ async fn heads_of_more_than_is_allowed() {
         "x: 1\r\n".repeat(50_000)
     );
     target
-        .costs("head bombs", 300, 256 * KIB, async |_| {
+        .costs("head bombs", 300, 256 * KIB, async || {
             let mut client = Raw::connect(to).await;
             drop(client.try_send(&bomb).await);
             client
@@ -156,7 +173,7 @@ async fn bodies_that_never_end() {
     let to = target.parkway.external();
     let head = format!("POST /slow HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 1000000\r\n\r\nx");
     target
-        .costs("slow bodies", 300, 64 * KIB, async |_| {
+        .costs_holding(300, "slow bodies", 300, 64 * KIB, async || {
             let mut client = Raw::connect(to).await;
             client.send(&head).await;
             client
@@ -171,12 +188,18 @@ async fn uploads_that_nobody_takes() {
     let head = format!("POST /slow HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 100000000\r\n\r\n");
     let body = vec![b'x'; 1_000_000];
     target
-        .costs("uploads that nobody takes", 100, 512 * KIB, async |_| {
-            let mut client = Raw::connect(to).await;
-            client.send(&head).await;
-            client.send_what_goes(&body).await;
-            client
-        })
+        .costs_holding(
+            100,
+            "uploads that nobody takes",
+            100,
+            384 * KIB,
+            async || {
+                let mut client = Raw::connect(to).await;
+                client.send(&head).await;
+                client.send_what_goes(&body).await;
+                client
+            },
+        )
         .await;
 }
 
@@ -203,7 +226,7 @@ async fn requests_that_are_parked_with_all_they_may_bring() {
             "parked uploads",
             500,
             64 * 1024 * KIB * 2 / 500,
-            async |_| {
+            async || {
                 let mut client = Raw::connect(to).await;
                 client.send(head).await;
                 client.send_what_goes(&body).await;
@@ -218,13 +241,19 @@ async fn answers_that_nobody_reads() {
     let target = Target::open(|builder| builder).await;
     let to = target.parkway.external();
     target
-        .costs("answers that nobody reads", 100, 1024 * KIB, async |_| {
-            let mut client = Raw::connect(to).await;
-            client
-                .send(format!("GET /large HTTP/1.1\r\nHost: {HOST}\r\n\r\n"))
-                .await;
-            client
-        })
+        .costs_holding(
+            100,
+            "answers that nobody reads",
+            100,
+            512 * KIB,
+            async || {
+                let mut client = Raw::connect(to).await;
+                client
+                    .send(format!("GET /large HTTP/1.1\r\nHost: {HOST}\r\n\r\n"))
+                    .await;
+                client
+            },
+        )
         .await;
 }
 
@@ -259,8 +288,10 @@ async fn http2_connections_that_hold_all_they_may() {
         let target = Target::open(|builder| builder).await;
         let to = target.parkway.external();
         target
-            .costs(what, 4, bound, async |_| {
+            .costs_holding(1_000, what, 4, bound, async || {
                 let mut client = Frames::connect(to, settings).await;
+                // Until then it may send no more than 64 KiB.
+                client.next_of(kind::WINDOW_UPDATE).await;
                 client.send(&bytes).await;
                 client
             })
@@ -299,7 +330,7 @@ async fn http2_floods() {
         let target = Target::open(|builder| builder).await;
         let to = target.parkway.external();
         target
-            .costs(what, 8, 4 * 1024 * KIB, async |_| {
+            .costs(what, 8, 4 * 1024 * KIB, async || {
                 let mut client = Frames::connect(to, &[]).await.into_raw();
                 client.send_what_goes(&flood).await;
                 client

@@ -76,6 +76,11 @@ impl Raw {
         self.stream.set_zero_linger().unwrap();
     }
 
+    /// From now on, dropping it ends the connection with a reset.
+    pub fn leaves_with_a_reset(&self) {
+        self.stream.set_zero_linger().unwrap();
+    }
+
     /// Reads until there is this much, or the connection ends. What there is stays unread.
     async fn fill(&mut self) -> std::io::Result<usize> {
         patiently("bytes", self.stream.read_buf(&mut self.unread)).await
