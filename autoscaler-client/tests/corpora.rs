@@ -4,7 +4,6 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::missing_panics_doc,
-    missing_docs,
     unreachable_pub,
     reason = "a test fails by panicking, and the bodies are another crate's too"
 )]

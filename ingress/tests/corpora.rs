@@ -5,7 +5,6 @@
     clippy::expect_used,
     clippy::missing_panics_doc,
     clippy::string_slice,
-    missing_docs,
     unreachable_pub,
     reason = "a test fails by panicking, and the bodies are another crate's too"
 )]

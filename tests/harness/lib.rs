@@ -36,6 +36,7 @@ pub mod http1;
 pub mod http2;
 pub mod manifest;
 pub mod parkway;
+pub mod pods;
 mod processes;
 pub mod queue_proxy;
 pub mod raw;

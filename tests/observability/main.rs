@@ -3,5 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod cold_starts;
+mod pods;
 mod python;
 mod traces;

@@ -17,7 +17,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::{Admin, Autoscaler, internal_tls};
+use super::{Admin, Autoscaler, cluster, internal_tls, pods};
 use crate::proxy::observe::{Counts, DURATION_BOUNDS};
 use crate::routing::retry::Reason;
 use crate::telemetry;
@@ -49,8 +49,14 @@ impl Collector for Moment {
         knative(&self.0, &revisions, &mut out)?;
         requests(&self.0, &mut out)?;
         traces(&self.0.tracer.counts(), &mut out)?;
+        if let Some(watches) = &self.0.pods {
+            pods::metrics(watches, &mut out)?;
+        }
         if let Some(tls) = &self.0.internal_tls {
             internal_tls::metrics(tls, &mut out)?;
+        }
+        if let Some(in_cluster) = &self.0.cluster {
+            cluster::metrics(in_cluster, &mut out)?;
         }
         autoscaler(&self.0, &mut out)
     }
@@ -470,6 +476,12 @@ fn requests(admin: &Admin, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         "parkway_retries",
         "Times requests were sent again, by what became of the attempt before",
         retries.filter(|(_, count)| *count > 0),
+    )?;
+    counters(
+        out,
+        "parkway_informational_responses",
+        "Informational responses of endpoints that were not passed on: all but 100 and 101",
+        each(|counts| counts.informational),
     )?;
     counters(
         out,

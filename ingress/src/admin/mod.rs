@@ -4,12 +4,14 @@
 //! of it only reads: nothing here changes what Parkway does. Health and readiness are for everybody, the rest for
 //! those whom the [`guard`] lets through.
 
+pub mod cluster;
 mod events;
 mod explain;
 pub mod guard;
 mod internal_tls;
 mod metrics;
 mod page;
+mod pods;
 mod starts;
 mod state;
 mod view;
@@ -32,6 +34,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::{error, warn};
 
+use self::cluster::InCluster;
 use self::guard::Guard;
 use self::view::Views;
 
@@ -40,6 +43,7 @@ use crate::frontend::tls::Certificates;
 use crate::frontend::worker::{Peek, Routes};
 use crate::provider::kubernetes::WatchHealth;
 use crate::provider::kubernetes::lease::Leadership;
+use crate::provider::kubernetes::pods::PodWatches;
 use crate::provider::kubernetes::status::StatusBoard;
 use crate::provider::problem::Problem;
 use crate::proxy::observe::RequestCounts;
@@ -68,8 +72,12 @@ pub struct Admin {
     pub processes: Option<Processes>,
     /// How the cluster is seen; none without one.
     pub watches: Option<WatchHealth>,
+    /// The watches of Pods that start; none without a cluster, or where they are off.
+    pub pods: Option<PodWatches>,
     /// Who leads, and how the writing of status goes; none where there is nothing to write.
     pub leading: Option<(Leadership, StatusBoard)>,
+    /// What else there is to tell of the cluster's part; none without one.
+    pub cluster: Option<InCluster>,
     /// How Pods are spoken to by TLS, and what is shown to who speaks to us as they do; none without a cluster.
     pub internal_tls: Option<(InternalTls, Certificates)>,
     /// The autoscaler.

@@ -8,7 +8,7 @@ use parkway_autoscaler_client::embedded::DeciderState;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Admin, Autoscaler, internal_tls, starts};
+use super::{Admin, Autoscaler, internal_tls, pods, starts};
 use crate::frontend::tls::Certificates;
 use crate::provider::kubernetes::WatchHealth;
 use crate::provider::kubernetes::lease::Leadership;
@@ -62,6 +62,7 @@ pub(super) fn of(admin: &Admin) -> Value {
         "tls": admin.certificates.iter().map(certified).collect::<Vec<_>>(),
         "autoscaler": autoscaler(&admin.autoscaler),
         "watches": admin.watches.as_ref().map(WatchHealth::state),
+        "podWatches": admin.pods.as_ref().map(pods::state),
         "leader": admin.leading.as_ref().map(leading),
         "internalTls": admin.internal_tls.as_ref().map(|tls| internal_tls::state(tls, now)),
         "revisions": revisions,

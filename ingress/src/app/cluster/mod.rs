@@ -33,7 +33,8 @@ use super::parts::{
     trace_settings, traces,
 };
 use super::signals::Signals;
-use super::starts::Noting;
+use super::starts::{self, Noting};
+use crate::admin::cluster::InCluster;
 use crate::admin::{self, Admin, Autoscaler, Problems};
 use crate::cli::{DataPath, Role, Serve};
 use crate::frontend::health::{HealthPublisher, HealthState, TERMINATING};
@@ -42,6 +43,7 @@ use crate::frontend::places::Places;
 use crate::frontend::tls::{CertificatePublisher, Certificates, TlsSettings};
 use crate::frontend::worker::{Entrance, EntranceKind, Policy, RoutePublisher, WorkerParts};
 use crate::provider::kubernetes::client::client;
+use crate::provider::kubernetes::pods::PodWatches;
 use crate::provider::kubernetes::{
     self, CertificateChange, Changes, IngressChange, Key, KubernetesProvider, Replica,
 };
@@ -140,6 +142,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         throttler.clone(),
         endpoints.suspect_probe(dial),
     ));
+    let pods = { settings.watch_pods }.then(|| starts::watch_pods(&client, &throttler, &mut tasks));
     let (resolver, resolving) = names::Resolver::new();
     tasks.spawn(resolving);
 
@@ -157,6 +160,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         applied: Applied::default(),
     };
 
+    let in_cluster = InCluster::new(provider.health(), request_log.clone());
     let places = Places::default();
     let parts = WorkerParts {
         workers,
@@ -195,7 +199,9 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         tracer: traces.tracer(),
         processes: None,
         watches: Some(provider.health()),
+        pods: pods.clone(),
         leading: None,
+        cluster: Some(in_cluster.clone()),
         internal_tls: Some((internal_tls, internal_certificates)),
         autoscaler: Autoscaler::Remote(sink.clone()),
         problems: problems.clone(),
@@ -228,9 +234,13 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
             &mut tasks,
         )
     });
+    if let Some(leading) = &leading {
+        in_cluster.set_leading(leading.told());
+    }
     let mut running = Running {
         provider,
         applier,
+        pods,
         internal_tls: system_internal_tls,
         certificates,
         sink,
@@ -238,6 +248,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         traces,
         pod_ip: settings.pod_ip,
         leading,
+        in_cluster,
         conflicts: BTreeMap::new(),
         tasks,
     };
@@ -293,6 +304,8 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
 struct Running {
     provider: KubernetesProvider,
     applier: Applier,
+    /// None where Pods of starts are not watched.
+    pods: Option<PodWatches>,
     internal_tls: SystemInternalTls,
     certificates: Certified<CertificatePublisher>,
     sink: RemoteSink,
@@ -302,6 +315,7 @@ struct Running {
     pod_ip: Option<IpAddr>,
     /// None where there are no KIngresses to speak of.
     leading: Option<Leading>,
+    in_cluster: InCluster,
     /// KIngresses that do not have all their hosts.
     conflicts: BTreeMap<Key, String>,
     tasks: JoinSet<()>,
@@ -431,6 +445,7 @@ impl Running {
 
     /// Says of KIngresses that their present state is in effect here, and of others whether they have their hosts now.
     fn tell(&mut self, mut in_effect: Vec<IngressChange>, gone: &[Key]) {
+        self.in_cluster.set_held(self.applier.held());
         let Some(leading) = &self.leading else {
             return;
         };
@@ -471,7 +486,8 @@ impl Running {
                 }
                 _ = tick.tick(), if self.has_to_look() => {
                     self.applier.finish_retiring();
-                    self.applier.fail_starts();
+                    let pods = self.pods.as_ref();
+                    self.applier.fail_starts(|id| pods.is_some_and(|pods| pods.lacks_node(id)));
                     let Applier { throttler, endpoints, .. } = &self.applier;
                     self.internal_tls.fail_starts(throttler, endpoints);
                 }
