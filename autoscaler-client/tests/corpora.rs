@@ -1,9 +1,6 @@
 //! The corpora of the fuzz targets, run as ordinary tests: whatever a target has ever stumbled over stays here.
 
 #![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::missing_panics_doc,
     unreachable_pub,
     reason = "a test fails by panicking, and the bodies are another crate's too"
 )]

@@ -2,9 +2,6 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::missing_panics_doc,
-    clippy::string_slice,
     unreachable_pub,
     reason = "a test fails by panicking, and the bodies are another crate's too"
 )]
