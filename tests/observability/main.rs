@@ -6,3 +6,4 @@ mod cold_starts;
 mod pods;
 mod python;
 mod traces;
+mod waiting;
