@@ -19,4 +19,5 @@ mod replicas;
 mod starts;
 mod storms;
 mod tls;
+mod told;
 mod watching;

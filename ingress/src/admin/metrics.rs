@@ -18,7 +18,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::{Admin, Autoscaler, internal_tls, pods};
+use super::{Admin, Autoscaler, cluster, internal_tls, pods};
 use crate::proxy::observe::{Counts, DURATION_BOUNDS};
 use crate::routing::retry::Reason;
 use crate::telemetry;
@@ -55,6 +55,9 @@ impl Collector for Moment {
         }
         if let Some(tls) = &self.0.internal_tls {
             internal_tls::metrics(tls, &mut out)?;
+        }
+        if let Some(in_cluster) = &self.0.cluster {
+            cluster::metrics(in_cluster, &mut out)?;
         }
         autoscaler(&self.0, &mut out)
     }
@@ -458,6 +461,12 @@ fn requests(admin: &Admin, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         "parkway_retries",
         "Times requests were sent again, by what became of the attempt before",
         retries.filter(|(_, count)| *count > 0),
+    )?;
+    counters(
+        out,
+        "parkway_informational_responses",
+        "Informational responses of endpoints that were not passed on: all but 100 and 101",
+        each(|counts| counts.informational),
     )?;
     counters(
         out,

@@ -4,6 +4,7 @@
 //! of it only reads: nothing here changes what Parkway does. Health and readiness are for everybody, the rest for
 //! those whom the [`guard`] lets through.
 
+pub mod cluster;
 mod events;
 mod explain;
 pub mod guard;
@@ -34,6 +35,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::{error, warn};
 
+use self::cluster::InCluster;
 use self::guard::Guard;
 use self::view::Views;
 
@@ -74,6 +76,8 @@ pub struct Admin {
     pub pods: Option<PodWatches>,
     /// Who leads, and how the writing of status goes; none where there is nothing to write.
     pub leading: Option<(Leadership, StatusBoard)>,
+    /// What else there is to tell of the cluster's part; none without one.
+    pub cluster: Option<InCluster>,
     /// How Pods are spoken to by TLS, and what is shown to who speaks to us as they do; none without a cluster.
     pub internal_tls: Option<(InternalTls, Certificates)>,
     /// The autoscaler.

@@ -162,6 +162,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         watches: None,
         pods: None,
         leading: None,
+        cluster: None,
         internal_tls: None,
         autoscaler,
         problems: problems.clone(),

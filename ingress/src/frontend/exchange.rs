@@ -31,6 +31,7 @@ use crate::routing::redirect::redirect;
 use crate::routing::rules::{Target, Visibility};
 use crate::routing::timeout::parse_grpc_timeout;
 use crate::routing::validate::{self, Checked};
+use crate::routing::websocket::OnStream;
 
 /// How a request begins.
 pub(super) enum Begin {
@@ -118,6 +119,7 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
         client,
         attempts: 0,
         turned_away: 0,
+        must_switch: head.extensions.get::<OnStream>().is_some(),
         framing,
         observation,
     };

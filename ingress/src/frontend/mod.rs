@@ -23,4 +23,5 @@ mod sizes;
 mod stall;
 mod stream;
 pub mod tls;
+mod websocket;
 pub mod worker;

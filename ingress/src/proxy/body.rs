@@ -142,7 +142,8 @@ impl RequestBody {
         }))
     }
 
-    fn poll_frame(
+    /// The next piece, with its window given back.
+    pub fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {

@@ -60,6 +60,8 @@ pub struct Counts {
     pub retried: u64,
     /// Times a request was sent again, by the number of its [`Reason`].
     pub retries: [u64; Reason::ALL.len()],
+    /// Informational responses of endpoints that ended here: all but 100 and 101.
+    pub informational: u64,
     /// Response body bytes.
     pub response_bytes: u64,
     /// Requests by duration; the last bucket has no upper bound.
@@ -156,6 +158,18 @@ impl WorkerCounts {
     }
 }
 
+impl WorkerCounts {
+    /// Counts an informational response at once, for the same reason.
+    fn informational(&self, revision: &RevisionId) {
+        let Some(shard) = self.all.0.get(self.index) else {
+            return;
+        };
+        let mut shard = shard.0.lock();
+        let counts = shard.by_revision.entry(revision.clone()).or_default();
+        counts.informational += 1;
+    }
+}
+
 impl Counts {
     fn record(&mut self, observation: &Observation, took: Duration) {
         let status = observation.status.map_or(0, |status| status.as_u16());
@@ -195,6 +209,7 @@ impl Counts {
         for (total, count) in self.retries.iter_mut().zip(other.retries) {
             *total += count;
         }
+        self.informational += other.informational;
         self.response_bytes += other.response_bytes;
         for (total, count) in self.durations.iter_mut().zip(other.durations) {
             *total += count;
@@ -407,6 +422,13 @@ impl Observation {
     pub fn attempt_failed(&mut self, error: &SendError) {
         if let Some(recording) = self.recording() {
             recording.failed(error.reason().label(), &error.to_string());
+        }
+    }
+
+    /// The endpoint has sent an informational response that nobody gets.
+    pub fn informational(&self) {
+        if let Some(destination) = &self.destination {
+            self.counts.informational(&destination.id);
         }
     }
 

@@ -151,6 +151,11 @@ impl Applier {
         self.applied.held.contains_key(key)
     }
 
+    /// How many KIngresses' rules wait for look-ups.
+    pub(super) fn held(&self) -> usize {
+        self.applied.held.len()
+    }
+
     /// Takes in what a name stands for now. Returns the KIngresses that waited for it, now in effect.
     pub(super) fn resolved(&mut self, resolved: Resolved) -> Vec<IngressChange> {
         let Resolved {
@@ -517,6 +522,7 @@ mod tests {
         let reason = "NameLookup";
         assert_eq!(waits.outcome, Outcome::Waiting { reason, message });
         assert!(applier.holds(&waits.key));
+        assert_eq!(applier.held(), 1);
 
         let told = applier.resolved(Resolved {
             id: id(),
@@ -529,5 +535,6 @@ mod tests {
         assert_eq!(told.len(), 1);
         assert_eq!(told[0].outcome, Outcome::Programmed);
         assert!(told[0].rules.is_some() && !applier.holds(&told[0].key));
+        assert_eq!(applier.held(), 0);
     }
 }

@@ -35,6 +35,7 @@ use super::parts::{
 };
 use super::signals::Signals;
 use super::starts::{self, Noting};
+use crate::admin::cluster::InCluster;
 use crate::admin::{self, Admin, Autoscaler, Problems};
 use crate::cli::{Role, Serve};
 use crate::frontend::health::{HealthPublisher, HealthState, TERMINATING};
@@ -159,6 +160,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         applied: Applied::default(),
     };
 
+    let in_cluster = InCluster::new(provider.health(), request_log.clone());
     let connections = Arc::new(AtomicUsize::new(0));
     let parts = WorkerParts {
         workers,
@@ -199,6 +201,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         watches: Some(provider.health()),
         pods: pods.clone(),
         leading: None,
+        cluster: Some(in_cluster.clone()),
         internal_tls: Some((internal_tls, internal_certificates)),
         autoscaler: Autoscaler::Remote(sink.clone()),
         problems: problems.clone(),
@@ -231,6 +234,9 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
             &mut tasks,
         )
     });
+    if let Some(leading) = &leading {
+        in_cluster.set_leading(leading.told());
+    }
     let mut running = Running {
         provider,
         applier,
@@ -242,6 +248,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         traces,
         pod_ip: settings.pod_ip,
         leading,
+        in_cluster,
         conflicts: BTreeMap::new(),
         tasks,
     };
@@ -308,6 +315,7 @@ struct Running {
     pod_ip: Option<IpAddr>,
     /// None where there are no KIngresses to speak of.
     leading: Option<Leading>,
+    in_cluster: InCluster,
     /// KIngresses that do not have all their hosts.
     conflicts: BTreeMap<Key, String>,
     tasks: JoinSet<()>,
@@ -437,6 +445,7 @@ impl Running {
 
     /// Says of KIngresses that their present state is in effect here, and of others whether they have their hosts now.
     fn tell(&mut self, mut in_effect: Vec<IngressChange>, gone: &[Key]) {
+        self.in_cluster.set_held(self.applier.held());
         let Some(leading) = &self.leading else {
             return;
         };

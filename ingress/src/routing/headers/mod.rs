@@ -160,7 +160,7 @@ impl Entry {
 const OURS: usize = 6;
 
 /// HTTP/2 may carry a cookie in pieces; whoever is told in another protocol gets it whole (RFC 9113 section 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
     let mut crumbs = headers.get_all(COOKIE).iter();
     if crumbs.next().is_none() || crumbs.next().is_none() {
         return;
