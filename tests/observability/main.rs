@@ -11,3 +11,4 @@ mod pods;
 mod python;
 mod terminal;
 mod traces;
+mod waiting;
