@@ -16,6 +16,8 @@ mod random;
 mod recordings;
 mod redirect;
 mod replicas;
+mod starts;
 mod storms;
 mod tls;
+mod told;
 mod watching;

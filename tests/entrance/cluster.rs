@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use parkway_activator::throttler::{Parking, QueueLimits, RevisionState, Throttle
 use parkway_ingress::config::Limits;
 use parkway_ingress::frontend::health::{HealthPublisher, HealthState};
 use parkway_ingress::frontend::listener;
+use parkway_ingress::frontend::places::Places;
 use parkway_ingress::frontend::tls::{CertificatePublisher, Certificates, TlsSettings};
 use parkway_ingress::frontend::worker::{
     self, Entrance, EntranceKind, Policy, RoutePublisher, WorkerParts,
@@ -131,7 +131,7 @@ impl Cluster {
             stats: stats.clone(),
             counts: counts.clone(),
             internal_tls: InternalTls::default(),
-            connections: Arc::new(AtomicUsize::new(0)),
+            places: Places::default(),
             drain: drain.clone(),
         };
         let kinds = [
@@ -149,6 +149,7 @@ impl Cluster {
                 listener,
                 kind,
                 certificates: secured.next().flatten(),
+                proxies: None,
             }
         });
         let [external, activator, secure] = entrances

@@ -37,6 +37,7 @@ pub mod http2;
 pub mod manifest;
 pub mod metrics;
 pub mod parkway;
+pub mod pods;
 mod processes;
 pub mod queue_proxy;
 pub mod raw;

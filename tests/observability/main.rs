@@ -7,6 +7,8 @@ mod access_log;
 mod cold_starts;
 mod grafana;
 mod metrics;
+mod pods;
 mod python;
 mod terminal;
 mod traces;
+mod waiting;

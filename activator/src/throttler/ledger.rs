@@ -83,7 +83,7 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn new(id: RevisionId, bounds: QueueBounds) -> Self {
+    pub(super) fn new(id: RevisionId, bounds: Arc<QueueBounds>) -> Self {
         Self {
             id,
             spec: Arc::default(),

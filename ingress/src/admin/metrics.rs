@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::UNIX_EPOCH;
 
 use parkway_activator::revision::RevisionId;
@@ -17,7 +16,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::{Admin, internal_tls};
+use super::{Admin, cluster, internal_tls, pods};
 use crate::proxy::log_lines::Log;
 use crate::telemetry;
 use crate::trace::TraceCounts;
@@ -56,8 +55,14 @@ impl Collector for Moment {
         requests::encode(&self.0, &revisions, &mut out)?;
         workers::encode(&self.0, &mut out)?;
         traces(&self.0.tracer.counts(), &mut out)?;
+        if let Some(watches) = &self.0.pods {
+            pods::metrics(watches, &mut out)?;
+        }
         if let Some(tls) = &self.0.internal_tls {
             internal_tls::metrics(tls, &mut out)?;
+        }
+        if let Some(in_cluster) = &self.0.cluster {
+            cluster::metrics(in_cluster, &mut out)?;
         }
         Ok(())
     }
@@ -127,12 +132,28 @@ fn process(admin: &Admin, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let found = admin.problems.found();
     let one = |value: f64| [(Labels::new(), value)];
     #[expect(clippy::cast_precision_loss, reason = "a gauge; exact to 2^53")]
-    let connections = admin.connections.load(Ordering::Relaxed) as f64;
+    let connections = admin.places.open() as f64;
     gauges(
         out,
         "parkway_connections",
         "Client connections open",
         one(connections),
+    )?;
+    let refused = admin.places.unwelcome().map(|(why, count)| {
+        let label = ("reason", why.as_str().to_owned());
+        (vec![label], count)
+    });
+    counters(
+        out,
+        "parkway_connections_refused",
+        "Client connections that were closed at once, some with a 503 or 429",
+        refused,
+    )?;
+    counters(
+        out,
+        "parkway_accept_failures",
+        "Times a connection that waits could not be accepted for want of files or memory",
+        [(Labels::new(), admin.places.not_accepted())],
     )?;
     #[expect(clippy::cast_precision_loss, reason = "a gauge; exact to 2^53")]
     let bytes = admin.throttler.parked_bytes() as f64;

@@ -4,12 +4,14 @@
 //! of it only reads: nothing here changes what Parkway does. Health and readiness are for everybody, the rest for
 //! those whom the [`guard`] lets through.
 
+pub mod cluster;
 mod events;
 mod explain;
 pub mod guard;
 mod internal_tls;
 mod metrics;
 mod page;
+mod pods;
 mod starts;
 mod state;
 mod story;
@@ -19,7 +21,6 @@ mod why;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use axum::Router;
 use axum::extract::State;
@@ -37,13 +38,16 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tracing::{error, warn};
 
+use self::cluster::InCluster;
 use self::guard::Guard;
 use self::view::Views;
 
+use crate::frontend::places::Places;
 use crate::frontend::tls::Certificates;
 use crate::frontend::worker::{Peek, Routes};
 use crate::provider::kubernetes::WatchHealth;
 use crate::provider::kubernetes::lease::Leadership;
+use crate::provider::kubernetes::pods::PodWatches;
 use crate::provider::kubernetes::status::StatusBoard;
 use crate::provider::problem::Problem;
 use crate::proxy::log_lines::LogLines;
@@ -75,16 +79,20 @@ pub struct Admin {
     pub processes: Option<Processes>,
     /// How the cluster is seen; none without one.
     pub watches: Option<WatchHealth>,
+    /// The watches of Pods that start; none without a cluster, or where they are off.
+    pub pods: Option<PodWatches>,
     /// Who leads, and how the writing of status goes; none where there is nothing to write.
     pub leading: Option<(Leadership, StatusBoard)>,
+    /// What else there is to tell of the cluster's part; none without one.
+    pub cluster: Option<InCluster>,
     /// How Pods are spoken to by TLS, and what is shown to who speaks to us as they do; none without a cluster.
     pub internal_tls: Option<(InternalTls, Certificates)>,
     /// The autoscaler.
     pub autoscaler: Autoscaler,
     /// What is wrong with the configuration.
     pub problems: Problems,
-    /// Client connections open.
-    pub connections: Arc<AtomicUsize>,
+    /// Client connections.
+    pub places: Places,
     /// How many workers there are.
     pub workers: usize,
     /// Asks each worker what its next request would draw.

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::UNIX_EPOCH;
 
 use parkway_activator::throttler::{Histogram, RevisionState};
@@ -10,7 +9,7 @@ use parkway_autoscaler_client::embedded::DeciderState;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Admin, Autoscaler, internal_tls, starts};
+use super::{Admin, Autoscaler, internal_tls, pods, starts};
 use crate::frontend::tls::Certificates;
 use crate::provider::kubernetes::WatchHealth;
 use crate::provider::kubernetes::lease::Leadership;
@@ -51,7 +50,7 @@ pub(super) fn of(admin: &Admin) -> Value {
         "ready": admin.ready.waits_for().is_empty(),
         "waitsFor": admin.ready.waits_for(),
         "workers": admin.workers,
-        "connections": admin.connections.load(Ordering::Relaxed),
+        "connections": admin.places.open(),
         "parked": admin.throttler.parked(),
         "parkedBytes": admin.throttler.parked_bytes(),
         "configuration": {
@@ -69,6 +68,7 @@ pub(super) fn of(admin: &Admin) -> Value {
         "tls": admin.certificates.iter().map(certified).collect::<Vec<_>>(),
         "autoscaler": autoscaler(&admin.autoscaler),
         "watches": admin.watches.as_ref().map(WatchHealth::state),
+        "podWatches": admin.pods.as_ref().map(pods::state),
         "leader": admin.leading.as_ref().map(leading),
         "internalTls": admin.internal_tls.as_ref().map(|tls| internal_tls::state(tls, now)),
         "revisions": revisions,

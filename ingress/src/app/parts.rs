@@ -1,21 +1,24 @@
 //! What both modes of running are made of: workers, and what settings mean to them.
 
+use std::num::NonZeroU32;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use parkway_activator::throttler::QueueLimits;
 use tokio::sync::mpsc;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use crate::admin::guard::Guard;
-use crate::cli::{AccessLogged, AdminAccess, DataPath};
+use crate::cli::{AccessLogged, AdminAccess, DataPath, ProxiedEntrance};
 use crate::config::Limits;
 use crate::frontend::exchange::ClientShares;
-use crate::frontend::worker::{self, Entrance, Peek, Policy, WorkerParts};
+use crate::frontend::proxy_protocol::TrustedProxies;
+use crate::frontend::worker::{self, Entrance, EntranceKind, Peek, Policy, WorkerParts};
 use crate::proxy::access_log::{AccessLog, Logged};
 use crate::proxy::log_lines::LogLines;
 use crate::proxy::request_log::Template;
+use crate::routing::rules::Visibility;
 use crate::trace::{Exporting, Settings};
 
 /// The threads that serve requests.
@@ -80,8 +83,12 @@ pub(super) fn queue_limits(settings: &DataPath) -> QueueLimits {
 }
 
 pub(super) fn limits(settings: &DataPath, drain: Duration) -> Limits {
+    let connections = connections(settings.connections, open_files());
     Limits {
-        connections: settings.connections,
+        connections,
+        client_connections: settings.client_connections.unwrap_or(connections),
+        body_rate: NonZeroU32::new(settings.body_rate),
+        body_patience: Duration::from_secs(settings.body_patience_seconds),
         first_byte: Duration::from_secs(settings.first_byte_seconds),
         header_read: Duration::from_secs(settings.header_read_seconds),
         idle: Duration::from_secs(settings.idle_seconds),
@@ -89,6 +96,39 @@ pub(super) fn limits(settings: &DataPath, drain: Duration) -> Limits {
         drain,
         ..Limits::default()
     }
+}
+
+/// As many connections of clients as were asked for, and as leave files for connections to endpoints: out of files, a
+/// client would wait without an answer, and nobody could be connected to.
+fn connections(asked: usize, files: Option<usize>) -> usize {
+    let most = files.map_or(usize::MAX, |files| files - files / 4);
+    if asked > most {
+        info!(asked, most, "fewer connections: there may be no more files");
+    }
+    asked.min(most)
+}
+
+/// How many files this process may have open, if that is bounded.
+fn open_files() -> Option<usize> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current.and_then(|files| usize::try_from(files).ok())
+}
+
+/// The proxies in front of an entrance, if there are any.
+pub(super) fn proxies(
+    settings: &DataPath,
+    kind: EntranceKind,
+    is_tls: bool,
+) -> Option<TrustedProxies> {
+    let entrance = match (kind, is_tls) {
+        (EntranceKind::Gateway(Visibility::ExternalIp), false) => ProxiedEntrance::External,
+        (EntranceKind::Gateway(Visibility::ExternalIp), true) => ProxiedEntrance::ExternalTls,
+        (EntranceKind::Gateway(Visibility::ClusterLocal), false) => ProxiedEntrance::Local,
+        (EntranceKind::Gateway(Visibility::ClusterLocal), true) => ProxiedEntrance::LocalTls,
+        (EntranceKind::Activator, _) => return None,
+    };
+    let is_proxied = settings.proxy_protocol.contains(&entrance);
+    is_proxied.then(|| TrustedProxies::new(&settings.trusted_proxies))
 }
 
 /// Where lines about requests go: standard output, written by a thread of its own.

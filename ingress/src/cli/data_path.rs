@@ -1,9 +1,11 @@
 //! What `parkway run` and `parkway serve` have in common: everything about the data path.
 
+use std::net::IpAddr;
 use std::num::NonZeroU8;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use http::HeaderName;
+use ipnet::IpNet;
 
 use super::LogFormat;
 
@@ -112,6 +114,34 @@ pub struct DataPath {
     )]
     pub connections: usize,
 
+    /// Connections from one client in all; one more is answered 429 and closed. Counted at the external entrances, by IPv4
+    /// address or by the first 64 bits of an IPv6 address. Default: as --connections, which is no bound.
+    #[arg(long, env = "PARKWAY_CLIENT_CONNECTIONS", value_parser = at_least_one, value_name = "COUNT")]
+    pub client_connections: Option<usize>,
+
+    /// Entrances behind load balancers that say by the PROXY protocol, version 1 or 2, whose connections they are. All
+    /// others are closed there.
+    #[arg(
+        long,
+        env = "PARKWAY_PROXY_PROTOCOL",
+        value_enum,
+        value_delimiter = ',',
+        requires = "trusted_proxies",
+        value_name = "ENTRANCES"
+    )]
+    pub proxy_protocol: Vec<ProxiedEntrance>,
+
+    /// Networks of those load balancers, such as 10.0.0.0/8.
+    #[arg(
+        long,
+        env = "PARKWAY_TRUSTED_PROXIES",
+        value_delimiter = ',',
+        requires = "proxy_protocol",
+        value_parser = network,
+        value_name = "NETWORKS"
+    )]
+    pub trusted_proxies: Vec<IpNet>,
+
     /// How long a new connection may stay silent before it is closed, in seconds.
     #[arg(long, env = "PARKWAY_FIRST_BYTE_SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "SECONDS")]
     pub first_byte_seconds: u64,
@@ -127,6 +157,48 @@ pub struct DataPath {
     /// How long a client may take nothing of an answer that is there for it before it is cut off, in seconds.
     #[arg(long, env = "PARKWAY_STALL_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "SECONDS")]
     pub stall_seconds: u64,
+
+    /// Bytes per second that a client has to send of a request's body, on average, while an endpoint waits for it. Slower:
+    /// 408. 0: no such bound.
+    #[arg(
+        long,
+        env = "PARKWAY_BODY_RATE",
+        default_value_t = 240,
+        value_name = "BYTES"
+    )]
+    pub body_rate: u32,
+
+    /// How long an endpoint waits for a client's body at first, and at most at a stretch, in seconds. Longer: 408.
+    #[arg(long, env = "PARKWAY_BODY_PATIENCE_SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "SECONDS")]
+    pub body_patience_seconds: u64,
+}
+
+/// An entrance that may be behind load balancers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProxiedEntrance {
+    /// `--listen`.
+    External,
+    /// `--listen-tls`.
+    ExternalTls,
+    /// `--listen-local`.
+    Local,
+    /// `--listen-local-tls`.
+    LocalTls,
+}
+
+fn at_least_one(text: &str) -> Result<usize, &'static str> {
+    match text.parse() {
+        Ok(count) if count > 0 => Ok(count),
+        _ => Err("must be a number above 0"),
+    }
+}
+
+/// A network, or an address, which is one of its own.
+fn network(text: &str) -> Result<IpNet, &'static str> {
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    address
+        .or_else(|_| text.parse::<IpNet>())
+        .map_err(|_| "must be a network such as 10.0.0.0/8")
 }
 
 /// Which requests are written to the access log.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use admin::{AdminAccess, AdminTarget};
-pub use data_path::{AccessLogged, DataPath};
+pub use data_path::{AccessLogged, DataPath, ProxiedEntrance};
 pub use install::{Access, Install, Live, Target, Uninstall};
 pub use look::{Top, Why};
 pub use serve::{DEFAULT_INGRESS_CLASS, PeerAuth, Role, Serve};

@@ -33,6 +33,7 @@ use crate::routing::rules::{Target, Visibility};
 use crate::routing::timeout::parse_grpc_timeout;
 use crate::routing::validate::{self, Checked};
 use crate::routing::waiting_page::is_navigation;
+use crate::routing::websocket::OnStream;
 
 /// How a request begins.
 pub(super) enum Begin {
@@ -128,6 +129,7 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
         client,
         attempts: 0,
         turned_away: 0,
+        must_switch: head.extensions.get::<OnStream>().is_some(),
         framing,
         observation,
     };

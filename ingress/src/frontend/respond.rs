@@ -61,8 +61,11 @@ impl Asked {
                 HeaderValue::from(after.as_secs().max(1)),
             );
         }
-        // After a request that can be read in two ways, nobody knows where the next one begins.
-        if matches!(failure, Failure::Incomplete | Failure::BadRequest(_)) {
+        // After a request that can be read in two ways, or is not waited for, nobody knows where the next one begins.
+        if matches!(
+            failure,
+            Failure::Incomplete | Failure::SlowBody | Failure::BadRequest(_)
+        ) {
             fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response

@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use parkway_activator::revision::{RevisionId, RevisionMap, RevisionSpec};
@@ -16,18 +15,20 @@ use parkway_activator::stats::Stats;
 use parkway_activator::throttler::Throttler;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use super::connection::{self, OpenConnection, Opening, Peer};
+use super::connection::{self, Opening, Peer, place_of};
 use super::demand::Demand;
 use super::drain::Drain;
 use super::exchange::ClientShares;
 use super::health::Health;
+use super::places::Places;
+use super::proxy_protocol::TrustedProxies;
 use super::published::Current;
 pub use super::published::{RoutePublisher, Routes};
 use super::tls::Certificates;
@@ -111,8 +112,8 @@ pub struct WorkerParts {
     pub tracer: Tracer,
     /// How secured endpoints are spoken to.
     pub internal_tls: InternalTls,
-    /// Client connections open, over all workers.
-    pub connections: Arc<AtomicUsize>,
+    /// Places for client connections, over all workers.
+    pub places: Places,
     /// Cancelled when no new connections are taken any more and those that are there end. [`WorkerParts::health`] fails
     /// before that: until this is cancelled, everything is taken as ever.
     pub drain: CancellationToken,
@@ -131,6 +132,7 @@ pub struct Worker {
     pub(super) drain: Rc<Drain>,
     pub(super) demand: Rc<Demand>,
     pub(super) health: Health,
+    pub(super) places: Places,
     turning_away: Arc<Semaphore>,
     routes: Routes,
     kept: RefCell<Arc<Current>>,
@@ -172,6 +174,7 @@ impl Worker {
             drain: Rc::default(),
             demand: Rc::default(),
             health: parts.health.clone(),
+            places: parts.places.clone(),
             turning_away: Arc::new(Semaphore::new(connection::TURNED_AWAY)),
             routes: parts.routes.clone(),
             kept_generation: Cell::new(kept.routes.generation()),
@@ -179,6 +182,11 @@ impl Worker {
             stats: parts.stats.clone(),
             destinations: RefCell::default(),
         }
+    }
+
+    /// The right to tell a client that it is not welcome; `None`: as many are being told as may be.
+    pub(super) fn may_turn_away(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.turning_away).try_acquire_owned().ok()
     }
 
     /// The routes for a request that arrives now; what it needs of them later, it takes along.
@@ -258,6 +266,9 @@ pub struct Entrance {
     pub kind: EntranceKind,
     /// The certificates its connections are secured with. `None`: plain text.
     pub certificates: Option<Certificates>,
+    /// The proxies it is behind, which say by the PROXY protocol whose connections they are. `None`: who connects is who
+    /// asks.
+    pub proxies: Option<TrustedProxies>,
 }
 
 /// A question to a worker: what would the next request on this path draw?
@@ -291,13 +302,10 @@ pub fn start(
         let _entered = runtime.enter();
         let listen = |entrance: Entrance| {
             entrance.listener.set_nonblocking(true)?;
-            let opening = entrance
-                .certificates
-                .map(|certificates| Opening { certificates });
             Ok(Listening {
                 listener: TcpListener::from_std(entrance.listener)?,
                 kind: entrance.kind,
-                opening,
+                opening: Opening::of(entrance.proxies, entrance.certificates),
             })
         };
         entrances
@@ -361,7 +369,6 @@ async fn run(
                 }),
                 parts.drain.clone(),
                 connections.clone(),
-                Arc::clone(&parts.connections),
             );
             tokio::task::spawn_local(accept)
         })
@@ -414,8 +421,8 @@ async fn accept(
     kind: Rc<Kind>,
     drain: CancellationToken,
     connections: TaskTracker,
-    open: Arc<AtomicUsize>,
 ) {
+    let mut is_short = false;
     loop {
         let accepted = tokio::select! {
             biased; // however many connections come: what is queued is looked at below
@@ -424,15 +431,27 @@ async fn accept(
         };
         match accepted {
             Ok((stream, address)) => {
-                welcome(&worker, stream, address, &kind, &connections, &open);
+                if std::mem::take(&mut is_short) {
+                    info!(worker = worker.index, "accepting connections again");
+                }
+                welcome(&worker, stream, address, &kind, &connections);
             }
-            Err(error) => refuse_for_a_moment(&error).await,
+            Err(error) if is_gone(&error) => {}
+            Err(error) => {
+                worker.places.count_not_accepted();
+                // Said once, not as often as it is tried.
+                if !std::mem::replace(&mut is_short, true) {
+                    warn!(worker = worker.index, %error, "cannot accept connections: those that come wait");
+                }
+                // Waiting lets what runs give some back.
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
         }
     }
     match queued(listener) {
         Ok(queued) => {
             for (stream, address) in queued {
-                welcome(&worker, stream, address, &kind, &connections, &open);
+                welcome(&worker, stream, address, &kind, &connections);
             }
         }
         Err(error) => warn!(%error, "connections that were queued are lost"),
@@ -471,36 +490,43 @@ fn welcome(
     address: SocketAddr,
     kind: &Kind,
     connections: &TaskTracker,
-    open: &Arc<AtomicUsize>,
 ) {
-    let Some(open) = OpenConnection::within(open, worker.limits.connections) else {
-        debug!(client = %address, "one connection too many");
-        // Words before the handshake are none.
-        if kind.opening.is_none()
-            && let Ok(permit) = Arc::clone(&worker.turning_away).try_acquire_owned()
-        {
-            connections.spawn_local(connection::turn_away(stream, permit));
+    let opening = kind.opening.as_deref();
+    let is_introduced = opening.is_some_and(|opening| opening.proxies.is_some());
+    let place = worker.places.take(worker.limits.connections);
+    let places = place.and_then(|place| match is_introduced {
+        // Whose connection it is has yet to be said.
+        true => Ok((place, None)),
+        false => Ok((place, place_of(worker, address, kind.entrance)?)),
+    });
+    let places = match places {
+        Ok(places) => places,
+        Err(why) => {
+            worker.places.count(why, address.ip());
+            // Words before a handshake are none; nor is it known whether a proxy is one that is trusted.
+            if opening.is_none()
+                && let Some(permit) = worker.may_turn_away()
+            {
+                connections.spawn_local(connection::turn_away(stream, why, permit));
+            }
+            return;
         }
-        return;
     };
     let peer = Rc::new(Peer::new(Rc::clone(worker), address, kind.entrance, None));
     let beginning = connection::beginning(kind.opening.clone(), peer, stream);
-    connections.spawn_local(connection::serve(beginning, open));
+    connections.spawn_local(connection::serve(beginning, places));
 }
 
-/// Out of files or memory: waiting lets running requests give some back; a peer that left meanwhile costs nothing.
-async fn refuse_for_a_moment(error: &std::io::Error) {
+/// Whether a connection failed to be accepted because its client is gone, not because files or memory ran out.
+fn is_gone(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    if matches!(
+    matches!(
         error.kind(),
         ConnectionAborted | ConnectionReset | Interrupted
-    ) {
-        return;
-    }
-    warn!(%error, "cannot accept a connection");
-    tokio::time::sleep(ACCEPT_PAUSE).await;
+    )
 }
 
+/// How long nothing is accepted once files or memory have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 async fn answer_peeks(worker: Rc<Worker>, mut peeks: mpsc::Receiver<Peek>) {

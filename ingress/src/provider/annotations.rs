@@ -13,7 +13,7 @@ use super::names::go_duration;
 use super::object::Labels;
 use super::problem::{Origin, Problem, did_you_mean};
 use crate::routing::policy::{MOST_NO_WAKE, NoWake, RoutePolicy};
-use crate::routing::retry::{MOST_ATTEMPTS, RetryPolicy};
+use crate::routing::retry::{GRPC_CODES, MOST_ATTEMPTS, RetryPolicy};
 use crate::routing::timeout::NEVER;
 use crate::routing::waiting_page::{REFRESH, Template, WaitingPage};
 
@@ -347,26 +347,6 @@ fn not_a_cause(word: &str) -> Wrong {
         remedy,
     )
 }
-
-/// Source: grpc/grpc `doc/statuscodes.md`.
-const GRPC_CODES: [(&str, u32); 16] = [
-    ("cancelled", 1),
-    ("unknown", 2),
-    ("invalid-argument", 3),
-    ("deadline-exceeded", 4),
-    ("not-found", 5),
-    ("already-exists", 6),
-    ("permission-denied", 7),
-    ("resource-exhausted", 8),
-    ("failed-precondition", 9),
-    ("aborted", 10),
-    ("out-of-range", 11),
-    ("unimplemented", 12),
-    ("internal", 13),
-    ("unavailable", 14),
-    ("data-loss", 15),
-    ("unauthenticated", 16),
-];
 
 fn no_wake_paths(value: &str, draft: &mut Draft) -> Result<(), Wrong> {
     let paths = pieces(value)?;

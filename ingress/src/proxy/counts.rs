@@ -165,6 +165,8 @@ pub struct Counts {
     pub retried: u64,
     /// Times a request was sent again, by the number of its [`Reason`].
     pub retries: [u64; Reason::ALL.len()],
+    /// Informational responses of endpoints that ended here: all but 100 and 101.
+    pub informational: u64,
     /// Response body bytes.
     pub response_bytes: u64,
     /// Browsers that were shown a page instead of being kept waiting.
@@ -337,6 +339,16 @@ impl WorkerCounts {
             *count += 1;
         }
     }
+
+    /// Counts an informational response at once, for the same reason.
+    pub(super) fn informational(&self, revision: &RevisionId) {
+        let Some(shard) = self.all.shards.get(self.index) else {
+            return;
+        };
+        let mut table = shard.table.lock();
+        let counts = table.by_revision.entry(revision.clone()).or_default();
+        counts.informational += 1;
+    }
 }
 
 impl Counts {
@@ -389,6 +401,7 @@ impl Counts {
         for (total, count) in self.retries.iter_mut().zip(other.retries) {
             *total += count;
         }
+        self.informational += other.informational;
         self.response_bytes += other.response_bytes;
         self.pages += other.pages;
     }

@@ -53,6 +53,12 @@ pub enum Failure {
     /// The client did not send the whole request.
     #[error("the request was not sent completely")]
     Incomplete,
+    /// The client sends the request's body too slowly.
+    #[error("the request's body is sent too slowly")]
+    SlowBody,
+    /// No connection to an endpoint can be made for want of files or ports of our own.
+    #[error("out of files or ports")]
+    OutOfFiles,
 }
 
 /// A timeout of a route, by the name it has in the annotation.
@@ -92,11 +98,13 @@ impl Failure {
             Self::Refused(_)
             | Self::Misconfigured(_)
             | Self::TurnedAway
+            | Self::OutOfFiles
             | Self::Starting(_)
             | Self::RouteTimeout(Named::Parked) => StatusCode::SERVICE_UNAVAILABLE,
             Self::TimedOut | Self::RouteTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::BadGateway(_) => StatusCode::BAD_GATEWAY,
             Self::Incomplete => StatusCode::BAD_REQUEST,
+            Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
         }
     }
 
@@ -106,9 +114,9 @@ impl Failure {
             Self::Refused(
                 Refusal::QueueFull { retry_after, .. } | Refusal::StartFailed { retry_after, .. },
             ) => Some(*retry_after),
-            Self::Refused(Refusal::Draining | Refusal::NoEndpoint) | Self::TurnedAway => {
-                Some(Duration::from_secs(1))
-            }
+            Self::Refused(Refusal::Draining | Refusal::NoEndpoint)
+            | Self::TurnedAway
+            | Self::OutOfFiles => Some(Duration::from_secs(1)),
             Self::Starting(notice) => notice.page().map(|page| page.refresh),
             _ => None,
         }

@@ -17,6 +17,7 @@ pub mod held;
 pub mod http1;
 pub mod log_lines;
 pub mod observe;
+pub mod pace;
 pub mod pool;
 pub mod probe;
 pub mod request_log;

@@ -282,6 +282,13 @@ impl Observation {
         }
     }
 
+    /// The endpoint has sent an informational response that nobody gets.
+    pub fn informational(&self) {
+        if let Some(destination) = &self.destination {
+            self.counts.informational(&destination.id);
+        }
+    }
+
     /// The request is about to be sent again.
     pub fn retried(&mut self, reason: Reason) {
         if let Some(destination) = &self.destination {

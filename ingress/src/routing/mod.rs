@@ -25,6 +25,7 @@ pub mod timeout;
 pub mod tls;
 pub mod validate;
 pub mod waiting_page;
+pub mod websocket;
 
 #[cfg(test)]
 mod conformance;

@@ -19,7 +19,9 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 
-pub use self::asked::{ATTEMPTS, BACKOFF, LONGEST_BACKOFF, MOST_ATTEMPTS, RetryAfter, RetryPolicy};
+pub use self::asked::{
+    ATTEMPTS, BACKOFF, GRPC_CODES, LONGEST_BACKOFF, MOST_ATTEMPTS, RetryAfter, RetryPolicy,
+};
 
 /// How far the failed attempt got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -79,7 +79,7 @@ fn counted(total: &[Counted], out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         "Times requests were sent again, by what became of the attempt before",
         retries.filter(|(_, count)| *count > 0),
     )?;
-    let families: [(&str, &str, fn(&Counts) -> u64); 4] = [
+    let families: [(&str, &str, fn(&Counts) -> u64); 5] = [
         (
             "parkway_aborted_requests",
             "Requests whose response did not reach its end",
@@ -89,6 +89,11 @@ fn counted(total: &[Counted], out: &mut DescriptorEncoder<'_>) -> fmt::Result {
             "parkway_retried_requests",
             "Requests that were sent to more than one endpoint",
             |counts| counts.retried,
+        ),
+        (
+            "parkway_informational_responses",
+            "Informational responses of endpoints that were not passed on: all but 100 and 101",
+            |counts| counts.informational,
         ),
         ("parkway_response_bytes", "Response body bytes", |counts| {
             counts.response_bytes

@@ -67,7 +67,7 @@ fn summary(admin: &Admin, view: &View, items: &[Item]) -> Markup {
                 li { b { (view.revisions.len()) } " " @if view.revisions.len() == 1 { "Revision" } @else { "Revisions" } }
                 li { b { (admin.throttler.parked()) } " parked" @if admin.throttler.parked() > 0 { span.of { ", " (bytes(admin.throttler.parked_bytes())) } } }
                 li { b { (in_flight) } " in flight" }
-                li { b { (admin.connections.load(std::sync::atomic::Ordering::Relaxed)) } " connections" }
+                li { b { (admin.places.open()) } " connections" }
             }
             @if unwell.is_empty() {
                 p.verdict { span.chip.good { "all well" } }
