@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod autoscaling;
+mod cannot_start;
 mod figures;
 mod internal_tls;
 mod life;
@@ -16,6 +17,7 @@ mod random;
 mod recordings;
 mod redirect;
 mod replicas;
+mod roles;
 mod starts;
 mod storms;
 mod tls;
