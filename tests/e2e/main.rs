@@ -24,6 +24,7 @@ mod restart;
 mod splits;
 mod trust;
 mod uncooperative;
+mod waiting_page;
 
 /// Bytes in which any that are missing, doubled or swapped show.
 fn pattern(length: u32) -> bytes::Bytes {

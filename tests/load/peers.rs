@@ -195,6 +195,8 @@ pub(crate) struct Start<'a> {
     pub(crate) flags: Vec<String>,
     /// Parkway's workers.
     pub(crate) workers: usize,
+    /// Parkway's environment beyond what it inherits.
+    pub(crate) environment: Vec<(&'static str, String)>,
 }
 
 /// What Parkway serves.
@@ -278,7 +280,9 @@ fn command(how: &Start<'_>, program: Program, ports: &Ports, folder: &Path) -> R
             command.args(["--listen-local", &ports.local.to_string()]);
             command.args(["--admin", &ports.admin.to_string()]);
             command.arg("--state-dir").arg(folder.join("state"));
-            command.args(&how.flags);
+            command
+                .args(&how.flags)
+                .envs(how.environment.iter().cloned());
         }
     }
     Ok(command)

@@ -42,6 +42,7 @@ enum Row {
     Latency,
     Hosts,
     Workers,
+    Tracing,
 }
 
 #[derive(Debug, Args)]
@@ -114,6 +115,7 @@ impl Bench {
             manifests: Manifests::Template(READY),
             flags: Vec::new(),
             workers: 1,
+            environment: Vec::new(),
         }
     }
 
@@ -190,6 +192,7 @@ fn tables(bench: &Bench, row: Row) -> Result<Vec<Table>> {
         Row::Connections => busy::connections(bench),
         Row::Latency => busy::latency(bench),
         Row::Workers => busy::workers(bench),
+        Row::Tracing => busy::tracing(bench),
         Row::Idle => idle::idle(bench),
         Row::Parked => parked::memory(bench),
         Row::Release => parked::release(bench),

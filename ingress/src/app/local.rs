@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -25,15 +24,17 @@ use tracing::{error, info, warn};
 use super::applier::{Applied, Applier, Scaling};
 use super::events::{ProcessEvents, RolloutEvent, ScaleProcesses};
 use super::parts::{
-    Workers, guard, joined, limits, policy, queue_limits, raise_file_limit, start_workers, traces,
+    Workers, guard, joined, limits, log_lines, policy, proxies, queue_limits, raise_file_limit,
+    start_workers, traces, written,
 };
 use super::signals::Signals;
 use super::starts::Noting;
 use super::{names, summary, validate};
 use crate::admin::{self, Admin, Autoscaler, Problems};
-use crate::cli::{AutoscalerChoice, Run};
+use crate::cli::{AutoscalerChoice, ProxiedEntrance, Run};
 use crate::frontend::health::Health;
 use crate::frontend::listener;
+use crate::frontend::places::Places;
 use crate::frontend::worker::{Entrance, EntranceKind, RoutePublisher, WorkerParts};
 use crate::provider::file::{FileProvider, Watch};
 use crate::provider::{self, Problem, ServiceUrl, World};
@@ -93,6 +94,8 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
     let ready = Ready::default();
     let starting = ready.wait_for("routes and listeners");
     let drain = CancellationToken::new();
+    let lines = log_lines()?;
+    let policy = policy(&settings.data_path, &lines)?;
     let guard = guard(&settings.admin_access)?;
     let workers = entrances.workers;
     let throttler = Throttler::new(queue_limits(&settings.data_path), workers);
@@ -129,12 +132,12 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
     };
     apply(&mut applier, &world, &problems).await;
 
-    let connections = Arc::new(AtomicUsize::new(0));
-    let (per_worker, admin_listener) = entrances.into_parts();
+    let places = Places::default();
+    let (per_worker, admin_listener) = entrances.into_parts(settings);
     let parts = WorkerParts {
         workers,
         limits: Arc::new(limits(&settings.data_path, settings.drain())),
-        policy: Arc::new(policy(&settings.data_path)),
+        policy: Arc::new(policy),
         routes: routes.clone(),
         health: Health::default(),
         throttler: throttler.clone(),
@@ -142,7 +145,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         counts: counts.clone(),
         tracer: traces.tracer(),
         internal_tls: InternalTls::default(),
-        connections: Arc::clone(&connections),
+        places: places.clone(),
         drain: drain.clone(),
     };
     let Workers {
@@ -158,6 +161,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         stats,
         counts,
         tracer: traces.tracer(),
+        lines: lines.clone(),
         processes: Some(processes.clone()),
         watches: None,
         pods: None,
@@ -166,7 +170,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         internal_tls: None,
         autoscaler,
         problems: problems.clone(),
-        connections,
+        places,
         workers,
         peeks,
         certificates: Vec::new(),
@@ -196,6 +200,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
     )
     .await;
     traces.finish().await;
+    written(&lines).await;
     drop(draining);
     tasks.shutdown().await;
     Ok(code)
@@ -328,6 +333,13 @@ pub(crate) struct Addresses {
 
 impl Entrances {
     async fn bind(settings: &Run) -> anyhow::Result<Self> {
+        let by_tls = [ProxiedEntrance::ExternalTls, ProxiedEntrance::LocalTls];
+        anyhow::ensure!(
+            !by_tls
+                .iter()
+                .any(|entrance| settings.data_path.proxy_protocol.contains(entrance)),
+            "--proxy-protocol: `parkway run` has no entrances by TLS"
+        );
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let workers = settings.data_path.workers.map_or(cores, usize::from);
         let taken = |flag: &str, address| {
@@ -346,12 +358,15 @@ impl Entrances {
     }
 
     /// What each worker listens on, and the admin.
-    fn into_parts(self) -> (Vec<Vec<Entrance>>, TcpListener) {
+    fn into_parts(self, settings: &Run) -> (Vec<Vec<Entrance>>, TcpListener) {
         let entrance = |visibility| {
+            let kind = EntranceKind::Gateway(visibility);
+            let proxies = proxies(&settings.data_path, kind, false);
             move |listener| Entrance {
                 listener,
-                kind: EntranceKind::Gateway(visibility),
+                kind,
                 certificates: None,
+                proxies: proxies.clone(),
             }
         };
         let external = self

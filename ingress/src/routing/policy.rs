@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::retry::{GRPC_CODES, RetryPolicy};
 use super::timeout::{NEVER, RouteTimeouts};
+use super::waiting_page::WaitingPage;
 
 /// What a route asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub struct RoutePolicy {
     pub no_wake: NoWake,
     /// Plain requests at the external entrance are sent to TLS, where it is served ([`redirect`](super::redirect)).
     pub redirects: bool,
+    /// What a browser is shown that waits for a start.
+    pub waiting_page: Option<WaitingPage>,
 }
 
 /// Something that a route asks for, as a person would write it.
@@ -61,6 +64,10 @@ impl RoutePolicy {
             ("timeout-total", of.total),
         ] {
             say(name, limit.map(written).unwrap_or_default());
+        }
+        if let Some(page) = &self.waiting_page {
+            say("waiting-page", format!("{:?}", page.patience));
+            say("waiting-page-refresh", format!("{:?}", page.refresh));
         }
         say("no-wake-paths", list(self.no_wake.paths.iter()));
         say("no-wake-agents", list(self.no_wake.agents.iter()));
@@ -170,6 +177,11 @@ mod tests {
                 ..RouteTimeouts::default()
             },
             no_wake: no_wake(),
+            waiting_page: Some(WaitingPage {
+                patience: Duration::from_millis(500),
+                refresh: super::super::waiting_page::REFRESH,
+                template: None,
+            }),
             redirects: true,
         };
         let told: Vec<_> = { policy.terms().into_iter() }
@@ -184,6 +196,8 @@ mod tests {
             "timeout-try=2s",
             "timeout-idle=1.5s",
             "timeout-total=off",
+            "waiting-page=500ms",
+            "waiting-page-refresh=2s",
             "no-wake-paths=/healthz,/robots.txt",
             "no-wake-agents=googlebot,uptime",
         ];

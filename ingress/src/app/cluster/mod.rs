@@ -10,7 +10,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -30,16 +29,17 @@ use tracing::{error, info, warn};
 use super::endpoints::{ClusterEndpoints, ProbeLimits};
 use super::names;
 use super::parts::{
-    Workers, guard, joined, limits, policy, queue_limits, raise_file_limit, start_workers,
-    trace_settings, traces,
+    Workers, guard, joined, limits, log_lines, policy, proxies, queue_limits, raise_file_limit,
+    start_workers, trace_settings, traces, written,
 };
 use super::signals::Signals;
 use super::starts::{self, Noting};
 use crate::admin::cluster::InCluster;
 use crate::admin::{self, Admin, Autoscaler, Problems};
-use crate::cli::{Role, Serve};
+use crate::cli::{DataPath, Role, Serve};
 use crate::frontend::health::{HealthPublisher, HealthState, TERMINATING};
 use crate::frontend::listener;
+use crate::frontend::places::Places;
 use crate::frontend::tls::{CertificatePublisher, Certificates, TlsSettings};
 use crate::frontend::worker::{Entrance, EntranceKind, Policy, RoutePublisher, WorkerParts};
 use crate::provider::kubernetes::client::client;
@@ -114,15 +114,9 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     ];
     let traces = traces(workers, &names);
     let (publisher, routes) = RoutePublisher::new(RouteSnapshot::default());
-    let (request_log_publisher, request_log, request_log_writer) = RequestLogPublisher::new();
-    std::thread::Builder::new()
-        .name("request-log".to_owned())
-        .spawn(move || {
-            if let Err(error) = request_log_writer.run(std::io::stdout()) {
-                warn!(%error, "requests are not written down any more");
-            }
-        })
-        .context("cannot start the thread of the request log")?;
+    let lines = log_lines()?;
+    let policy = policy(&settings.data_path, &lines)?;
+    let (request_log_publisher, request_log) = RequestLogPublisher::new(lines.clone());
     let (health_publisher, health) = HealthPublisher::new(HealthState::Healthy);
 
     let mut tasks = JoinSet::new();
@@ -160,8 +154,8 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         applied: Applied::default(),
     };
 
-    let in_cluster = InCluster::new(provider.health(), request_log.clone());
-    let connections = Arc::new(AtomicUsize::new(0));
+    let in_cluster = InCluster::new(provider.health());
+    let places = Places::default();
     let parts = WorkerParts {
         workers,
         limits: Arc::new(limits(&settings.data_path, settings.drain())),
@@ -170,7 +164,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
             request_log,
             https_port: Some(HTTPS),
             cluster_domain: cluster_domain.as_str().into(),
-            ..policy(&settings.data_path)
+            ..policy
         }),
         routes: routes.clone(),
         health,
@@ -179,7 +173,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         counts: counts.clone(),
         tracer: traces.tracer(),
         internal_tls: internal_tls.clone(),
-        connections: Arc::clone(&connections),
+        places: places.clone(),
         drain: drain.clone(),
     };
     let Entrances {
@@ -189,7 +183,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         admin: admin_listener,
         ..
     } = entrances;
-    let per_worker = per_worker(workers, requests);
+    let per_worker = per_worker(&settings.data_path, workers, requests);
     let admin = Admin {
         ready: ready.clone(),
         routes,
@@ -197,6 +191,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         stats,
         counts,
         tracer: traces.tracer(),
+        lines: lines.clone(),
         processes: None,
         watches: Some(provider.health()),
         pods: pods.clone(),
@@ -205,7 +200,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         internal_tls: Some((internal_tls, internal_certificates)),
         autoscaler: Autoscaler::Remote(sink.clone()),
         problems: problems.clone(),
-        connections,
+        places,
         workers,
         peeks: Vec::new(),
         certificates: vec![("external", readers.external), ("local", readers.local)],
@@ -296,6 +291,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     });
     let code = code.await;
     running.traces.finish().await;
+    written(&lines).await;
     running.tasks.shutdown().await;
     Ok(code)
 }
@@ -718,14 +714,16 @@ impl Entrances {
 }
 
 /// What each worker listens on.
-fn per_worker(workers: usize, requests: Vec<Requests>) -> Vec<Vec<Entrance>> {
+fn per_worker(settings: &DataPath, workers: usize, requests: Vec<Requests>) -> Vec<Vec<Entrance>> {
     let mut per_worker: Vec<Vec<Entrance>> = (0..workers).map(|_| Vec::new()).collect();
     for (listeners, kind, certificates) in requests {
+        let proxies = proxies(settings, kind, certificates.is_some());
         for (entrances, listener) in per_worker.iter_mut().zip(listeners) {
             entrances.push(Entrance {
                 listener,
                 kind,
                 certificates: certificates.clone(),
+                proxies: proxies.clone(),
             });
         }
     }

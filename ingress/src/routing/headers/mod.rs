@@ -134,6 +134,9 @@ impl Entry {
         parts.headers.reserve(OURS);
         match self.arrival.entrance {
             EntranceKind::Gateway(visibility) => {
+                if present.has(Present::UNDERSCORED) {
+                    remove_underscored(&mut parts.headers);
+                }
                 let is_outside = visibility == Visibility::ExternalIp;
                 if is_outside && present.has(Present::NOT_FROM_OUTSIDE) {
                     remove_untrusted(&mut parts.headers);
@@ -178,6 +181,15 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
 /// Removes what outsiders may not say: [`NOT_FROM_OUTSIDE`].
 pub fn remove_untrusted(headers: &mut HeaderMap) {
     for name in NOT_FROM_OUTSIDE {
+        headers.remove(name);
+    }
+}
+
+/// Removes fields that a workload might take for those that we remove, read or write: [`Present::UNDERSCORED`]. Other names
+/// with underscores are the workload's business.
+fn remove_underscored(headers: &mut HeaderMap) {
+    let is_underscored = |name: &&HeaderName| Present::of(name).has(Present::UNDERSCORED);
+    while let Some(name) = headers.keys().find(is_underscored).cloned() {
         headers.remove(name);
     }
 }
