@@ -17,5 +17,6 @@ mod recordings;
 mod redirect;
 mod replicas;
 mod storms;
+mod tickets;
 mod tls;
 mod watching;

@@ -22,6 +22,7 @@ mod queue_full;
 mod replay;
 mod restart;
 mod splits;
+mod tls;
 mod trust;
 mod uncooperative;
 

@@ -5,6 +5,7 @@
 mod admin;
 mod data_path;
 mod install;
+mod run_tls;
 mod serve;
 
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use admin::AdminAccess;
 pub use data_path::DataPath;
 pub use install::{Access, Install, Live, Target, Uninstall};
+pub use run_tls::{RunTls, TlsFiles};
 pub use serve::{DEFAULT_INGRESS_CLASS, PeerAuth, Role, Serve};
 
 /// Parks requests for workloads at zero, wakes them, and routes everything else.
@@ -86,6 +88,10 @@ pub struct Run {
         value_name = "ADDRESS"
     )]
     pub listen_local: SocketAddr,
+
+    /// The external entrance by TLS.
+    #[command(flatten)]
+    pub tls: RunTls,
 
     /// Admin: a page for people at /, and /healthz, /readyz, /metrics, /state, /explain. Not for the public.
     #[arg(
@@ -160,6 +166,10 @@ pub struct Check {
         value_name = "DOMAIN"
     )]
     pub domain: String,
+
+    /// Certificates to check as well.
+    #[command(flatten)]
+    pub certificates: TlsFiles,
 
     /// Instead of manifests.
     #[command(flatten)]

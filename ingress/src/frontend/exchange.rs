@@ -25,11 +25,13 @@ use crate::proxy::observe::Observation;
 use crate::routing::headers::{EntranceKind, Present};
 use crate::routing::host::{Host, WrittenHost};
 use crate::routing::identify;
+use crate::routing::names::X_FORWARDED_CLIENT_CERT;
 use crate::routing::policy::RoutePolicy;
 use crate::routing::probe::{ProbeAnswer, activator_answer, probe_answer};
 use crate::routing::redirect::redirect;
 use crate::routing::rules::{Target, Visibility};
 use crate::routing::timeout::parse_grpc_timeout;
+use crate::routing::tls::ClientCertificate;
 use crate::routing::validate::{self, Checked};
 
 /// How a request begins.
@@ -224,6 +226,20 @@ fn route(
         && let Some(location) = redirect(&host, &head.uri, &head.headers, port)
     {
         return Ok(Routed::Elsewhere(location));
+    }
+    if visibility == Visibility::ExternalIp
+        && let Some(policy) = resolved.matched.policy
+        && let Some(wanted) = policy.client_certificate
+    {
+        let security = peer.security.as_deref();
+        let shown = security.and_then(|security| security.shown_to(host.as_str()));
+        match (shown, wanted) {
+            (Some(shown), _) => {
+                head.headers.insert(X_FORWARDED_CLIENT_CERT, shown.clone());
+            }
+            (None, ClientCertificate::Required) => return Err(Failure::NoClientCertificate),
+            (None, ClientCertificate::Optional) => {}
+        }
     }
     let destination = worker.destination(target)?;
     let policy = resolved.matched.policy.map(Arc::clone);

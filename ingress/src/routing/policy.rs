@@ -8,6 +8,7 @@ use http::request::Parts;
 
 use super::retry::RetryPolicy;
 use super::timeout::RouteTimeouts;
+use super::tls::ClientCertificate;
 
 /// What a route asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +21,9 @@ pub struct RoutePolicy {
     pub no_wake: NoWake,
     /// Plain requests at the external entrance are sent to TLS, where it is served ([`redirect`](super::redirect)).
     pub redirects: bool,
+    /// Clients at the external entrance show certificates, by TLS. It is not enough that a handshake would ask for them:
+    /// what comes plainly, or by a connection that was not asked, is turned away here.
+    pub client_certificate: Option<ClientCertificate>,
 }
 
 /// Requests that are served while the Revision is up, and do not wake it: health checks, robots.

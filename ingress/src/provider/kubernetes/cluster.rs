@@ -27,8 +27,10 @@ use super::internal_tls::{self, Certificates, InternalTlsChange, KnownInternalTl
 use super::kept::{Given, KeptIngress, KeptRevision, KeptService, KeptSlice, Phase, SeenIngress};
 use super::objects;
 use super::secrets::{CertificateChange, KeptSecret, Secrets};
+use super::ticket_keys::{KeptTicketKeys, KnownTicketKeys};
 use super::watch::{Change, Key};
 use crate::routing::rules::{IngressName, IngressRules, Target};
+use crate::routing::tls::TicketKeys;
 
 /// What one watch tells.
 #[derive(Debug)]
@@ -47,6 +49,8 @@ pub enum News {
     Certificates(Change<Certificates>),
     /// Secrets with certificates, of this namespace; of all when it is empty.
     Secret(Arc<str>, Change<KeptSecret>),
+    /// The Secret with the keys of session tickets.
+    TicketKeys(Change<KeptTicketKeys>),
 }
 
 /// What has to be different from now on.
@@ -72,6 +76,8 @@ pub struct Changes {
     pub internal_tls: Option<InternalTlsChange>,
     /// What the entrances prove themselves with, all of it.
     pub certificates: Option<CertificateChange>,
+    /// The keys of session tickets, or why there are none.
+    pub ticket_keys: Option<Result<TicketKeys, String>>,
 }
 
 /// A KIngress as it is now.
@@ -185,6 +191,7 @@ pub struct Cluster {
     /// Something has been told: from then on nothing waits for a kind that was not needed before.
     has_told: bool,
     secrets: Secrets,
+    ticket_keys: KnownTicketKeys,
     marks: Marks,
 }
 
@@ -281,6 +288,7 @@ impl Cluster {
             internal_tls: KnownInternalTls::default(),
             has_told: false,
             secrets: Secrets::default(),
+            ticket_keys: KnownTicketKeys::default(),
             marks: Marks::default(),
         }
     }
@@ -323,6 +331,7 @@ impl Cluster {
                 let concerned = self.secrets.learn(&scope, change);
                 self.marks.ingresses.extend(concerned);
             }
+            News::TicketKeys(change) => self.ticket_keys.learn(change),
         }
     }
 
@@ -389,6 +398,7 @@ impl Cluster {
             changes.config = Some(Arc::new(self.config.clone()));
         }
         changes.certificates = self.secrets.changes();
+        changes.ticket_keys = self.ticket_keys.change();
         Some(changes)
     }
 
@@ -788,7 +798,11 @@ impl Cluster {
         let kept = &entry.kept;
         let trouble = match outcome {
             Outcome::Refused { .. } => None,
-            _ => self.secrets.look(key, kept.created, &ingress.spec),
+            _ => {
+                let policy = translated.rules.policy.as_ref();
+                let wanted = policy.and_then(|policy| policy.client_certificate);
+                self.secrets.look(key, kept.created, &ingress.spec, wanted)
+            }
         };
         let is_covered = trouble.as_ref().is_none_or(|trouble| trouble.is_covered);
         let may_go = match outcome {
