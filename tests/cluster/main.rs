@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod autoscaling;
+mod client_certificates;
 mod figures;
 mod internal_tls;
 mod life;

@@ -23,6 +23,7 @@ mod replay;
 mod restart;
 mod splits;
 mod tls;
+mod tls_clients;
 mod trust;
 mod uncooperative;
 

@@ -19,6 +19,7 @@ mod cold;
 mod hosts;
 mod idle;
 mod parked;
+mod tls;
 
 /// How many rounds the samples of a figure come from, unless said otherwise.
 const ROUNDS: usize = 9;
@@ -42,6 +43,7 @@ enum Row {
     Latency,
     Hosts,
     Workers,
+    Tls,
 }
 
 #[derive(Debug, Args)]
@@ -114,6 +116,7 @@ impl Bench {
             manifests: Manifests::Template(READY),
             flags: Vec::new(),
             workers: 1,
+            tls: false,
         }
     }
 
@@ -196,6 +199,7 @@ fn tables(bench: &Bench, row: Row) -> Result<Vec<Table>> {
         Row::Signal => cold::signal(bench),
         Row::Ready => cold::ready(bench),
         Row::Hosts => hosts::hosts(bench),
+        Row::Tls => tls::tls(bench),
     }
 }
 

@@ -128,7 +128,10 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
 
 /// Notes what is written down of the head, if anything is.
 fn note(peer: &Peer, head: &Parts, observation: &mut Observation) {
-    if let Some(line) = peer.worker.policy.request_log.begin(head, peer.address) {
+    let tls = peer.security.as_deref();
+    let tls = tls.map(|security| security as &dyn std::fmt::Display);
+    let log = &peer.worker.policy.request_log;
+    if let Some(line) = log.begin(head, peer.address, tls) {
         observation.log_request(line);
     }
     if peer.worker.policy.access_log {

@@ -261,6 +261,7 @@ pub(super) struct Security {
     secured: Secured,
     /// What endpoints are told of the certificate its client has shown.
     shown: Option<HeaderValue>,
+    agreed: AgreedOn,
     /// The last host that was found to be right, and by which generation of certificates.
     right: RefCell<(u64, Box<str>)>,
 }
@@ -272,6 +273,7 @@ impl Security {
             certificates,
             secured,
             shown: shown.map(told_of),
+            agreed: stream.agreed(),
             right: RefCell::default(),
         }
     }
@@ -297,5 +299,34 @@ impl Security {
         let now = self.certificates.current();
         let wanted = now.client_ca(host)?;
         (self.secured.client_ca.as_ref() == Some(wanted)).then_some(shown)
+    }
+}
+
+/// What a handshake has agreed on.
+#[derive(Clone, Copy, Debug)]
+struct AgreedOn {
+    /// The version and the cipher suite, as they are sent.
+    version: u16,
+    cipher: u16,
+    is_resumed: bool,
+    is_http2: bool,
+}
+
+/// As Go shows the beginning of a `tls.ConnectionState`, up to the name: that is what Knative's request log has as
+/// `.Request.TLS` (golang/go `src/crypto/tls/common.go`).
+impl fmt::Display for Security {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let AgreedOn {
+            version,
+            cipher,
+            is_resumed,
+            is_http2,
+        } = self.agreed;
+        let protocol = if is_http2 { "h2" } else { "" };
+        let name = self.secured.name.as_deref().unwrap_or_default();
+        write!(
+            f,
+            "{{{version} true {is_resumed} {cipher} {protocol} true {name}}}"
+        )
     }
 }

@@ -21,6 +21,8 @@ use rustls::{HandshakeKind, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::AgreedOn;
+
 /// Memory of the thread in which records are put together and taken apart.
 struct Scratch {
     ciphertext: Box<[u8]>,
@@ -122,6 +124,18 @@ impl TlsStream {
     /// Whether the handshake has gone on with a session of before.
     pub(super) fn is_resumed(&self) -> bool {
         self.session.handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
+    /// What the handshake has agreed on.
+    pub(super) fn agreed(&self) -> AgreedOn {
+        let version = self.session.protocol_version().map_or(0, u16::from);
+        let suite = self.session.negotiated_cipher_suite();
+        AgreedOn {
+            version,
+            cipher: suite.map_or(0, |suite| u16::from(suite.suite())),
+            is_resumed: self.is_resumed(),
+            is_http2: self.protocol() == Some(b"h2"),
+        }
     }
 
     /// The socket, to wait on it.

@@ -42,7 +42,7 @@ fn line(template: &str) -> String {
     let (publisher, log, writer) = RequestLogPublisher::new();
     publisher.publish(Some(Template::parse(template).unwrap()));
     let remote = "192.0.2.7:4711".parse().unwrap();
-    let pending = log.begin(&head(), remote).unwrap();
+    let pending = log.begin(&head(), remote, None).unwrap();
     let took = Duration::from_micros(452_249);
     pending.end(&destination(), Some(StatusCode::OK), 43, took);
     let line = writer.0.try_recv().unwrap();
@@ -197,12 +197,12 @@ fn numbers_look_as_go_prints_them() {
 #[test]
 fn a_log_that_is_off_begins_no_line_and_one_that_is_not_written_loses_them() {
     let remote = "192.0.2.7:4711".parse().unwrap();
-    assert!(RequestLog::default().begin(&head(), remote).is_none());
+    assert!(RequestLog::default().begin(&head(), remote, None).is_none());
     let (publisher, log, writer) = RequestLogPublisher::new();
-    assert!(log.begin(&head(), remote).is_none());
+    assert!(log.begin(&head(), remote, None).is_none());
     publisher.publish(Some(Template::parse("{{.Request.Method}}\n").unwrap()));
     let end = || {
-        let pending = log.begin(&head(), remote).unwrap();
+        let pending = log.begin(&head(), remote, None).unwrap();
         pending.end(&destination(), None, 0, Duration::ZERO);
     };
 
@@ -214,7 +214,7 @@ fn a_log_that_is_off_begins_no_line_and_one_that_is_not_written_loses_them() {
     assert_eq!(log.lost(), 1);
 
     publisher.publish(None);
-    assert!(log.begin(&head(), remote).is_none());
+    assert!(log.begin(&head(), remote, None).is_none());
     drop((publisher, log));
     let mut out = Vec::new();
     writer.run(&mut out).unwrap();
