@@ -15,7 +15,8 @@ fn annotate(cluster: &Cluster, shop: &Serving, mode: Value) {
 }
 
 fn ask_for_tls(cluster: &Cluster, shop: &Serving) {
-    let tls = json!([{"hosts": [shop.host()], "secretName": "shop", "secretNamespace": "certificates"}]);
+    let tls =
+        json!([{"hosts": [shop.host()], "secretName": "shop", "secretNamespace": "certificates"}]);
     let spec = json!({ "spec": { "tls": tls } });
     cluster.api.edit("ingresses", NAMESPACE, shop.name(), spec);
 }
@@ -41,9 +42,8 @@ async fn a_kingress_asks_for_certificates_and_stops_asking_while_requests_pass()
     let (cluster, shop) = (Cluster::start(), serving("shop"));
     let host = shop.host();
     let identity = authority.issue(&[&host]);
-    let secret = |clients: &Authority| {
-        certificates::secret("certificates", "shop", &identity, clients)
-    };
+    let secret =
+        |clients: &Authority| certificates::secret("certificates", "shop", &identity, clients);
     cluster.api.put(secret(&clients));
     cluster.put(&shop);
     ask_for_tls(&cluster, &shop);
@@ -64,7 +64,10 @@ async fn a_kingress_asks_for_certificates_and_stops_asking_while_requests_pass()
     })
     .await;
     let shown = by(&known).await.unwrap().unwrap().to_string();
-    assert!(shown.contains("Hash=") && shown.contains("DNS=till-7"), "{shown}");
+    assert!(
+        shown.contains("Hash=") && shown.contains("DNS=till-7"),
+        "{shown}"
+    );
     parkway.at(&host).get("/").await.expect(403);
     // Within, nobody is asked.
     parkway.at_local(&host).get("/").await.expect(200);

@@ -489,7 +489,9 @@ async fn the_request_log_shows_what_the_handshake_agreed_on_as_go_does() {
     let request = request.body(Bytes::new()).unwrap();
     by_http2.send(request).await.expect(200);
     parkway
-        .says(&format!("TLS: {{772 true false 4866 h2 true {DATA_PLANE}}}"))
+        .says(&format!(
+            "TLS: {{772 true false 4866 h2 true {DATA_PLANE}}}"
+        ))
         .await;
     parkway.at(shop.host()).get("/").await.expect(200);
     parkway.says("TLS: <nil>").await;

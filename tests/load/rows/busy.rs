@@ -143,10 +143,6 @@ pub(super) fn workers(bench: &Bench) -> Result<Vec<Table>> {
             ..bench.ready(address)
         };
         let label = format!("Parkway, workers: {workers}");
-        let how = Start {
-            tls: load.route == Route::Tls,
-            ..bench.ready(address)
-        };
         entrants.push(Entrant::start(
             bench,
             &how,
@@ -428,6 +424,10 @@ pub(super) fn busy(
             .iter()
             .any(|entrant| entrant.label == program.name());
         let label = format!("{}{}", program.name(), if again { ", again" } else { "" });
+        let how = Start {
+            tls: load.route == Route::Tls,
+            ..bench.ready(address)
+        };
         entrants.push(Entrant::start(bench, &how, *program, &label, load)?);
     }
     take_turns(bench, &mut entrants);
