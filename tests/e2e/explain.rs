@@ -44,6 +44,26 @@ async fn it_foretells_where_the_next_request_goes() {
 }
 
 #[tokio::test]
+async fn it_shows_what_the_route_asks_for() {
+    let shop = hello_service("shop").asks("retry-on", "503,unavailable");
+    let shop = shop.asks("timeout-idle", "5m").asks("timeout-total", "off");
+    let parkway = Parkway::with(shop.and(hello_service("plain"))).await;
+    let said = served(&parkway.explain(&["GET", SHOP]));
+    for term in [
+        "asks for retry-on: 503,unavailable",
+        "asks for retry-attempts: 3",
+        "asks for timeout-idle: 300s",
+        "asks for timeout-total: off",
+    ] {
+        assert!(said.contains(term), "{term} is not in {said}");
+    }
+    let plain = "http://plain.default.localhost/";
+    let said = served(&parkway.explain(&["GET", plain]));
+    assert!(!said.contains("asks for"), "{said}");
+    parkway.finish().await;
+}
+
+#[tokio::test]
 async fn it_says_that_a_request_would_wait_and_why() {
     let gate = Gate::closed();
     let parkway =

@@ -26,6 +26,7 @@ mod tls;
 mod tls_clients;
 mod trust;
 mod uncooperative;
+mod waiting_page;
 
 /// Bytes in which any that are missing, doubled or swapped show.
 fn pattern(length: u32) -> bytes::Bytes {

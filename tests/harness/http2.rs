@@ -89,6 +89,11 @@ impl Http2 {
         exchange.answer().await
     }
 
+    /// Whether the server has announced extended `CONNECT` (RFC 8441 section 3), as far as its settings have come.
+    pub fn may_connect(&self) -> bool {
+        self.sender.is_extended_connect_protocol_enabled()
+    }
+
     /// Begins a request; its body is the caller's to send unless it `ends`.
     ///
     /// # Errors
@@ -138,6 +143,15 @@ impl Exchange {
     /// When the stream is gone.
     pub fn trailers(&mut self, trailers: HeaderMap) -> Result<(), h2::Error> {
         self.body.send_trailers(trailers)
+    }
+
+    /// Sends what goes at once, whatever room there is; the rest waits in this process.
+    ///
+    /// # Errors
+    ///
+    /// When the stream is gone.
+    pub fn push(&mut self, data: impl Into<Bytes>) -> Result<(), h2::Error> {
+        self.body.send_data(data.into(), false)
     }
 
     /// Resets the stream.

@@ -203,6 +203,8 @@ pub(crate) struct Start<'a> {
     pub(crate) workers: usize,
     /// It serves TLS as well.
     pub(crate) tls: bool,
+    /// Parkway's environment beyond what it inherits.
+    pub(crate) environment: Vec<(&'static str, String)>,
 }
 
 /// What Parkway serves.
@@ -311,7 +313,9 @@ fn command(how: &Start<'_>, program: Program, ports: &Ports, folder: &Path) -> R
                 command.arg("--tls-cert").arg(folder.join(tls::CHAIN));
                 command.arg("--tls-key").arg(folder.join(tls::KEY));
             }
-            command.args(&how.flags);
+            command
+                .args(&how.flags)
+                .envs(how.environment.iter().cloned());
         }
     }
     Ok(command)

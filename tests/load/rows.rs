@@ -43,6 +43,7 @@ enum Row {
     Latency,
     Hosts,
     Workers,
+    Tracing,
     Tls,
 }
 
@@ -117,6 +118,7 @@ impl Bench {
             flags: Vec::new(),
             workers: 1,
             tls: false,
+            environment: Vec::new(),
         }
     }
 
@@ -193,6 +195,7 @@ fn tables(bench: &Bench, row: Row) -> Result<Vec<Table>> {
         Row::Connections => busy::connections(bench),
         Row::Latency => busy::latency(bench),
         Row::Workers => busy::workers(bench),
+        Row::Tracing => busy::tracing(bench),
         Row::Idle => idle::idle(bench),
         Row::Parked => parked::memory(bench),
         Row::Release => parked::release(bench),

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -26,15 +25,17 @@ use super::applier::{Applied, Applier, Scaling};
 use super::events::{ProcessEvents, RolloutEvent, ScaleProcesses};
 use super::local_tls::{self, LocalTls, OwnCertificates, certificate_files};
 use super::parts::{
-    Workers, guard, joined, limits, policy, queue_limits, raise_file_limit, start_workers, traces,
+    Workers, guard, joined, limits, log_lines, policy, proxies, queue_limits, raise_file_limit,
+    start_workers, traces, written,
 };
 use super::signals::Signals;
 use super::starts::Noting;
 use super::{names, summary, validate};
 use crate::admin::{self, Admin, Autoscaler, Problems};
-use crate::cli::{AutoscalerChoice, Run};
+use crate::cli::{AutoscalerChoice, ProxiedEntrance, Run};
 use crate::frontend::health::Health;
 use crate::frontend::listener;
+use crate::frontend::places::Places;
 use crate::frontend::tls::Certificates;
 use crate::frontend::worker::{Entrance, EntranceKind, Policy, RoutePublisher, WorkerParts};
 use crate::provider::file::{FileProvider, Watch};
@@ -106,6 +107,8 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
     let ready = Ready::default();
     let starting = ready.wait_for("routes and listeners");
     let drain = CancellationToken::new();
+    let lines = log_lines()?;
+    let policy = policy(&settings.data_path, &lines)?;
     let guard = guard(&settings.admin_access)?;
     let workers = entrances.workers;
     let throttler = Throttler::new(queue_limits(&settings.data_path), workers);
@@ -142,14 +145,14 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
     };
     apply(&mut applier, &world, &problems).await;
 
-    let connections = Arc::new(AtomicUsize::new(0));
-    let (per_worker, admin_listener) = entrances.into_parts(certificates.as_ref());
+    let places = Places::default();
+    let (per_worker, admin_listener) = entrances.into_parts(settings, certificates.as_ref());
     let parts = WorkerParts {
         workers,
         limits: Arc::new(limits(&settings.data_path, settings.drain())),
         policy: Arc::new(Policy {
             https_port: local_tls::https_port(addresses.external_tls),
-            ..policy(&settings.data_path)
+            ..policy
         }),
         routes: routes.clone(),
         health: Health::default(),
@@ -158,7 +161,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         counts: counts.clone(),
         tracer: traces.tracer(),
         internal_tls: InternalTls::default(),
-        connections: Arc::clone(&connections),
+        places: places.clone(),
         drain: drain.clone(),
     };
     let Workers {
@@ -175,13 +178,16 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         stats,
         counts,
         tracer: traces.tracer(),
+        lines: lines.clone(),
         processes: Some(processes.clone()),
         watches: None,
+        pods: None,
         leading: None,
+        cluster: None,
         internal_tls: None,
         autoscaler,
         problems: problems.clone(),
-        connections,
+        places,
         workers,
         peeks,
         certificates: certificates
@@ -215,6 +221,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
     )
     .await;
     traces.finish().await;
+    written(&lines).await;
     drop(draining);
     tasks.shutdown().await;
     Ok(code)
@@ -361,6 +368,15 @@ pub(crate) struct Addresses {
 
 impl Entrances {
     async fn bind(settings: &Run) -> anyhow::Result<Self> {
+        let proxied = &settings.data_path.proxy_protocol;
+        anyhow::ensure!(
+            !proxied.contains(&ProxiedEntrance::LocalTls),
+            "--proxy-protocol local-tls: `parkway run` has no such entrance"
+        );
+        anyhow::ensure!(
+            settings.tls.listen_tls.is_some() || !proxied.contains(&ProxiedEntrance::ExternalTls),
+            "--proxy-protocol external-tls: there is no such entrance without --listen-tls"
+        );
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let workers = settings.data_path.workers.map_or(cores, usize::from);
         let taken = |flag: &str, address| {
@@ -383,18 +399,25 @@ impl Entrances {
     }
 
     /// What each worker listens on, and the admin.
-    fn into_parts(self, certificates: Option<&Certificates>) -> (Vec<Vec<Entrance>>, TcpListener) {
+    fn into_parts(
+        self,
+        settings: &Run,
+        certificates: Option<&Certificates>,
+    ) -> (Vec<Vec<Entrance>>, TcpListener) {
         let mut per_worker: Vec<Vec<Entrance>> = (0..self.workers).map(|_| Vec::new()).collect();
         for (listeners, visibility, certificates) in [
             (self.external, Visibility::ExternalIp, None),
             (self.external_tls, Visibility::ExternalIp, certificates),
             (self.local, Visibility::ClusterLocal, None),
         ] {
+            let kind = EntranceKind::Gateway(visibility);
+            let proxies = proxies(&settings.data_path, kind, certificates.is_some());
             for (entrances, listener) in per_worker.iter_mut().zip(listeners) {
                 entrances.push(Entrance {
                     listener,
-                    kind: EntranceKind::Gateway(visibility),
+                    kind,
                     certificates: certificates.cloned(),
+                    proxies: proxies.clone(),
                 });
             }
         }

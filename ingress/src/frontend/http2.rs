@@ -29,6 +29,7 @@ use super::input::{Input, Signals};
 use super::respond::Asked;
 use super::stall::Stall;
 use super::stream::ClientStream;
+use super::websocket;
 use crate::config::Limits;
 use crate::proxy::body::{BodyError, BusyGuard, Inbound, RequestBody};
 use crate::proxy::failure::Failure;
@@ -47,6 +48,7 @@ pub(super) async fn serve(peer: Rc<Peer>, stream: ClientStream, before: Bytes) {
         .initial_connection_window_size(limits.h2_connection_window())
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
         .max_local_error_reset_streams(Some(limits.h2_stream_errors))
+        .enable_connect_protocol()
         .max_send_buffer_size(limits.h2_send_buffer);
     let signals = Rc::<Signals>::default();
     let input = Input::new(before, stream, Rc::clone(&signals));
@@ -188,6 +190,8 @@ pub(super) enum After {
     Ended(End),
     /// No endpoint has answered, and it waits again.
     Parked(Box<Parked>),
+    /// It goes on as a tunnel, and what forwarding took is free.
+    Tunnel(LocalBoxFuture<'static, Self>),
 }
 
 /// How a stream ended.
@@ -211,6 +215,7 @@ impl Stream {
                 connection: None,
             }
         };
+        websocket::translate(&mut head);
         match exchange::begin(&peer, &mut head) {
             Begin::Answer(response) => Self::Running(Box::pin(async move {
                 answer(respond, response, None).await;
@@ -237,6 +242,7 @@ impl Future for Stream {
                 Self::Running(running) => match ready!(running.as_mut().poll(cx)) {
                     After::Ended(end) => return Poll::Ready(end),
                     After::Parked(parked) => Some(Self::Parked(parked)),
+                    After::Tunnel(tunnel) => Some(Self::Running(tunnel)),
                 },
             };
             match next {
@@ -351,6 +357,7 @@ impl Parked {
         Some(match decided {
             Ok(permit) => Stream::Running(Box::pin(run(peer, job, permit, head, body, respond))),
             Err(failure) => {
+                peer.worker.demand.outlasts(&mut job, &failure);
                 let response = Asked::of(&peer, &head).respond(&failure, job.observation);
                 Stream::Running(Box::pin(async move {
                     answer(respond, response, None).await;
@@ -374,7 +381,11 @@ async fn run(
     let line = Rc::new(Line::default());
     line.expects_continue
         .set(head.headers.contains_key(header::EXPECT));
-    let body = body.told_to(&line);
+    // On a stream that asks for a WebSocket comes no body: it waits until the endpoint has agreed.
+    let (body, mut bytes) = match job.must_switch {
+        false => (body.told_to(&line), None),
+        true => (RequestBody::Empty, Some(body)),
+    };
     let outcome = {
         let busy: BusyGuard = line.clone();
         let forwarder = &peer.worker.forwarder;
@@ -399,11 +410,18 @@ async fn run(
             answer(respond, asked.respond(&failure, observation), None).await;
         }
         Outcome::Parked(waiting, body) => {
+            let body = bytes.take().unwrap_or(body);
             let mut parked = Parked::new(Rc::clone(&peer), *waiting, body, respond);
             parked.ahead = Ahead::Modestly;
             return After::Parked(parked);
         }
-        Outcome::Switched(..) => respond.send_reset(Reason::INTERNAL_ERROR),
+        Outcome::Switched(response, tunnel) => {
+            let bytes = bytes.take().unwrap_or(RequestBody::Empty);
+            return After::Tunnel(Box::pin(async move {
+                websocket::serve(respond, response, bytes, *tunnel).await;
+                After::Ended(End::Answered)
+            }));
+        }
     }
     After::Ended(End::Answered)
 }

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::TcpStream;
 
 use super::tls::TlsStream;
+use crate::proxy::tunnel::Client;
 
 /// A client's connection.
 #[derive(Debug)]
@@ -116,6 +117,8 @@ impl ClientStream {
         }
     }
 }
+
+impl Client for ClientStream {}
 
 impl AsyncRead for ClientStream {
     #[inline]

@@ -13,9 +13,10 @@ use super::names::go_duration;
 use super::object::Labels;
 use super::problem::{Origin, Problem, did_you_mean};
 use crate::routing::policy::{MOST_NO_WAKE, NoWake, RoutePolicy};
-use crate::routing::retry::{MOST_ATTEMPTS, RetryPolicy};
+use crate::routing::retry::{GRPC_CODES, MOST_ATTEMPTS, RetryPolicy};
 use crate::routing::timeout::NEVER;
 use crate::routing::tls::ClientCertificate;
+use crate::routing::waiting_page::{REFRESH, Template, WaitingPage};
 
 /// What the names of our annotations begin with.
 pub const GROUP: &str = "parkway.dev/";
@@ -27,7 +28,7 @@ struct Known {
 }
 
 /// Every annotation.
-const ALL: [Known; 14] = [
+const ALL: [Known; 17] = [
     known("retry-on", retry_on),
     known("retry-attempts", retry_attempts),
     known("retry-methods", retry_methods),
@@ -67,6 +68,27 @@ const ALL: [Known; 14] = [
     known("no-wake-paths", no_wake_paths),
     known("no-wake-agents", no_wake_agents),
     known("client-certificate", client_certificate),
+    known("waiting-page", |value, draft| {
+        draft.patience = Some(duration(value, SHORTEST, LONGEST_PAUSE)?);
+        Ok(())
+    }),
+    known("waiting-page-refresh", |value, draft| {
+        let refresh = duration(value, Duration::from_secs(1), LONGEST_PAUSE)?;
+        if refresh.subsec_nanos() > 0 {
+            return Err(wrong(
+                "this is not in whole seconds",
+                "write one such as 2s",
+            ));
+        }
+        draft.refresh = Some(refresh);
+        Ok(())
+    }),
+    known("waiting-page-template", |value, draft| {
+        let template = Template::parse(value);
+        let remedy = "write HTML; {{service}}, {{stage}}, {{elapsed}}, {{estimate}}, {{percent}} and {{refresh}} are filled in";
+        draft.template = Some(template.map_err(|error| wrong(error.to_string(), remedy))?);
+        Ok(())
+    }),
 ];
 
 const fn known(name: &'static str, read: fn(&str, &mut Draft) -> Result<(), Wrong>) -> Known {
@@ -92,6 +114,9 @@ struct Draft {
     policy: RoutePolicy,
     /// Something says when to retry.
     has_cause: bool,
+    patience: Option<Duration>,
+    refresh: Option<Duration>,
+    template: Option<Template>,
 }
 
 impl Draft {
@@ -141,10 +166,34 @@ pub(crate) fn policy(annotations: &Labels, origin: &Origin) -> (Option<RoutePoli
         return (None, problems);
     }
     problems.extend(contradictions(&mut draft, annotations, origin));
+    problems.extend(waiting_page(&mut draft, annotations, origin));
     let policy = draft.policy;
     let is_empty = policy == RoutePolicy::default();
     ((!is_empty).then_some(policy), problems)
 }
+
+/// Puts the page together; without a patience there is none.
+fn waiting_page(draft: &mut Draft, annotations: &Labels, origin: &Origin) -> Option<Problem> {
+    let (refresh, template) = (draft.refresh.take(), draft.template.take());
+    if let Some(patience) = draft.patience {
+        draft.policy.waiting_page = Some(WaitingPage {
+            patience,
+            refresh: refresh.unwrap_or(REFRESH),
+            template,
+        });
+        return None;
+    }
+    let said = annotations.keys().find(|key| key.starts_with(WAITING_PAGE));
+    let key = said.filter(|_| refresh.is_some() || template.is_some())?;
+    let problem = origin.problem(field(key), "nothing says when the page is shown");
+    Some(
+        problem
+            .warning()
+            .remedy(format!("add {GROUP}waiting-page, such as 2s")),
+    )
+}
+
+const WAITING_PAGE: &str = "parkway.dev/waiting-page-";
 
 /// Where an annotation stands in its object.
 fn field(key: &str) -> String {
@@ -317,26 +366,6 @@ fn not_a_cause(word: &str) -> Wrong {
         remedy,
     )
 }
-
-/// Source: grpc/grpc `doc/statuscodes.md`.
-const GRPC_CODES: [(&str, u32); 16] = [
-    ("cancelled", 1),
-    ("unknown", 2),
-    ("invalid-argument", 3),
-    ("deadline-exceeded", 4),
-    ("not-found", 5),
-    ("already-exists", 6),
-    ("permission-denied", 7),
-    ("resource-exhausted", 8),
-    ("failed-precondition", 9),
-    ("aborted", 10),
-    ("out-of-range", 11),
-    ("unimplemented", 12),
-    ("internal", 13),
-    ("unavailable", 14),
-    ("data-loss", 15),
-    ("unauthenticated", 16),
-];
 
 fn no_wake_paths(value: &str, draft: &mut Draft) -> Result<(), Wrong> {
     let paths = pieces(value)?;

@@ -28,9 +28,11 @@ use super::body::{
     AttemptBody, BodyError, ContinueGate, ContinueSignal, Left, Replay, ResponseBody,
 };
 use super::http1::{Exchange, HeadBounds, INFORMATIONAL, MOST_FIELDS, Outgoing, Reply};
+use super::observe::Observation;
 use super::pool::{Http1Lease, Http2Lease, Pool};
 use crate::config::Limits;
 use crate::routing::retry::{Progress, Reason};
+use crate::routing::websocket;
 
 /// Why an attempt brought no response head.
 #[derive(Debug, thiserror::Error)]
@@ -103,24 +105,21 @@ impl SendError {
     pub fn is_refusal(&self) -> bool {
         match self {
             // Out of ports or files on our side is not the endpoint's doing.
-            Self::Connect(error) => {
-                !matches!(
-                    error.kind(),
-                    io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse
-                ) && !matches!(
-                    error.raw_os_error(),
-                    Some(libc_emfile::EMFILE | libc_emfile::ENFILE)
-                )
-            }
+            Self::Connect(error) => !is_our_shortage(error),
             _ => false,
         }
     }
 }
 
-/// `errno` values of a full file table (Linux `errno-base.h`).
-mod libc_emfile {
-    pub(super) const ENFILE: i32 = 23;
-    pub(super) const EMFILE: i32 = 24;
+/// Whether connecting failed because files or ports have run out here.
+pub(super) fn is_our_shortage(error: &io::Error) -> bool {
+    /// `errno` values of a full file table (Linux `errno-base.h`).
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    matches!(
+        error.kind(),
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse
+    ) || matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
 }
 
 /// A response head, its body, and what carries the body until its end.
@@ -166,6 +165,10 @@ pub struct Attempt<'a> {
     pub connect_ms: Option<NonZeroU32>,
     /// Where to write down when there was a connection, if anybody wants to know.
     pub connected: Option<&'a Cell<Option<Instant>>>,
+    /// Nothing but a WebSocket is a success: the client's stream has been told of no other.
+    pub must_switch: bool,
+    /// What counts informational responses.
+    pub observation: &'a Observation,
 }
 
 impl Attempt<'_> {
@@ -273,6 +276,11 @@ async fn send_for_upgrade(
     };
     attempt.has_connected();
     let (head, reply) = exchange(lease, limits, attempt).await?;
+    if attempt.must_switch {
+        let has_switched = matches!(reply, Reply::Switched(_));
+        websocket::check_answer(&attempt.head.headers, &head, has_switched)
+            .map_err(|wrong| SendError::Invalid(wrong.into()))?;
+    }
     let (body, upgraded) = match reply {
         Reply::Answer(body) => (ResponseBody::Http1(body), None),
         Reply::Switched(lease) => (ResponseBody::Empty, Some(lease)),
@@ -301,12 +309,8 @@ async fn exchange(
         fields: limits.response_fields.min(MOST_FIELDS),
     };
     let mut exchange = Exchange::new(lease, outgoing, bounds);
-    let mut on_continue = || {
-        if let Some(signal) = &signal {
-            signal.open();
-        }
-    };
-    poll_fn(|cx| exchange.poll_response(cx, &mut on_continue)).await
+    let mut seen = |status| informational(status, attempt, signal.as_deref());
+    poll_fn(|cx| exchange.poll_response(cx, &mut seen)).await
 }
 
 /// Whether the request may be sent again although the endpoint may have begun with it.
@@ -356,7 +360,7 @@ async fn send_http2(
         Some(body) => PumpTask::begin(body.attempt(gate), stream).await,
         None => None,
     };
-    let response = final_response(&mut response, signal.as_deref())
+    let response = final_response(&mut response, attempt, signal.as_deref())
         .await
         .map_err(|error| http2_failure(error, &lease))?
         .ok_or_else(|| SendError::Invalid("its informational responses lead to no other".into()))?;
@@ -375,26 +379,36 @@ async fn send_http2(
 /// Waits for the response that is not informational; `None` when there are too many that are, or one that may not be
 /// (RFC 9113 section 8.6).
 ///
-/// `100 Continue` opens the gate of the request's body; the others have nobody to go to.
 async fn final_response(
     response: &mut h2::client::ResponseFuture,
+    attempt: &Attempt<'_>,
     gate: Option<&ContinueSignal>,
 ) -> Result<Option<http::Response<h2::RecvStream>>, h2::Error> {
-    let mut informational = 0;
+    let mut count = 0;
     poll_fn(|cx| {
         while let Some(seen) = ready!(response.poll_informational(cx)).transpose()? {
-            informational += 1;
-            let is_switch = seen.status() == StatusCode::SWITCHING_PROTOCOLS;
-            if is_switch || informational > INFORMATIONAL {
+            count += 1;
+            if seen.status() == StatusCode::SWITCHING_PROTOCOLS {
                 return Poll::Ready(Ok(None));
             }
-            if let Some(gate) = gate.filter(|_| seen.status() == StatusCode::CONTINUE) {
-                gate.open();
+            informational(seen.status(), attempt, gate);
+            if count > INFORMATIONAL {
+                return Poll::Ready(Ok(None));
             }
         }
         Pin::new(&mut *response).poll(cx).map_ok(Some)
     })
     .await
+}
+
+/// `100 Continue` opens the gate of the request's body; the others have nobody to go to, for the engine that answers
+/// clients by HTTP/1 cannot send them, and are counted.
+fn informational(status: StatusCode, attempt: &Attempt<'_>, gate: Option<&ContinueSignal>) {
+    if status != StatusCode::CONTINUE {
+        attempt.observation.informational();
+    } else if let Some(gate) = gate {
+        gate.open();
+    }
 }
 
 fn is_about_the_request(error: &h2::Error) -> bool {

@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::headers::{self, HostMode, Present};
 use super::host::Host;
 use super::names::SERVING_TAG;
+use super::policy::Term;
 use super::resolve::MAX_PASSES;
 use super::rules::{Backend, Target, Visibility};
 use super::split::Percentile;
@@ -58,6 +59,8 @@ pub struct Pass {
     pub headers: Vec<String>,
     /// The host it puts in place of the client's.
     pub rewrite_host: Option<String>,
+    /// What its KIngress asks for, by the names of the annotations.
+    pub policy: Vec<Term>,
     /// All shares of the path.
     pub shares: Vec<Share>,
 }
@@ -258,6 +261,10 @@ fn describe(matched: &Match<'_>, chosen: Option<&Backend>) -> Pass {
         prefix: matched.path.prefix.clone(),
         headers: matched.path.headers.iter().map(header).collect(),
         rewrite_host: matched.path.rewrite_host.clone(),
+        policy: matched
+            .policy
+            .map(|policy| policy.terms())
+            .unwrap_or_default(),
         shares: matched
             .path
             .splits
@@ -379,6 +386,9 @@ impl fmt::Display for Pass {
             write!(f, ", host becomes {host}")?;
         }
         writeln!(f)?;
+        for Term { name, value } in &self.policy {
+            writeln!(f, "     asks for {name}: {value}")?;
+        }
         self.shares
             .iter()
             .try_for_each(|share| fmt::Display::fmt(share, f))

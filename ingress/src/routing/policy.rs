@@ -3,12 +3,16 @@
 //! A KIngress has at most one policy, made from its annotations; most have none, and their requests pay a look at an
 //! empty option.
 
+use std::time::Duration;
+
 use http::header::USER_AGENT;
 use http::request::Parts;
+use serde::Serialize;
 
-use super::retry::RetryPolicy;
-use super::timeout::RouteTimeouts;
+use super::retry::{GRPC_CODES, RetryPolicy};
+use super::timeout::{NEVER, RouteTimeouts};
 use super::tls::ClientCertificate;
+use super::waiting_page::WaitingPage;
 
 /// What a route asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +28,77 @@ pub struct RoutePolicy {
     /// Clients at the external entrance show certificates, by TLS. It is not enough that a handshake would ask for them:
     /// what comes plainly, or by a connection that was not asked, is turned away here.
     pub client_certificate: Option<ClientCertificate>,
+    /// What a browser is shown that waits for a start.
+    pub waiting_page: Option<WaitingPage>,
+}
+
+/// Something that a route asks for, as a person would write it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Term {
+    /// The annotation's name, without its group.
+    pub name: &'static str,
+    /// Its value, or what holds when it is not given but another is.
+    pub value: String,
+}
+
+impl RoutePolicy {
+    /// All that is asked for.
+    pub fn terms(&self) -> Vec<Term> {
+        let mut terms = Vec::new();
+        let mut say = |name, value: String| {
+            if !value.is_empty() {
+                terms.push(Term { name, value });
+            }
+        };
+        if let Some(retry) = &self.retry {
+            say("retry-on", causes(retry));
+            say("retry-attempts", retry.attempts.to_string());
+            say("retry-methods", list(retry.methods.iter()));
+            say("retry-backoff", format!("{:?}", retry.backoff));
+            say("retry-backoff-max", format!("{:?}", retry.longest_backoff));
+            let limit = retry.try_timeout;
+            say("timeout-try", limit.map(written).unwrap_or_default());
+        }
+        let of = &self.timeouts;
+        for (name, limit) in [
+            ("timeout-parked", of.parked),
+            ("timeout-connect", of.connect),
+            ("timeout-first-byte", of.first_byte),
+            ("timeout-idle", of.idle),
+            ("timeout-total", of.total),
+        ] {
+            say(name, limit.map(written).unwrap_or_default());
+        }
+        if let Some(page) = &self.waiting_page {
+            say("waiting-page", format!("{:?}", page.patience));
+            say("waiting-page-refresh", format!("{:?}", page.refresh));
+        }
+        say("no-wake-paths", list(self.no_wake.paths.iter()));
+        say("no-wake-agents", list(self.no_wake.agents.iter()));
+        let wanted = self.client_certificate.map(ClientCertificate::as_str);
+        say("client-certificate", wanted.unwrap_or_default().to_owned());
+        terms
+    }
+}
+
+/// The answers that are retried.
+fn causes(retry: &RetryPolicy) -> String {
+    let statuses = retry.statuses.iter().map(|status| status.as_str());
+    let is_named = |code: u32| retry.grpc_codes & (1 << code) != 0;
+    let codes = GRPC_CODES.iter().filter(|(_, code)| is_named(*code));
+    list(statuses.chain(codes.map(|(name, _)| *name)))
+}
+
+fn list(parts: impl Iterator<Item = impl ToString>) -> String {
+    let parts: Vec<_> = parts.map(|part| part.to_string()).collect();
+    parts.join(",")
+}
+
+fn written(limit: Duration) -> String {
+    match limit {
+        NEVER => "off".to_owned(),
+        limit => format!("{limit:?}"),
+    }
 }
 
 /// Requests that are served while the Revision is up, and do not wake it: health checks, robots.
@@ -71,7 +146,7 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::Request;
+    use http::{Method, Request, StatusCode};
 
     use super::*;
 
@@ -89,6 +164,50 @@ mod tests {
             None => request,
         };
         no_wake().covers(&request.body(()).unwrap().into_parts().0)
+    }
+
+    #[test]
+    fn a_policy_is_told_by_the_names_of_its_annotations() {
+        assert_eq!(RoutePolicy::default().terms(), []);
+        let policy = RoutePolicy {
+            retry: Some(RetryPolicy {
+                statuses: [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE].into(),
+                grpc_codes: 1 << 14,
+                methods: [Method::POST].into(),
+                try_timeout: Some(Duration::from_secs(2)),
+                ..RetryPolicy::default()
+            }),
+            timeouts: RouteTimeouts {
+                idle: Some(Duration::from_millis(1500)),
+                total: Some(NEVER),
+                ..RouteTimeouts::default()
+            },
+            no_wake: no_wake(),
+            waiting_page: Some(WaitingPage {
+                patience: Duration::from_millis(500),
+                refresh: super::super::waiting_page::REFRESH,
+                template: None,
+            }),
+            redirects: true,
+        };
+        let told: Vec<_> = { policy.terms().into_iter() }
+            .map(|term| format!("{}={}", term.name, term.value))
+            .collect();
+        let expected = [
+            "retry-on=502,503,unavailable",
+            "retry-attempts=3",
+            "retry-methods=POST",
+            "retry-backoff=25ms",
+            "retry-backoff-max=1s",
+            "timeout-try=2s",
+            "timeout-idle=1.5s",
+            "timeout-total=off",
+            "waiting-page=500ms",
+            "waiting-page-refresh=2s",
+            "no-wake-paths=/healthz,/robots.txt",
+            "no-wake-agents=googlebot,uptime",
+        ];
+        assert_eq!(told, expected);
     }
 
     #[test]

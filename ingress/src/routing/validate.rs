@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 use super::headers::{Present, requested_upgrade};
 use super::host::{Host, InvalidHost, WrittenHost, split_port};
+use super::websocket::OtherProtocol;
 
 /// What fits into a request head. Beyond it the answer is 414 or 431.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +45,7 @@ pub struct BadRequest {
 }
 
 impl BadRequest {
-    /// The status to answer with: 400, 405, 414 or 431.
+    /// The status to answer with: 400, 405, 414, 431 or 501.
     pub fn status(self) -> StatusCode {
         self.status
     }
@@ -109,10 +110,7 @@ pub struct Checked {
 /// The answer to give instead of routing the request.
 pub fn validate(parts: &Parts, limits: &Limits) -> Result<Checked, BadRequest> {
     if parts.method == Method::CONNECT {
-        return Err(BadRequest::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "CONNECT is not served here",
-        ));
+        return Err(connect_refused(parts));
     }
     if let Some(doubt) = parts.extensions.get::<Doubt>() {
         return Err((*doubt).into());
@@ -169,6 +167,18 @@ fn check_target(parts: &Parts) -> Result<(), BadRequest> {
         Some([b'/' | b'?', ..]) => Ok(()),
         Some(b"*") if parts.method == Method::OPTIONS => Ok(()),
         _ => Err(bad("request target is malformed")),
+    }
+}
+
+/// A WebSocket's `CONNECT` is no longer one when it comes here ([`websocket`](super::websocket)). The status of an unknown
+/// protocol: RFC 9220 section 3.
+fn connect_refused(parts: &Parts) -> BadRequest {
+    match parts.extensions.get::<OtherProtocol>() {
+        Some(OtherProtocol) => BadRequest::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "no protocol but websocket is served on a stream",
+        ),
+        None => BadRequest::new(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not served here"),
     }
 }
 

@@ -160,6 +160,44 @@ pub(super) fn workers(bench: &Bench) -> Result<Vec<Table>> {
     Ok(vec![table])
 }
 
+/// Parkway without traces, with one request of a hundred kept, and with all of them; they are sent to a collector that takes
+/// everything.
+pub(super) fn tracing(bench: &Bench) -> Result<Vec<Table>> {
+    let load = Load {
+        connections: 64,
+        ..Load::of("http1")
+    };
+    let (_endpoint, address) = bench.endpoint()?;
+    let (_collector, collector) = bench.endpoint()?;
+    let mut entrants = Vec::new();
+    for share in [None, Some("0.01"), Some("1")] {
+        let environment = share.map_or_else(Vec::new, |share| {
+            vec![
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{collector}")),
+                ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio".to_owned()),
+                ("OTEL_TRACES_SAMPLER_ARG", share.to_owned()),
+            ]
+        });
+        let how = Start {
+            environment,
+            ..bench.ready(address)
+        };
+        let label = share.map_or_else(
+            || "Parkway, traces: off".to_owned(),
+            |share| format!("Parkway, traces: {share} of the requests"),
+        );
+        let program = Program::Parkway;
+        entrants.push(Entrant::start(bench, &how, program, &label, &load)?);
+    }
+    take_turns(bench, &mut entrants);
+    let title = "tracing: http1, off and sampled, spans exported by OTLP over HTTP";
+    let mut table = table(title, "0.01 ≤ 1.03 × off", entrants);
+    table
+        .notes
+        .push("The exporter's thread runs on the proxy's CPU and is part of its cost.".to_owned());
+    Ok(vec![table])
+}
+
 /// Requests at a rate, with everything on one CPU.
 pub(super) fn latency(bench: &Bench) -> Result<Vec<Table>> {
     let one = Bench {

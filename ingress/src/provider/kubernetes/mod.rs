@@ -16,6 +16,7 @@ pub mod kept;
 pub mod lease;
 pub mod objects;
 pub mod peers;
+pub mod pods;
 mod random;
 pub mod secrets;
 pub mod status;

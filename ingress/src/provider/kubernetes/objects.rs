@@ -48,6 +48,7 @@ macro_rules! watched {
         }
     };
 }
+pub(super) use watched;
 
 /// `networking.internal.knative.dev/v1alpha1` Ingress, the KIngress.
 ///
@@ -347,7 +348,9 @@ struct NeededMetadata {
     annotations: Option<BTreeMap<String, String>>,
 }
 
-fn needed_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+pub(super) fn needed_metadata<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<ObjectMeta, D::Error> {
     let needed = NeededMetadata::deserialize(deserializer)?;
     Ok(ObjectMeta {
         name: needed.name,
@@ -364,7 +367,7 @@ fn needed_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectM
 }
 
 /// Go writes what was never filled as `null`.
-fn none_when_null<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(
+pub(super) fn none_when_null<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())

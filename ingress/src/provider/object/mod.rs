@@ -12,6 +12,7 @@ mod revision;
 mod secret;
 mod service;
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 pub use core::{
@@ -262,11 +263,22 @@ fn read_meta(reading: &Reading, fields: &mut Fields<'_>) -> Option<Meta> {
     };
     Some(Meta {
         name: name.into(),
-        namespace: namespace.into(),
+        namespace: shared(&namespace),
         labels,
         annotations,
         created: created.map(String::into_boxed_str),
         origin: reading.origin(),
+    })
+}
+
+/// The text of a namespace, shared with the object before if that was in the same one: mostly all of them are.
+fn shared(namespace: &str) -> Arc<str> {
+    thread_local! { static LAST: RefCell<Arc<str>> = RefCell::new(Arc::default()) }
+    LAST.with_borrow_mut(|last| {
+        if **last != *namespace {
+            *last = namespace.into();
+        }
+        Arc::clone(last)
     })
 }
 

@@ -59,7 +59,7 @@ impl Exchange {
 
     /// Ready with the response head, once it has come.
     ///
-    /// `on_continue` is called for `100 Continue`.
+    /// `seen` is told of each informational response but `101 Switching Protocols`.
     ///
     /// # Errors
     ///
@@ -67,7 +67,7 @@ impl Exchange {
     pub fn poll_response(
         &mut self,
         cx: &mut Context<'_>,
-        on_continue: &mut dyn FnMut(),
+        seen: &mut dyn FnMut(http::StatusCode),
     ) -> Poll<Result<(Parts, Reply), SendError>> {
         self.send(cx)?;
         let Some(lease) = &mut self.lease else {
@@ -83,15 +83,13 @@ impl Exchange {
                     return Poll::Ready(self.answered(head));
                 }
                 self.informational += 1;
+                seen(head.parts.status);
                 if self.informational > INFORMATIONAL {
                     let error = "it keeps sending informational responses".into();
                     return Poll::Ready(Err(SendError::Invalid(error)));
                 }
-                if head.parts.status == http::StatusCode::CONTINUE {
-                    on_continue();
-                }
                 // The body is asked for before the next head is looked at, which may say that nobody wants it.
-                return self.poll_response(cx, on_continue);
+                return self.poll_response(cx, seen);
             }
             match ready!(lease.poll_more(cx)) {
                 Ok(0) => return Poll::Ready(Err(self.ended(None))),

@@ -136,6 +136,9 @@ impl Entry {
         parts.headers.reserve(OURS);
         match self.arrival.entrance {
             EntranceKind::Gateway(visibility) => {
+                if present.has(Present::UNDERSCORED) {
+                    remove_underscored(&mut parts.headers);
+                }
                 let is_outside = visibility == Visibility::ExternalIp;
                 if is_outside && present.has(Present::NOT_FROM_OUTSIDE) {
                     remove_untrusted(&mut parts.headers);
@@ -162,7 +165,7 @@ impl Entry {
 const OURS: usize = 6;
 
 /// HTTP/2 may carry a cookie in pieces; whoever is told in another protocol gets it whole (RFC 9113 section 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
     let mut crumbs = headers.get_all(COOKIE).iter();
     if crumbs.next().is_none() || crumbs.next().is_none() {
         return;
@@ -180,6 +183,15 @@ fn join_cookies(headers: &mut HeaderMap) {
 /// Removes what outsiders may not say: [`NOT_FROM_OUTSIDE`].
 pub fn remove_untrusted(headers: &mut HeaderMap) {
     for name in NOT_FROM_OUTSIDE {
+        headers.remove(name);
+    }
+}
+
+/// Removes fields that a workload might take for those that we remove, read or write: [`Present::UNDERSCORED`]. Other names
+/// with underscores are the workload's business.
+fn remove_underscored(headers: &mut HeaderMap) {
+    let is_underscored = |name: &&HeaderName| Present::of(name).has(Present::UNDERSCORED);
+    while let Some(name) = headers.keys().find(is_underscored).cloned() {
         headers.remove(name);
     }
 }

@@ -104,6 +104,26 @@ fn fraction(draw: u64) -> f64 {
     f64::from(bits) / f64::from(u32::MAX)
 }
 
+/// The names of gRPC's codes as annotations have them. Source: grpc/grpc `doc/statuscodes.md`.
+pub const GRPC_CODES: [(&str, u32); 16] = [
+    ("cancelled", 1),
+    ("unknown", 2),
+    ("invalid-argument", 3),
+    ("deadline-exceeded", 4),
+    ("not-found", 5),
+    ("already-exists", 6),
+    ("permission-denied", 7),
+    ("resource-exhausted", 8),
+    ("failed-precondition", 9),
+    ("aborted", 10),
+    ("out-of-range", 11),
+    ("unimplemented", 12),
+    ("internal", 13),
+    ("unavailable", 14),
+    ("data-loss", 15),
+    ("unauthenticated", 16),
+];
+
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// What an answer says about when to come again.

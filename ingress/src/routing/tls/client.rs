@@ -30,6 +30,16 @@ pub enum ClientCertificate {
     Required,
 }
 
+impl ClientCertificate {
+    /// As a route asks for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Optional => "optional",
+            Self::Required => "required",
+        }
+    }
+}
+
 /// Who may issue the certificates that clients show.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ClientCa {
