@@ -188,6 +188,7 @@ mod tests {
                 refresh: super::super::waiting_page::REFRESH,
                 template: None,
             }),
+            client_certificate: None,
             redirects: true,
         };
         let told: Vec<_> = { policy.terms().into_iter() }
