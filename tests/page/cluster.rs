@@ -1,7 +1,7 @@
 //! The page of a Parkway that serves a cluster.
 
-use parkway_tests::{QueueProxy, eventually};
 use parkway_tests::cluster::{Cluster, PodIs, serving};
+use parkway_tests::{QueueProxy, eventually};
 
 use crate::browser::{Browser, DESK, is_there};
 
