@@ -68,6 +68,9 @@ impl Collector for Moment {
     }
 }
 
+/// A family: its name, what it is, and how its value is found.
+type Family<T, V> = (&'static str, &'static str, fn(&T) -> V);
+
 pub(super) type Labels = Vec<(&'static str, String)>;
 
 fn labels(id: &RevisionId) -> Labels {
