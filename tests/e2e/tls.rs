@@ -196,7 +196,7 @@ async fn a_kingress_names_the_secret_for_its_hosts() {
     let wild = authority.issue(&["*.example.com"]);
     let service = with_endpoints(service("shop", &[]), &[upstream.address()]);
     let ingress = format!(
-        "apiVersion: networking.internal.knative.dev/v1alpha1\nkind: Ingress\nmetadata: {{name: shop}}\n\
+        "apiVersion: networking.internal.knative.dev/v1alpha1\nkind: Ingress\nmetadata: {{name: custom}}\n\
          spec:\n  tls:\n    - {{hosts: [{host}], secretName: wild}}\n    - {{hosts: [{host}], secretName: absent}}\n  \
          rules:\n    - hosts: [{host}]\n      visibility: ExternalIP\n      http:\n        paths:\n          \
          - splits: [{{serviceNamespace: default, serviceName: shop-00001, servicePort: 80, percent: 100}}]\n"
@@ -255,7 +255,10 @@ async fn without_a_certificate_one_is_made_that_names_the_hosts() {
     parkway.says("a certificate made just now").await;
     let at = parkway.listens("external_tls");
     let get = |arguments: &[&str]| curl(at.port(), arguments);
-    assert_eq!(get(&["--insecure"]).as_deref(), Ok("Hello World!\n"));
+    assert_eq!(
+        get(&["--insecure"]).as_deref(),
+        Ok("Hello from shop-00001!\n")
+    );
     let refused = get(&[]).unwrap_err();
     assert!(refused.contains("60"), "{refused}");
     let state = parkway.state().await;
@@ -360,7 +363,7 @@ fn check_finds_secrets_that_cannot_be_served_and_does_not_repeat_their_keys() {
         .take(20)
         .collect();
     assert!(!said.contains(&start), "{said}");
-    let broken = secret("shop", &good, None).replace("tls.key: ", "tls.key: '*'#");
+    let broken = secret("shop", &good, None).replace("tls.key: ", "tls.key: '*' #");
     let said = check(shop.clone().and(broken));
     assert!(said.contains("this is not base64"), "{said}");
     let opaque = secret("shop", &good, None).replace("kubernetes.io/tls", "Opaque");

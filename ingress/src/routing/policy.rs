@@ -190,6 +190,7 @@ mod tests {
             }),
             client_certificate: None,
             redirects: true,
+            client_certificate: Some(ClientCertificate::Required),
         };
         let told: Vec<_> = { policy.terms().into_iter() }
             .map(|term| format!("{}={}", term.name, term.value))
@@ -207,6 +208,7 @@ mod tests {
             "waiting-page-refresh=2s",
             "no-wake-paths=/healthz,/robots.txt",
             "no-wake-agents=googlebot,uptime",
+            "client-certificate=required",
         ];
         assert_eq!(told, expected);
     }
