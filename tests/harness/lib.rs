@@ -35,6 +35,7 @@ mod gate;
 pub mod http1;
 pub mod http2;
 pub mod manifest;
+pub mod metrics;
 pub mod parkway;
 pub mod pods;
 mod processes;

@@ -16,6 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -195,8 +196,23 @@ impl TlsClient {
     ///
     /// When either does not work, for example because the certificate is not for that name.
     pub async fn connect(&self, to: SocketAddr, name: &str) -> io::Result<TlsStream<TcpStream>> {
-        let tcp = patiently("a connection", TcpStream::connect(to)).await?;
+        self.connect_behind(b"", to, name).await
+    }
+
+    /// The same with these bytes before the handshake.
+    ///
+    /// # Errors
+    ///
+    /// Likewise.
+    pub async fn connect_behind(
+        &self,
+        before: &[u8],
+        to: SocketAddr,
+        name: &str,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        let mut tcp = patiently("a connection", TcpStream::connect(to)).await?;
         tcp.set_nodelay(true)?;
+        tcp.write_all(before).await?;
         let name = ServerName::try_from(name.to_owned()).unwrap();
         patiently("a handshake", self.connector().connect(name, tcp)).await
     }

@@ -190,7 +190,8 @@ async fn a_cold_start_is_one_trace_whose_phases_add_up_even_if_nothing_is_sample
 }
 
 #[tokio::test]
-async fn two_hundred_requests_of_one_start_are_linked_to_it_and_it_is_told_once() {
+async fn a_thousand_requests_of_one_start_are_linked_to_it_and_it_is_told_once() {
+    const WAITERS: u64 = 1_000;
     let collector = Collector::grpc().await;
     let gate = Gate::closed();
     let parkway = tracing(&collector, "grpc")
@@ -199,29 +200,29 @@ async fn two_hundred_requests_of_one_start_are_linked_to_it_and_it_is_told_once(
         .await;
     let parkway = Arc::new(parkway);
     let mut clients = JoinSet::new();
-    for _ in 0..200 {
+    for _ in 0..WAITERS {
         let shop = parkway.service("shop");
         clients.spawn(async move { shop.get("/").await });
     }
-    parkway.parked(200).await;
+    parkway.parked(WAITERS).await;
     gate.open();
     while let Some(answer) = clients.join_next().await {
         answer.unwrap().expect(200);
     }
 
     let spans = collector
-        .spans_when("all requests", |spans| has_told(spans, 200))
+        .spans_when("all requests", |spans| has_told(spans, 1_000))
         .await;
 
     let start = only(&spans, "cold start");
-    assert_eq!(start.says("parkway.cold_start.waited"), Some("200"));
+    assert_eq!(start.says("parkway.cold_start.waited"), Some("1000"));
     let parked = named(&spans, "parked");
-    assert_eq!(parked.len(), 200);
+    assert_eq!(parked.len(), 1_000);
     for parked in &parked {
         assert_eq!(parked.links, [(start.trace.clone(), start.id.clone())]);
     }
     let traces: BTreeSet<_> = parked.iter().map(|span| &span.trace).collect();
-    assert_eq!(traces.len(), 200, "each has its own trace");
+    assert_eq!(traces.len(), 1_000, "each has its own trace");
     let ids: BTreeSet<_> = spans.iter().map(|span| &span.id).collect();
     assert_eq!(ids.len(), spans.len());
     let mut positions: Vec<u32> = { parked.iter() }
@@ -233,7 +234,7 @@ async fn two_hundred_requests_of_one_start_are_linked_to_it_and_it_is_told_once(
         })
         .collect();
     positions.sort_unstable();
-    assert_eq!(positions, Vec::from_iter(1..=200));
+    assert_eq!(positions, Vec::from_iter(1..=1_000));
     Arc::into_inner(parkway).unwrap().finish().await;
 }
 
