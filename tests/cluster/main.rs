@@ -5,6 +5,7 @@
 
 mod autoscaling;
 mod cannot_start;
+mod client_certificates;
 mod figures;
 mod internal_tls;
 mod life;
@@ -20,6 +21,7 @@ mod replicas;
 mod roles;
 mod starts;
 mod storms;
+mod tickets;
 mod tls;
 mod told;
 mod watching;

@@ -22,6 +22,8 @@ mod queue_full;
 mod replay;
 mod restart;
 mod splits;
+mod tls;
+mod tls_clients;
 mod trust;
 mod uncooperative;
 mod waiting_page;

@@ -19,6 +19,7 @@ mod cold;
 mod hosts;
 mod idle;
 mod parked;
+mod tls;
 
 /// How many rounds the samples of a figure come from, unless said otherwise.
 const ROUNDS: usize = 9;
@@ -43,6 +44,7 @@ enum Row {
     Hosts,
     Workers,
     Tracing,
+    Tls,
 }
 
 #[derive(Debug, Args)]
@@ -115,6 +117,7 @@ impl Bench {
             manifests: Manifests::Template(READY),
             flags: Vec::new(),
             workers: 1,
+            tls: false,
             environment: Vec::new(),
         }
     }
@@ -199,6 +202,7 @@ fn tables(bench: &Bench, row: Row) -> Result<Vec<Table>> {
         Row::Signal => cold::signal(bench),
         Row::Ready => cold::ready(bench),
         Row::Hosts => hosts::hosts(bench),
+        Row::Tls => tls::tls(bench),
     }
 }
 

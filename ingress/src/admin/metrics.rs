@@ -68,6 +68,9 @@ impl Collector for Moment {
     }
 }
 
+/// A family: its name, what it is, and how its value is found.
+type Family<T, V> = (&'static str, &'static str, fn(&T) -> V);
+
 pub(super) type Labels = Vec<(&'static str, String)>;
 
 fn labels(id: &RevisionId) -> Labels {
@@ -232,7 +235,7 @@ fn tls(admin: &Admin, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         return Ok(());
     }
     let label = |name: &'static str, value: &str| (name, value.to_owned());
-    let mut ends = Vec::new();
+    let (mut ends, mut resumptions) = (Vec::new(), Vec::new());
     let mut expiries = BTreeMap::new();
     for (entrance, certificates) in &admin.certificates {
         for (end, count) in certificates.handshakes().counts() {
@@ -241,6 +244,10 @@ fn tls(admin: &Admin, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
                 count,
             ));
         }
+        resumptions.push((
+            vec![label("entrance", entrance)],
+            certificates.handshakes().resumptions(),
+        ));
         for certificate in certificates.current().certificates() {
             let until = certificate.not_after().duration_since(UNIX_EPOCH);
             let seconds = until.unwrap_or_default().as_secs_f64();
@@ -252,6 +259,12 @@ fn tls(admin: &Admin, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         "parkway_tls_handshakes",
         "TLS handshakes by how they ended",
         ends,
+    )?;
+    counters(
+        out,
+        "parkway_tls_resumptions",
+        "TLS handshakes that went on with a session of before",
+        resumptions,
     )?;
     gauges(
         out,

@@ -6,6 +6,7 @@ mod admin;
 mod data_path;
 mod install;
 mod look;
+mod run_tls;
 mod serve;
 
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ pub use admin::{AdminAccess, AdminTarget};
 pub use data_path::{AccessLogged, DataPath, ProxiedEntrance};
 pub use install::{Access, Install, Live, Target, Uninstall};
 pub use look::{Top, Why};
+pub use run_tls::{RunTls, TlsFiles};
 pub use serve::{DEFAULT_INGRESS_CLASS, PeerAuth, Role, Serve};
 
 /// Parks requests for workloads at zero, wakes them, and routes everything else.
@@ -94,6 +96,10 @@ pub struct Run {
     )]
     pub listen_local: SocketAddr,
 
+    /// The external entrance by TLS.
+    #[command(flatten)]
+    pub tls: RunTls,
+
     /// Admin: a page for people at /, and /healthz, /readyz, /metrics, /state, /explain. Not for the public.
     #[arg(
         long,
@@ -167,6 +173,10 @@ pub struct Check {
         value_name = "DOMAIN"
     )]
     pub domain: String,
+
+    /// Certificates to check as well.
+    #[command(flatten)]
+    pub certificates: TlsFiles,
 
     /// Instead of manifests.
     #[command(flatten)]

@@ -26,11 +26,13 @@ use crate::proxy::waiting_page::Notice;
 use crate::routing::headers::{EntranceKind, Present};
 use crate::routing::host::{Host, WrittenHost};
 use crate::routing::identify;
+use crate::routing::names::X_FORWARDED_CLIENT_CERT;
 use crate::routing::policy::RoutePolicy;
 use crate::routing::probe::{ProbeAnswer, activator_answer, probe_answer};
 use crate::routing::redirect::redirect;
 use crate::routing::rules::{Target, Visibility};
 use crate::routing::timeout::parse_grpc_timeout;
+use crate::routing::tls::ClientCertificate;
 use crate::routing::validate::{self, Checked};
 use crate::routing::waiting_page::is_navigation;
 use crate::routing::websocket::OnStream;
@@ -138,11 +140,19 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
 
 /// Notes what is written down of the head, if anything is.
 fn note(peer: &Peer, head: &Parts, observation: &mut Observation) {
-    if let Some(line) = peer.worker.policy.request_log.begin(head, peer.address) {
+    let tls = tls(peer);
+    let log = &peer.worker.policy.request_log;
+    if let Some(line) = log.begin(head, peer.address, tls) {
         observation.log_request(line);
     }
     observation.asks(head, peer.security.is_some());
-    observation.log(head, peer.address);
+    observation.log(head, peer.address, tls);
+}
+
+/// What the logs show of a connection by TLS.
+fn tls(peer: &Peer) -> Option<&dyn std::fmt::Display> {
+    let security = peer.security.as_deref()?;
+    Some(security)
 }
 
 /// Asks for a permit.
@@ -161,7 +171,7 @@ fn admit(peer: &Peer, head: &Parts, mut job: Job) -> Begin {
                 job.in_flight = stats.map(|stats| stats.enter(peer.worker.index, Instant::now()));
             }
             notify(head, &mut job, &ticket);
-            job.observation.log_parked(head, peer.address);
+            job.observation.log_parked(head, peer.address, tls(peer));
             job.observation.waits_for(&ticket, head);
             job.observation.has_parked();
             Begin::Parked(Box::new(Waiting {
@@ -251,6 +261,20 @@ fn route(
         && let Some(location) = redirect(&host, &head.uri, &head.headers, port)
     {
         return Ok(Routed::Elsewhere(location));
+    }
+    if visibility == Visibility::ExternalIp
+        && let Some(policy) = resolved.matched.policy
+        && let Some(wanted) = policy.client_certificate
+    {
+        let security = peer.security.as_deref();
+        let shown = security.and_then(|security| security.shown_to(host.as_str()));
+        match (shown, wanted) {
+            (Some(shown), _) => {
+                head.headers.insert(X_FORWARDED_CLIENT_CERT, shown.clone());
+            }
+            (None, ClientCertificate::Required) => return Err(Failure::NoClientCertificate),
+            (None, ClientCertificate::Optional) => {}
+        }
     }
     let destination = worker.destination(target)?;
     let policy = resolved.matched.policy.map(Arc::clone);

@@ -15,6 +15,7 @@ use super::problem::{Origin, Problem, did_you_mean};
 use crate::routing::policy::{MOST_NO_WAKE, NoWake, RoutePolicy};
 use crate::routing::retry::{GRPC_CODES, MOST_ATTEMPTS, RetryPolicy};
 use crate::routing::timeout::NEVER;
+use crate::routing::tls::ClientCertificate;
 use crate::routing::waiting_page::{REFRESH, Template, WaitingPage};
 
 /// What the names of our annotations begin with.
@@ -27,7 +28,7 @@ struct Known {
 }
 
 /// Every annotation.
-const ALL: [Known; 16] = [
+const ALL: [Known; 17] = [
     known("retry-on", retry_on),
     known("retry-attempts", retry_attempts),
     known("retry-methods", retry_methods),
@@ -66,6 +67,7 @@ const ALL: [Known; 16] = [
     }),
     known("no-wake-paths", no_wake_paths),
     known("no-wake-agents", no_wake_agents),
+    known("client-certificate", client_certificate),
     known("waiting-page", |value, draft| {
         draft.patience = Some(duration(value, SHORTEST, LONGEST_PAUSE)?);
         Ok(())
@@ -269,6 +271,23 @@ fn timeout(value: &str) -> Result<Duration, Wrong> {
         message,
         remedy: format!("{remedy}; off is no timeout"),
     })
+}
+
+fn client_certificate(value: &str, draft: &mut Draft) -> Result<(), Wrong> {
+    let (wanted, read) = match value {
+        "required" => (ClientCertificate::Required, Ok(())),
+        "optional" => (ClientCertificate::Optional, Ok(())),
+        // Whoever wrote this did not mean that everybody may come.
+        _ => (
+            ClientCertificate::Required,
+            Err(wrong(
+                "this must be required or optional, and counts as required until it is",
+                "leave the annotation out for hosts whose clients show none",
+            )),
+        ),
+    };
+    draft.policy.client_certificate = Some(wanted);
+    read
 }
 
 fn retry_attempts(value: &str, draft: &mut Draft) -> Result<(), Wrong> {

@@ -3,6 +3,7 @@
 //! A line is JSON, or what a template makes of it, the language being that of the [request log](super::request_log).
 //! Of a share, requests that waited are always among those that are written: they are what is asked about later.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -66,10 +67,15 @@ impl AccessLog {
     }
 
     /// Notes what the head says.
-    pub(super) fn begin(&self, head: &Parts, remote: SocketAddr) -> Option<Begun> {
+    pub(super) fn begin(
+        &self,
+        head: &Parts,
+        remote: SocketAddr,
+        tls: Option<&dyn fmt::Display>,
+    ) -> Option<Begun> {
         let settings = self.0.as_ref()?;
         Some(match &settings.template {
-            Some(template) => Begun::Template(template.begin(&Arrived { head, remote })),
+            Some(template) => Begun::Template(template.begin(&Arrived { head, remote, tls })),
             None => Begun::Json {
                 method: head.method.clone(),
                 host: host(head),

@@ -21,6 +21,9 @@ pub enum Failure {
     /// The connection was secured for other hosts (RFC 9110 section 15.5.20).
     #[error("this connection's certificate is not for this host")]
     Misdirected,
+    /// The route is for clients that show a certificate, by TLS.
+    #[error("this is for clients that show a certificate, by https")]
+    NoClientCertificate,
     /// No rule matches.
     #[error("{0}")]
     NoRoute(#[from] table::NoRoute),
@@ -92,6 +95,7 @@ impl Failure {
         match self {
             Self::BadRequest(bad) => bad.status(),
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::NoClientCertificate => StatusCode::FORBIDDEN,
             Self::NoRoute(missing) => missing.status(),
             Self::NoRevision(_) | Self::Refused(Refusal::UnknownRevision) => StatusCode::NOT_FOUND,
             // Nobody has begun with a request that is parked: asking again does no harm.

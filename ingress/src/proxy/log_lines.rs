@@ -70,7 +70,7 @@ impl LogLines {
     pub fn write(&self, log: Log, line: String) {
         self.counts.taken.fetch_add(1, Ordering::Relaxed);
         let lines = self.lines.as_ref();
-        if !lines.is_some_and(|lines| lines.try_send(line).is_ok()) {
+        if lines.is_none_or(|lines| lines.try_send(line).is_err()) {
             self.counts.taken.fetch_sub(1, Ordering::Relaxed);
             self.counts.lost[log as usize].fetch_add(1, Ordering::Relaxed);
         }

@@ -1,6 +1,7 @@
 //! What is written down about each request when it ends: counters, a duration, a line of the access log, one of the
 //! request log.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -137,14 +138,14 @@ impl Observation {
     }
 
     /// Notes what the access log shows, if this request is to be written down as far as can be said yet.
-    pub fn log(&mut self, head: &Parts, remote: SocketAddr) {
+    pub fn log(&mut self, head: &Parts, remote: SocketAddr, tls: Option<&dyn fmt::Display>) {
         let is_noted = match self.counts.access_log.logged() {
             Logged::Off => return,
             Logged::Errors => true,
             Logged::Share(share) => self.counts.draws(share),
         };
         if is_noted {
-            let begun = self.counts.access_log.begin(head, remote);
+            let begun = self.counts.access_log.begin(head, remote, tls);
             self.lines().access = begun;
         } else {
             self.marks.set(Marks::NOT_DRAWN);
@@ -152,9 +153,9 @@ impl Observation {
     }
 
     /// A request that waits is written down, whether or not it was drawn.
-    pub fn log_parked(&mut self, head: &Parts, remote: SocketAddr) {
+    pub fn log_parked(&mut self, head: &Parts, remote: SocketAddr, tls: Option<&dyn fmt::Display>) {
         if self.marks.has(Marks::NOT_DRAWN) && self.lines().access.is_none() {
-            let begun = self.counts.access_log.begin(head, remote);
+            let begun = self.counts.access_log.begin(head, remote, tls);
             self.lines().access = begun;
         }
     }

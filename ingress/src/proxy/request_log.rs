@@ -4,6 +4,7 @@
 //! `pkg/http/request_log.go`). What of it the request's head says is written when the request arrives, the rest when it
 //! has ended. Workers hand whole lines to a thread that writes them, and never wait for it ([`log_lines`](super::log_lines)).
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,13 +59,19 @@ impl RequestLogPublisher {
 }
 
 impl RequestLog {
-    /// Begins the line of a request that has arrived from `remote`; `None` while the log is off.
-    pub fn begin(&self, head: &Parts, remote: SocketAddr) -> Option<Pending> {
+    /// Begins the line of a request that has arrived from `remote`; `None` while the log is off. `tls` says what Go would
+    /// show of its connection, if that is encrypted.
+    pub fn begin(
+        &self,
+        head: &Parts,
+        remote: SocketAddr,
+        tls: Option<&dyn fmt::Display>,
+    ) -> Option<Pending> {
         if !self.0.is_on.load(Ordering::Relaxed) {
             return None;
         }
         let template = self.0.template.load();
-        let rest = template.as_ref()?.begin(&Arrived { head, remote });
+        let rest = template.as_ref()?.begin(&Arrived { head, remote, tls });
         Some(Pending {
             rest,
             log: self.clone(),

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::retry::{GRPC_CODES, RetryPolicy};
 use super::timeout::{NEVER, RouteTimeouts};
+use super::tls::ClientCertificate;
 use super::waiting_page::WaitingPage;
 
 /// What a route asks for.
@@ -24,6 +25,9 @@ pub struct RoutePolicy {
     pub no_wake: NoWake,
     /// Plain requests at the external entrance are sent to TLS, where it is served ([`redirect`](super::redirect)).
     pub redirects: bool,
+    /// Clients at the external entrance show certificates, by TLS. It is not enough that a handshake would ask for them:
+    /// what comes plainly, or by a connection that was not asked, is turned away here.
+    pub client_certificate: Option<ClientCertificate>,
     /// What a browser is shown that waits for a start.
     pub waiting_page: Option<WaitingPage>,
 }
@@ -71,6 +75,8 @@ impl RoutePolicy {
         }
         say("no-wake-paths", list(self.no_wake.paths.iter()));
         say("no-wake-agents", list(self.no_wake.agents.iter()));
+        let wanted = self.client_certificate.map(ClientCertificate::as_str);
+        say("client-certificate", wanted.unwrap_or_default().to_owned());
         terms
     }
 }
@@ -182,7 +188,9 @@ mod tests {
                 refresh: super::super::waiting_page::REFRESH,
                 template: None,
             }),
+            client_certificate: None,
             redirects: true,
+            client_certificate: Some(ClientCertificate::Required),
         };
         let told: Vec<_> = { policy.terms().into_iter() }
             .map(|term| format!("{}={}", term.name, term.value))
@@ -200,6 +208,7 @@ mod tests {
             "waiting-page-refresh=2s",
             "no-wake-paths=/healthz,/robots.txt",
             "no-wake-agents=googlebot,uptime",
+            "client-certificate=required",
         ];
         assert_eq!(told, expected);
     }

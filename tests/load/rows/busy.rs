@@ -293,6 +293,10 @@ impl Load {
         add("streams", self.streams.to_string());
         add("answer", self.answer.to_string());
         add("upload", self.upload.to_string());
+        if self.route == Route::Tls {
+            arguments.push("--tls".to_owned());
+        }
+        let mut add = |name: &str, value: String| arguments.extend([format!("--{name}"), value]);
         if let Some(hosts) = self.hosts {
             add("hosts", hosts.to_string());
         }
@@ -444,7 +448,7 @@ pub(super) fn take_turns(bench: &Bench, entrants: &mut [Entrant]) {
     }
 }
 
-fn busy(
+pub(super) fn busy(
     bench: &Bench,
     title: &str,
     reach: &'static str,
@@ -458,13 +462,11 @@ fn busy(
             .iter()
             .any(|entrant| entrant.label == program.name());
         let label = format!("{}{}", program.name(), if again { ", again" } else { "" });
-        entrants.push(Entrant::start(
-            bench,
-            &bench.ready(address),
-            *program,
-            &label,
-            load,
-        )?);
+        let how = Start {
+            tls: load.route == Route::Tls,
+            ..bench.ready(address)
+        };
+        entrants.push(Entrant::start(bench, &how, *program, &label, load)?);
     }
     take_turns(bench, &mut entrants);
     Ok(table(title, reach, entrants))

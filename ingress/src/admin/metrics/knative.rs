@@ -11,7 +11,7 @@ use parkway_autoscaler_client::embedded::{DeciderState, Metric};
 use prometheus_client::encoding::DescriptorEncoder;
 
 use super::super::{Admin, Autoscaler};
-use super::{Labels, counters, gauges, labels};
+use super::{Family, Labels, counters, gauges, labels};
 
 /// Whose metrics they are: the label `otel_scope_name`.
 const ACTIVATOR: &str = "knative.dev/serving/pkg/activator";
@@ -141,7 +141,7 @@ fn deciders(
     let each = |value: fn(&DeciderState) -> f64| {
         { deciders.iter() }.map(move |decider| (attributes(decider), value(decider)))
     };
-    let families: [(&str, &str, fn(&DeciderState) -> f64); 5] = [
+    let families: [Family<DeciderState, f64>; 5] = [
         (
             "kn_revision_pods_desired",
             "Replicas the autoscaler wants",
@@ -176,7 +176,7 @@ fn deciders(
                 .map(|decider| (attributes(decider), value(decider)))
                 .collect::<Vec<_>>()
         };
-        let averages: [(&str, &str, fn(&DeciderState) -> f64); 3] = [
+        let averages: [Family<DeciderState, f64>; 3] = [
             ("stable", "Average over the stable window", |decider| {
                 decider.stable
             }),

@@ -13,7 +13,7 @@ use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
 
 use super::super::Admin;
-use super::{Labels, counters, histogram, knative, labels};
+use super::{Family, Labels, counters, histogram, knative, labels};
 use crate::proxy::counts::{Counts, DURATION_BOUNDS, Kind, OfKind, SIZE_BOUNDS, Spread};
 use crate::routing::retry::Reason;
 
@@ -79,7 +79,7 @@ fn counted(total: &[Counted], out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         "Times requests were sent again, by what became of the attempt before",
         retries.filter(|(_, count)| *count > 0),
     )?;
-    let families: [(&str, &str, fn(&Counts) -> u64); 5] = [
+    let families: [Family<Counts, u64>; 5] = [
         (
             "parkway_aborted_requests",
             "Requests whose response did not reach its end",

@@ -5,6 +5,7 @@
 //! `urlquery` and `printf "%q"`, in front of a value or behind a `|`. All else (conditions, loops, variables, other
 //! functions) is refused when the template is read, so that writing a line cannot fail.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -74,7 +75,7 @@ enum RequestField {
     Proto,
     ProtoMajor,
     ProtoMinor,
-    /// No connection is encrypted.
+    /// What was agreed on in the handshake.
     Tls,
 }
 
@@ -106,6 +107,8 @@ enum Filter {
 pub(in crate::proxy) struct Arrived<'a> {
     pub(in crate::proxy) head: &'a Parts,
     pub(in crate::proxy) remote: SocketAddr,
+    /// Its connection's, as Go shows it.
+    pub(in crate::proxy) tls: Option<&'a dyn fmt::Display>,
 }
 
 /// A request that has ended; without a destination where no rule led anywhere.
@@ -229,7 +232,10 @@ impl Arrived<'_> {
                 Version::HTTP_11 => "1".to_owned(),
                 _ => "0".to_owned(),
             },
-            RequestField::Tls => "<nil>".to_owned(),
+            RequestField::Tls => match self.tls {
+                Some(tls) => tls.to_string(),
+                None => "<nil>".to_owned(),
+            },
         }
     }
 

@@ -43,7 +43,7 @@ fn line(template: &str) -> String {
     let (publisher, log) = RequestLogPublisher::new(lines);
     publisher.publish(Some(Template::parse(template).unwrap()));
     let remote = "192.0.2.7:4711".parse().unwrap();
-    let pending = log.begin(&head(), remote).unwrap();
+    let pending = log.begin(&head(), remote, None).unwrap();
     let took = Duration::from_micros(452_249);
     pending.end(&destination(), Some(StatusCode::OK), 43, took);
     drop((publisher, log));
@@ -201,16 +201,16 @@ fn numbers_look_as_go_prints_them() {
 #[test]
 fn a_log_that_is_off_begins_no_line() {
     let remote = "192.0.2.7:4711".parse().unwrap();
-    assert!(RequestLog::default().begin(&head(), remote).is_none());
+    assert!(RequestLog::default().begin(&head(), remote, None).is_none());
     let (lines, writer) = LogLines::new();
     let (publisher, log) = RequestLogPublisher::new(lines);
-    assert!(log.begin(&head(), remote).is_none());
+    assert!(log.begin(&head(), remote, None).is_none());
     publisher.publish(Some(Template::parse("{{.Request.Method}}\n").unwrap()));
-    let pending = log.begin(&head(), remote).unwrap();
+    let pending = log.begin(&head(), remote, None).unwrap();
     pending.end(&destination(), None, 0, Duration::ZERO);
 
     publisher.publish(None);
-    assert!(log.begin(&head(), remote).is_none());
+    assert!(log.begin(&head(), remote, None).is_none());
     drop((publisher, log));
     let mut out = Vec::new();
     writer.run(&mut out).unwrap();

@@ -19,6 +19,7 @@ use parkway_activator::endpoint::Endpoint;
 use super::names::{
     ACTIVATOR, DIRECT_LB, HASH_OVERRIDE, KUBELET_PROBE, NETWORK_HASH, ORIGINAL_HOST,
     PASSTHROUGH_LB, PROXY_REQUEST, SERVING_DEFAULT_ROUTE, SERVING_NAMESPACE, SERVING_REVISION,
+    X_FORWARDED_CLIENT_CERT,
 };
 use super::rules::{Backend, Target, Visibility};
 use super::table::Match;
@@ -31,7 +32,7 @@ pub use present::Present;
 ///
 /// `Knative-Serving-Tag` is missing here because it takes part in matching:
 /// [`RouteSnapshot::resolve`](super::table::RouteSnapshot::resolve) removes it afterwards.
-pub const NOT_FROM_OUTSIDE: [HeaderName; 8] = [
+pub const NOT_FROM_OUTSIDE: [HeaderName; 9] = [
     PROXY_REQUEST,
     ORIGINAL_HOST,
     PASSTHROUGH_LB,
@@ -40,6 +41,7 @@ pub const NOT_FROM_OUTSIDE: [HeaderName; 8] = [
     SERVING_REVISION,
     SERVING_NAMESPACE,
     SERVING_DEFAULT_ROUTE,
+    X_FORWARDED_CLIENT_CERT,
 ];
 
 /// What an entrance is: who asks there, and what is believed of what they say.

@@ -88,7 +88,8 @@ impl Present {
             | "k-passthrough-lb"
             | "k-kubelet-probe"
             | "knative-direct-lb"
-            | "knative-serving-default-route" => Self::NOT_FROM_OUTSIDE,
+            | "knative-serving-default-route"
+            | "x-forwarded-client-cert" => Self::NOT_FROM_OUTSIDE,
             other => Self::of_underscored(other.as_bytes()),
         }
     }
