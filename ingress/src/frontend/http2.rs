@@ -191,7 +191,7 @@ pub(super) enum After {
     /// No endpoint has answered, and it waits again.
     Parked(Box<Parked>),
     /// It goes on as a tunnel, and what forwarding took is free.
-    Tunnel(LocalBoxFuture<'static, After>),
+    Tunnel(LocalBoxFuture<'static, Self>),
 }
 
 /// How a stream ended.
