@@ -346,6 +346,7 @@ impl Backends {
         };
         let mut known = std::mem::take(&mut self.pods).into_iter().peekable();
         let mut restarted = Vec::new();
+        self.pods.reserve_exact(listed.len());
         for (endpoint, is_ready) in listed {
             let is_before = |pod: &Pod| by_address_text(pod.asked.endpoint(), endpoint).is_lt();
             while let Some(gone) = known.next_if(is_before) {

@@ -28,8 +28,9 @@ mod line;
 mod tests;
 mod window;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::num::{NonZeroU8, NonZeroU32};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::endpoint::Endpoint;
@@ -127,15 +128,17 @@ pub struct EndpointView {
 }
 
 /// One Revision's queue with its endpoint slots. See the [module](self).
+///
+/// There may be tens of thousands that have neither endpoints nor anybody parked: then it owns nothing but itself.
 #[derive(Debug)]
 pub struct RevisionQueue<W> {
-    bounds: QueueBounds,
+    bounds: Arc<QueueBounds>,
     concurrency: ContainerConcurrency,
     suspects_as_last_resort: bool,
     /// The ready ones, in address order.
-    endpoints: Vec<Slots>,
+    endpoints: Box<[Slots]>,
     /// Slots of endpoints that left while busy. They are still in use, should the endpoint come back.
-    left: HashMap<Endpoint, u32>,
+    left: BTreeMap<Endpoint, u32>,
     /// Free slots of all eligible endpoints together.
     free: u64,
     /// All endpoints before this one are full.
@@ -146,7 +149,7 @@ pub struct RevisionQueue<W> {
     returned: Line<Parked<W>>,
     newcomers: Line<Parked<W>>,
     bytes: usize,
-    clients: HashMap<u64, Holding>,
+    clients: BTreeMap<u64, Holding>,
 }
 
 #[derive(Debug)]
@@ -191,21 +194,21 @@ struct Holding {
 }
 
 impl<W> RevisionQueue<W> {
-    /// A queue without endpoints.
-    pub fn new(bounds: QueueBounds, concurrency: ContainerConcurrency) -> Self {
+    /// A queue without endpoints. Queues may share their bounds.
+    pub fn new(bounds: impl Into<Arc<QueueBounds>>, concurrency: ContainerConcurrency) -> Self {
         Self {
-            bounds,
+            bounds: bounds.into(),
             concurrency,
             suspects_as_last_resort: false,
-            endpoints: Vec::new(),
-            left: HashMap::new(),
+            endpoints: Box::default(),
+            left: BTreeMap::new(),
             free: 0,
             first_free: 0,
             turn: 0,
             returned: Line::new(),
             newcomers: Line::new(),
             bytes: 0,
-            clients: HashMap::new(),
+            clients: BTreeMap::new(),
         }
     }
 
@@ -345,24 +348,23 @@ impl<W> RevisionQueue<W> {
     pub fn set_endpoints(&mut self, mut endpoints: Vec<Endpoint>) -> Vec<Grant<W>> {
         endpoints.sort_unstable();
         endpoints.dedup();
-        let before = std::mem::take(&mut self.endpoints);
-        self.endpoints.reserve_exact(endpoints.len());
-        for old in before {
+        let mut after = Vec::with_capacity(endpoints.len());
+        for old in std::mem::take(&mut self.endpoints) {
             match endpoints.binary_search(&old.endpoint) {
-                Ok(_) => self.endpoints.push(old),
+                Ok(_) => after.push(old),
                 Err(_) if old.in_use > 0 => {
                     self.left.insert(old.endpoint, old.in_use);
                 }
                 Err(_) => {}
             }
         }
-        let stayed = self.endpoints.len();
+        let stayed = after.len();
         for endpoint in endpoints {
-            let is_new = self.endpoints[..stayed]
+            let is_new = after[..stayed]
                 .binary_search_by_key(&endpoint, |slots| slots.endpoint)
                 .is_err();
             if is_new {
-                self.endpoints.push(Slots {
+                after.push(Slots {
                     endpoint,
                     in_use: self.left.remove(&endpoint).unwrap_or(0),
                     window: Window::new(self.bounds.release_window),
@@ -371,7 +373,8 @@ impl<W> RevisionQueue<W> {
                 });
             }
         }
-        self.endpoints.sort_unstable_by_key(|slots| slots.endpoint);
+        after.sort_unstable_by_key(|slots| slots.endpoint);
+        self.endpoints = after.into();
         self.recount();
         self.grants()
     }
@@ -446,8 +449,6 @@ impl<W> RevisionQueue<W> {
 
     /// All endpoints: the ready ones in address order, then those that left while busy, likewise.
     pub fn endpoints(&self) -> Vec<EndpointView> {
-        let mut left: Vec<_> = self.left.iter().collect();
-        left.sort_unstable();
         let ready = self.endpoints.iter().map(|slots| EndpointView {
             endpoint: slots.endpoint,
             in_use: slots.in_use,
@@ -455,7 +456,7 @@ impl<W> RevisionQueue<W> {
             is_ready: true,
             is_suspect: slots.is_suspect,
         });
-        let left = left.into_iter().map(|(endpoint, in_use)| EndpointView {
+        let left = self.left.iter().map(|(endpoint, in_use)| EndpointView {
             endpoint: *endpoint,
             in_use: *in_use,
             slots: 0,

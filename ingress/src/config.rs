@@ -2,6 +2,7 @@
 //!
 //! A leaf: anyone may use it. Nothing here is re-read while running; a limit that is reached answers as its line says.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// The bounds of the front end and the proxy.
@@ -30,8 +31,26 @@ pub struct Limits {
     pub stall: Duration,
     /// How long an idle HTTP/1 connection keeps its buffers; then only the socket stays. Default 1 s.
     pub linger: Duration,
-    /// Client connections over both entrances and all workers; one more is answered 503 and closed. Default 16,384.
+    /// Client connections over all entrances and workers; one more is answered 503 and closed, or only closed where a
+    /// handshake or a PROXY header comes first. Default 16,384.
     pub connections: usize,
+    /// Connections of one client at the external entrances: of one IPv4 address, or of 64 bits of an IPv6 address; one more
+    /// is answered 429 and closed, by TLS only closed. From [`Self::connections`] on they are not counted. Default 16,384:
+    /// behind a load balancer all clients may have its address.
+    pub client_connections: usize,
+    /// From accept to the end of a PROXY header, where one is expected; then the connection is closed. Default 5 s.
+    pub proxy_header: Duration,
+    /// PROXY header in bytes; a longer one closes the connection. Default 4 KiB.
+    pub proxy_header_bytes: usize,
+    /// How long a connection that is closed before its client has sent all of a request is read from, so that the answer
+    /// arrives. Default 2 s.
+    pub lingering: Duration,
+    /// Bytes per second that a client has to send of a request's body, on average, while its endpoint waits for them and
+    /// has not answered; for each second's worth a second is added to [`Self::body_patience`]. Slower: 408. `None`: no
+    /// such bound. Default 240.
+    pub body_rate: Option<NonZeroU32>,
+    /// How long an endpoint waits for a client's body at first, and at most at a stretch. Default 30 s.
+    pub body_patience: Duration,
     /// Connections by HTTP/1 to one endpoint over all workers, shared out evenly; one more request waits for one of its
     /// worker's, in order of arrival. Default 1,024.
     pub endpoint_connections: usize,
@@ -108,6 +127,12 @@ impl Default for Limits {
             stall: Duration::from_secs(60),
             linger: Duration::from_secs(1),
             connections: 16_384,
+            client_connections: 16_384,
+            proxy_header: Duration::from_secs(5),
+            proxy_header_bytes: 4 * 1024,
+            lingering: Duration::from_secs(2),
+            body_rate: NonZeroU32::new(240),
+            body_patience: Duration::from_secs(30),
             endpoint_connections: 1_024,
             endpoint_connections_per_worker: 64,
             endpoint_h2_connections: 4,

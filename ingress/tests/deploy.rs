@@ -452,6 +452,8 @@ fn the_rights_are_those_that_are_named_here() {
         watches(true, "serving.knative.dev", "revisions"),
         watches(true, "", "services"),
         watches(true, "discovery.k8s.io", "endpointslices"),
+        watches(true, "", "pods"),
+        watches(true, "", "events"),
         watches(false, "", "configmaps"),
         watches(false, "", "secrets"),
     ]

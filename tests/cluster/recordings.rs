@@ -9,6 +9,7 @@ use kube::{Api, Config, Resource};
 use parkway_ingress::provider::kubernetes::objects::{
     ConfigMap, EndpointSlice, KIngress, Revision, Service,
 };
+use parkway_ingress::provider::kubernetes::pods::objects::Pod;
 use parkway_ingress::provider::kubernetes::watch::{Change, Key, Watch, WatchState};
 use parkway_ingress::provider::kubernetes::{WatchHealth, client};
 use parkway_tests::api::replay::{Pace, Recording, Replay};
@@ -234,6 +235,7 @@ async fn watches_of_the_other_kinds_tell_what_was_recorded() {
         assert_followed::<Service>("services.watch", PACE),
         assert_followed::<Revision>("revisions.watch", PACE),
         assert_followed::<ConfigMap>("configmaps.watch", PACE),
+        assert_followed::<Pod>("pods.watch", PACE),
     );
 }
 

@@ -1,11 +1,13 @@
 //! Rows `basics`, `basics/http2`, `hosts/multiple` and `retry`, `timeout`: one backend behind one rule.
 
-use crate::images::Image;
-use crate::suite::Suite;
+use futures::future::join_all;
 
-#[tokio::test]
-async fn request_to_the_host_of_a_rule_reaches_its_backend() {
-    let suite = Suite::start(&["basics"], Image::Runtime).await;
+use crate::images::Image;
+use crate::source::Source;
+use crate::suite::{Suite, from_both_sources};
+
+async fn request_to_the_host_of_a_rule_reaches_its_backend(source: Source) {
+    let suite = Suite::start(source, &["basics"], Image::Runtime).await;
 
     let row = suite.row("basics");
     let answer = suite.outside(row.host()).get("/").await.expect(200).json();
@@ -16,9 +18,8 @@ async fn request_to_the_host_of_a_rule_reaches_its_backend() {
     suite.finish().await;
 }
 
-#[tokio::test]
-async fn backend_with_an_h2c_port_is_spoken_to_by_http2_for_a_client_by_http1() {
-    let suite = Suite::start(&["basics-http2"], Image::Runtime).await;
+async fn backend_with_an_h2c_port_is_spoken_to_by_http2_for_a_client_by_http1(source: Source) {
+    let suite = Suite::start(source, &["basics-http2"], Image::Runtime).await;
 
     let answer = suite
         .outside(suite.row("basics-http2").host())
@@ -31,9 +32,8 @@ async fn backend_with_an_h2c_port_is_spoken_to_by_http2_for_a_client_by_http1() 
     suite.finish().await;
 }
 
-#[tokio::test]
-async fn every_host_of_a_rule_is_served() {
-    let suite = Suite::start(&["hosts-multiple"], Image::Runtime).await;
+async fn every_host_of_a_rule_is_served(source: Source) {
+    let suite = Suite::start(source, &["hosts-multiple"], Image::Runtime).await;
 
     let hosts = suite.row("hosts-multiple").hosts();
     assert_eq!(hosts.len(), 4);
@@ -44,9 +44,8 @@ async fn every_host_of_a_rule_is_served() {
     suite.finish().await;
 }
 
-#[tokio::test]
-async fn a_503_of_the_backend_is_passed_on_and_the_request_not_sent_again() {
-    let suite = Suite::start(&["retry"], Image::Retry).await;
+async fn a_503_of_the_backend_is_passed_on_and_the_request_not_sent_again(source: Source) {
+    let suite = Suite::start(source, &["retry"], Image::Retry).await;
 
     let site = suite.outside(suite.row("retry").host());
     site.get("/").await.expect(503);
@@ -60,19 +59,29 @@ async fn a_503_of_the_backend_is_passed_on_and_the_request_not_sent_again() {
     suite.finish().await;
 }
 
-/// The suite waits for ten seconds; what is shown here is that both waits are passed on as they are.
-#[tokio::test]
-async fn answer_may_take_its_time_before_its_head_and_before_its_body() {
-    let suite = Suite::start(&["timeout"], Image::Timeout).await;
+/// As long the suite waits, and no timeout of ours may be shorter.
+const WAIT_MS: u32 = 10_000;
+
+async fn answer_may_take_its_time_before_its_head_and_before_its_body(source: Source) {
+    let suite = Suite::start(source, &["timeout"], Image::Timeout).await;
 
     let site = suite.outside(suite.row("timeout").host());
-    for (before_head, before_body) in [(0, 0), (700, 0), (0, 700)] {
+    let answers = [(0, 0), (WAIT_MS, 0), (0, WAIT_MS)].map(async |(before_head, before_body)| {
         let path = format!("/?initialTimeout={before_head}&timeout={before_body}");
         let answer = site.get(&path).await.expect(200);
         assert_eq!(
             answer.text(),
             format!("Slept for {before_body} milliseconds")
         );
-    }
+    });
+    join_all(answers).await;
     suite.finish().await;
 }
+
+from_both_sources!(
+    request_to_the_host_of_a_rule_reaches_its_backend,
+    backend_with_an_h2c_port_is_spoken_to_by_http2_for_a_client_by_http1,
+    every_host_of_a_rule_is_served,
+    a_503_of_the_backend_is_passed_on_and_the_request_not_sent_again,
+    answer_may_take_its_time_before_its_head_and_before_its_body,
+);

@@ -8,7 +8,8 @@ use parkway_tests::Site;
 use serde_json::Value;
 
 use crate::images::Image;
-use crate::suite::{Row, Suite};
+use crate::source::Source;
+use crate::suite::{Row, Suite, from_both_sources};
 
 /// How many requests the suite counts.
 const REQUESTS: usize = 1000;
@@ -99,9 +100,8 @@ pub(crate) async fn assert_paths(site: &Site, row: &Row) {
     }
 }
 
-#[tokio::test]
-async fn each_path_goes_to_its_backend_and_others_to_the_default() {
-    let suite = Suite::start(&["dispatch-path"], Image::Runtime).await;
+async fn each_path_goes_to_its_backend_and_others_to_the_default(source: Source) {
+    let suite = Suite::start(source, &["dispatch-path"], Image::Runtime).await;
 
     let row = suite.row("dispatch-path");
     assert_paths(&suite.outside(row.host()), row).await;
@@ -109,9 +109,8 @@ async fn each_path_goes_to_its_backend_and_others_to_the_default() {
     suite.finish().await;
 }
 
-#[tokio::test]
-async fn ten_splits_get_their_shares_and_those_of_none_get_nothing() {
-    let suite = Suite::start(&["dispatch-percentage"], Image::Runtime).await;
+async fn ten_splits_get_their_shares_and_those_of_none_get_nothing(source: Source) {
+    let suite = Suite::start(source, &["dispatch-percentage"], Image::Runtime).await;
 
     let row = suite.row("dispatch-percentage");
     let splits = row.splits();
@@ -125,9 +124,8 @@ async fn ten_splits_get_their_shares_and_those_of_none_get_nothing() {
     suite.finish().await;
 }
 
-#[tokio::test]
-async fn shares_of_one_path_are_its_own() {
-    let suite = Suite::start(&["dispatch-path-and-percentage"], Image::Runtime).await;
+async fn shares_of_one_path_are_its_own(source: Source) {
+    let suite = Suite::start(source, &["dispatch-path-and-percentage"], Image::Runtime).await;
 
     let row = suite.row("dispatch-path-and-percentage");
     let counts = count(&suite.outside(row.host()), "/foo", "which-backend").await;
@@ -144,9 +142,8 @@ async fn shares_of_one_path_are_its_own() {
     suite.finish().await;
 }
 
-#[tokio::test]
-async fn rules_of_one_kingress_do_not_mix() {
-    let suite = Suite::start(&["dispatch-rule"], Image::Runtime).await;
+async fn rules_of_one_kingress_do_not_mix(source: Source) {
+    let suite = Suite::start(source, &["dispatch-rule"], Image::Runtime).await;
 
     let row = suite.row("dispatch-rule");
     let hosts = row.hosts();
@@ -161,3 +158,10 @@ async fn rules_of_one_kingress_do_not_mix() {
     }
     suite.finish().await;
 }
+
+from_both_sources!(
+    each_path_goes_to_its_backend_and_others_to_the_default,
+    ten_splits_get_their_shares_and_those_of_none_get_nothing,
+    shares_of_one_path_are_its_own,
+    rules_of_one_kingress_do_not_mix,
+);

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http::Request;
 
 use crate::images::Image;
-use crate::suite::Suite;
+use crate::source::Source;
+use crate::suite::{Suite, from_both_sources};
 
 /// The hash of the recorded KIngress of the row `headers/probe`, computed without Parkway: SHA-256 over
 /// `{"rules":[{"hosts":["ingress-conformance-headers-probe-bohpvkna.example.com"],"visibility":"ExternalIP","http":{`
@@ -23,9 +24,8 @@ fn get(path: &str, headers: &[(&str, &str)]) -> Request<Bytes> {
     request.body(Bytes::new()).unwrap()
 }
 
-#[tokio::test]
-async fn header_of_a_path_overwrites_what_the_client_sent() {
-    let suite = Suite::start(&["headers-pre-split"], Image::Runtime).await;
+async fn header_of_a_path_overwrites_what_the_client_sent(source: Source) {
+    let suite = Suite::start(source, &["headers-pre-split"], Image::Runtime).await;
 
     let row = suite.row("headers-pre-split");
     let wanted = &row.paths()[0]["appendHeaders"]["Foo-Bar-Baz"];
@@ -41,9 +41,8 @@ async fn header_of_a_path_overwrites_what_the_client_sent() {
     suite.finish().await;
 }
 
-#[tokio::test]
-async fn each_split_sets_its_own_header_and_all_splits_are_seen() {
-    let suite = Suite::start(&["headers-post-split"], Image::Runtime).await;
+async fn each_split_sets_its_own_header_and_all_splits_are_seen(source: Source) {
+    let suite = Suite::start(source, &["headers-post-split"], Image::Runtime).await;
 
     let row = suite.row("headers-post-split");
     let mut client = suite.outside(row.host()).http1().await;
@@ -74,9 +73,8 @@ async fn each_split_sets_its_own_header_and_all_splits_are_seen() {
     suite.finish().await;
 }
 
-#[tokio::test]
-async fn probe_gets_the_hash_of_the_kingress_or_the_value_it_carries() {
-    let suite = Suite::start(&["headers-probe"], Image::Runtime).await;
+async fn probe_gets_the_hash_of_the_kingress_or_the_value_it_carries(source: Source) {
+    let suite = Suite::start(source, &["headers-probe"], Image::Runtime).await;
 
     let site = suite.outside(suite.row("headers-probe").host());
     for (sent, echoed) in [
@@ -91,9 +89,8 @@ async fn probe_gets_the_hash_of_the_kingress_or_the_value_it_carries() {
     suite.finish().await;
 }
 
-#[tokio::test]
-async fn tag_header_chooses_the_path_that_asks_for_its_value() {
-    let suite = Suite::start(&["headers-tags"], Image::Runtime).await;
+async fn tag_header_chooses_the_path_that_asks_for_its_value(source: Source) {
+    let suite = Suite::start(source, &["headers-tags"], Image::Runtime).await;
 
     let site = suite.outside(suite.row("headers-tags").host());
     let tag = "Knative-Serving-Tag";
@@ -111,3 +108,10 @@ async fn tag_header_chooses_the_path_that_asks_for_its_value() {
     }
     suite.finish().await;
 }
+
+from_both_sources!(
+    header_of_a_path_overwrites_what_the_client_sent,
+    each_split_sets_its_own_header_and_all_splits_are_seen,
+    probe_gets_the_hash_of_the_kingress_or_the_value_it_carries,
+    tag_header_chooses_the_path_that_asks_for_its_value,
+);

@@ -30,6 +30,9 @@ use crate::{grpc, websocket};
 pub(crate) enum Image {
     /// Answers with JSON: the request as it arrived.
     Runtime,
+    /// The same behind queue-proxy, as in a Revision's Pod: it answers the activator's probes, and gives the container
+    /// its `Host` back. Source: knative/serving `pkg/queue/handler.go`, `pkg/queue/health/probe.go`.
+    RuntimeBehindQueueProxy,
     /// 503 to the first request, 200 to all others.
     Retry,
     /// Waits `initialTimeout` ms before the head and `timeout` ms before the body, both from the query.
@@ -194,6 +197,7 @@ impl Container {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         match &self.image {
             Image::Runtime => text(StatusCode::OK, self.describe(request).to_string()),
+            Image::RuntimeBehindQueueProxy => self.behind_queue_proxy(request),
             Image::Retry if number == 0 => text(StatusCode::SERVICE_UNAVAILABLE, String::new()),
             Image::Retry => text(StatusCode::OK, format!("Retry {number}")),
             Image::Timeout => sleepy(request).await,
@@ -202,6 +206,26 @@ impl Container {
             Image::GrpcPing { .. } => text(StatusCode::OK, String::new()),
             Image::WebSocket { .. } => text(StatusCode::BAD_REQUEST, String::new()),
         }
+    }
+
+    fn behind_queue_proxy(&self, request: &Request<Bytes>) -> Response<Body> {
+        let headers = request.headers();
+        if headers
+            .get("k-network-probe")
+            .is_some_and(|to| to == "queue")
+        {
+            return text(StatusCode::OK, "queue".to_owned());
+        }
+        let mut described = self.describe(request);
+        let at_container = &mut described["request"];
+        let original = at_container["headers"]
+            .as_object_mut()
+            .unwrap()
+            .remove("k-original-host");
+        if let Some(original) = original {
+            at_container["host"] = original;
+        }
+        text(StatusCode::OK, described.to_string())
     }
 
     fn describe(&self, request: &Request<Bytes>) -> Value {

@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use crate::images::Image;
 use crate::recording::serving;
-use crate::suite::{Cluster, Suite, at, leading_to};
+use crate::source::Source;
+use crate::suite::{Cluster, Suite, at, from_both_sources, leading_to};
 
 /// What Kourier sent with its probes for the KIngress `single` in the recorded cluster.
 const HASH_OF_SINGLE: &str = "26d77e9b298e25146da04d3517a9a80b83de9fa91af619b10f968dd1fb242adf";
@@ -44,9 +45,13 @@ const SLICES: [(&str, &str, &str); 6] = [
 /// Adds a Revision's slices with a ready Pod.
 ///
 /// Most Revisions were at zero when they were recorded, so the Pod and its ports are those of `single`, which was not.
-async fn ready(cluster: &mut Cluster, revision: &str) {
+async fn ready(source: Source, cluster: &mut Cluster, revision: &str) {
     let (_, private, public) = SLICES.iter().find(|(of, _, _)| *of == revision).unwrap();
-    let endpoint = cluster.backend(revision, Image::Runtime).await;
+    let image = match source {
+        Source::Files => Image::Runtime,
+        Source::ApiServer => Image::RuntimeBehindQueueProxy,
+    };
+    let endpoint = cluster.backend(revision, image).await;
     let with_pods = serving("main/endpointslice/single-00001-private-x8lmk");
     let mut slice = serving(&format!("main/endpointslice/{private}"));
     slice["endpoints"] = with_pods["endpoints"].clone();
@@ -56,14 +61,14 @@ async fn ready(cluster: &mut Cluster, revision: &str) {
 }
 
 /// The KIngress and Revisions of a Service, with ready Pods.
-async fn by_kingress(ingress: &str, revisions: &[&str]) -> Suite {
+async fn by_kingress(source: Source, ingress: &str, revisions: &[&str]) -> Suite {
     let mut cluster = Cluster::default();
     cluster.put(serving(ingress));
     for revision in revisions {
         cluster.put(serving(&format!("main/revision/{revision}")));
-        ready(&mut cluster, revision).await;
+        ready(source, &mut cluster, revision).await;
     }
-    Suite::of(cluster).await
+    Suite::of(source, cluster).await
 }
 
 fn get(headers: &[(&str, &str)]) -> Request<Bytes> {
@@ -124,29 +129,28 @@ async fn assert_split(suite: &Suite) {
     }
 }
 
-#[tokio::test]
-async fn split_by_its_kingress_is_80_to_20_and_has_its_tags() {
-    let suite = by_kingress("main/ingress/split", &["split-v1", "split-v2"]).await;
+async fn split_by_its_kingress_is_80_to_20_and_has_its_tags(source: Source) {
+    let suite = by_kingress(source, "main/ingress/split", &["split-v1", "split-v2"]).await;
     assert_split(&suite).await;
     suite.finish().await;
 }
 
+/// Services of Serving are read from files only: in a cluster its controller makes KIngresses of them.
 #[tokio::test]
 async fn split_by_its_service_is_80_to_20_and_has_its_tags() {
     let mut cluster = Cluster::default();
     cluster.put(serving("main/ksvc/split"));
     cluster.put(serving("main/revision/split-v1"));
     for revision in ["split-v1", "split-v2"] {
-        ready(&mut cluster, revision).await;
+        ready(Source::Files, &mut cluster, revision).await;
     }
-    let suite = Suite::of(cluster).await;
+    let suite = Suite::of(Source::Files, cluster).await;
     assert_split(&suite).await;
     suite.finish().await;
 }
 
-#[tokio::test]
-async fn revision_gets_the_host_of_the_client_and_nothing_that_names_the_revision() {
-    let suite = by_kingress("main/ingress/single", &["single-00001"]).await;
+async fn revision_gets_the_host_of_the_client_and_nothing_that_names_the_revision(source: Source) {
+    let suite = by_kingress(source, "main/ingress/single", &["single-00001"]).await;
 
     let answer = suite
         .outside("single.fixtures.example.com")
@@ -171,9 +175,11 @@ async fn revision_gets_the_host_of_the_client_and_nothing_that_names_the_revisio
     suite.finish().await;
 }
 
-#[tokio::test]
-async fn tag_header_leads_to_the_tagged_revision_and_any_other_value_to_the_default() {
+async fn tag_header_leads_to_the_tagged_revision_and_any_other_value_to_the_default(
+    source: Source,
+) {
     let suite = by_kingress(
+        source,
         "tag-header/ingress/tagheader",
         &["tagheader-v1", "tagheader-v2"],
     )
@@ -217,9 +223,8 @@ async fn tag_header_leads_to_the_tagged_revision_and_any_other_value_to_the_defa
     suite.finish().await;
 }
 
-#[tokio::test]
-async fn cluster_local_service_is_404_outside_and_served_inside() {
-    let suite = by_kingress("main/ingress/local", &["local-00001"]).await;
+async fn cluster_local_service_is_404_outside_and_served_inside(source: Source) {
+    let suite = by_kingress(source, "main/ingress/local", &["local-00001"]).await;
 
     for name in [
         "local.fixtures.svc.cluster.local",
@@ -232,9 +237,8 @@ async fn cluster_local_service_is_404_outside_and_served_inside() {
     suite.finish().await;
 }
 
-#[tokio::test]
-async fn domain_mapping_passes_twice_and_the_revision_sees_the_mapped_name() {
-    let mut suite = by_kingress("main/ingress/single", &["single-00001"]).await;
+async fn domain_mapping_passes_twice_and_the_revision_sees_the_mapped_name(source: Source) {
+    let mut suite = by_kingress(source, "main/ingress/single", &["single-00001"]).await;
     let inner = suite.parkway.local();
     let mut mapping = serving("main/ingress/shop.example.org");
     mapping["spec"]["rules"][0]["http"]["paths"][0]["splits"][0]["servicePort"] =
@@ -265,32 +269,36 @@ async fn domain_mapping_passes_twice_and_the_revision_sees_the_mapped_name() {
 }
 
 /// With the Pods gone, as recorded a little earlier.
-#[tokio::test]
-async fn request_for_a_revision_at_zero_is_parked_until_its_slice_has_a_pod() {
+async fn request_for_a_revision_at_zero_is_parked_until_its_slice_has_a_pod(source: Source) {
     let mut cluster = Cluster::default();
-    cluster.put(serving("main/ksvc/single"));
+    match source {
+        Source::Files => cluster.put(serving("main/ksvc/single")),
+        Source::ApiServer => {
+            cluster.put(serving("main/ingress/single"));
+            cluster.put(serving("main/revision/single-00001"));
+        }
+    }
     cluster.put(serving("zero/endpointslice/single-00001-private-x8lmk"));
     cluster.put(serving("zero/endpointslice/single-00001-6x897"));
-    let mut suite = Suite::of(cluster).await;
+    let mut suite = Suite::of(source, cluster).await;
     let site = suite.outside("single.fixtures.example.com");
 
     let cold = tokio::spawn(async move { site.get("/").await });
     suite.parkway.parked(1).await;
-    ready(&mut suite.cluster, "single-00001").await;
+    ready(source, &mut suite.cluster, "single-00001").await;
     suite.apply().await;
 
     assert_eq!(revision(&cold.await.unwrap().expect(200)), "single-00001");
     suite.finish().await;
 }
 
-#[tokio::test]
-async fn probe_of_a_revision_at_zero_gets_the_recorded_hash_and_wakes_nothing() {
+async fn probe_of_a_revision_at_zero_gets_the_recorded_hash_and_wakes_nothing(source: Source) {
     let mut cluster = Cluster::default();
     cluster.put(serving("main/ingress/single"));
     cluster.put(serving("main/revision/single-00001"));
     cluster.put(serving("zero/endpointslice/single-00001-private-x8lmk"));
     cluster.put(serving("zero/endpointslice/single-00001-6x897"));
-    let suite = Suite::of(cluster).await;
+    let suite = Suite::of(source, cluster).await;
 
     let probe = [
         ("K-Network-Probe", "probe"),
@@ -320,3 +328,13 @@ async fn probe_of_a_revision_at_zero_gets_the_recorded_hash_and_wakes_nothing() 
     );
     suite.finish().await;
 }
+
+from_both_sources!(
+    split_by_its_kingress_is_80_to_20_and_has_its_tags,
+    revision_gets_the_host_of_the_client_and_nothing_that_names_the_revision,
+    tag_header_leads_to_the_tagged_revision_and_any_other_value_to_the_default,
+    cluster_local_service_is_404_outside_and_served_inside,
+    domain_mapping_passes_twice_and_the_revision_sees_the_mapped_name,
+    request_for_a_revision_at_zero_is_parked_until_its_slice_has_a_pod,
+    probe_of_a_revision_at_zero_gets_the_recorded_hash_and_wakes_nothing,
+);

@@ -1,7 +1,8 @@
 //! A Parkway that serves recorded objects, with backends of this process behind them.
 //!
 //! The objects stay as they were recorded but for addresses: an EndpointSlice gets the loopback address and port of a
-//! backend, an `ExternalName` leads to Parkway's own inner entrance.
+//! backend, an `ExternalName` leads to Parkway's own inner entrance. Where they come from is the test's choice: every
+//! case runs with each [`Source`].
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,12 +12,38 @@ use serde_json::{Value, json};
 
 use crate::images::{Backend, Image};
 use crate::recording;
+use crate::source::{Place, Source};
+
+/// The tests of these cases: each once with `parkway run` and manifests, once with `parkway serve` and an API server.
+macro_rules! from_both_sources {
+    ($($case:ident),+ $(,)?) => {
+        mod from_files {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    super::$case($crate::source::Source::Files).await;
+                }
+            )+
+        }
+        mod from_an_api_server {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    super::$case($crate::source::Source::ApiServer).await;
+                }
+            )+
+        }
+    };
+}
+pub(crate) use from_both_sources;
+
+/// By kind and name.
+pub(crate) type Objects = BTreeMap<(String, String), Value>;
 
 /// What would be in the cluster.
 #[derive(Debug, Default)]
 pub(crate) struct Cluster {
-    /// By kind and name.
-    objects: BTreeMap<(String, String), Value>,
+    objects: Objects,
     /// By the Service or Revision in front of them.
     backends: BTreeMap<String, Backend>,
 }
@@ -65,12 +92,6 @@ impl Cluster {
             .remove(&("Service".to_owned(), service.to_owned()))
             .unwrap();
         self.backends.remove(service).unwrap()
-    }
-
-    /// All objects as one manifest, so that they change together.
-    fn manifest(&self) -> String {
-        let items: Vec<_> = self.objects.values().collect();
-        json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string()
     }
 }
 
@@ -142,34 +163,43 @@ impl Row {
 pub(crate) struct Suite {
     pub(crate) parkway: Parkway,
     pub(crate) cluster: Cluster,
+    pub(crate) place: Place,
     rows: BTreeMap<String, Row>,
 }
 
 impl Suite {
     /// Starts with these rows, all backends of one image.
-    pub(crate) async fn start(rows: &[&str], image: Image) -> Self {
-        Self::start_with(rows, |_service| image.clone()).await
+    pub(crate) async fn start(source: Source, rows: &[&str], image: Image) -> Self {
+        Self::start_with(source, rows, |_service| image.clone()).await
     }
 
     /// Starts with these rows; each Service's backend has its own image.
-    pub(crate) async fn start_with(rows: &[&str], image: impl Fn(&str) -> Image) -> Self {
-        let mut suite = Self::of(Cluster::default()).await;
+    pub(crate) async fn start_with(
+        source: Source,
+        rows: &[&str],
+        image: impl Fn(&str) -> Image,
+    ) -> Self {
+        let mut suite = Self::of(source, Cluster::default()).await;
         suite.add_with(rows, image).await;
         suite
     }
 
     /// Starts with objects that are no rows of the suite.
-    pub(crate) async fn of(cluster: Cluster) -> Self {
-        let parkway = Parkway::builder()
-            .manifest("all", cluster.manifest())
-            .flag("--domain", "example.com")
-            .start()
-            .await;
+    pub(crate) async fn of(source: Source, cluster: Cluster) -> Self {
+        let (place, parkway) = Place::start(source, &cluster.objects).await;
         Self {
             parkway,
             cluster,
+            place,
             rows: BTreeMap::new(),
         }
+    }
+
+    /// Adds a KIngress that was not recorded, with a backend for each of its Services that was.
+    pub(crate) async fn add_row(&mut self, name: &str, ingress: Value, image: Image) {
+        self.place_row(name, ingress, |_service| image.clone())
+            .await;
+        self.apply().await;
     }
 
     /// Adds rows, all backends of one image.
@@ -179,14 +209,18 @@ impl Suite {
 
     async fn add_with(&mut self, rows: &[&str], image: impl Fn(&str) -> Image) {
         for name in rows {
-            let row = Row(recording::ingress(name));
-            for service in row.services() {
-                self.cluster.serve(&service, image(&service)).await;
-            }
-            self.cluster.put(row.0.clone());
-            self.rows.insert((*name).to_owned(), row);
+            self.place_row(name, recording::ingress(name), &image).await;
         }
         self.apply().await;
+    }
+
+    async fn place_row(&mut self, name: &str, ingress: Value, image: impl Fn(&str) -> Image) {
+        let row = Row(ingress);
+        for service in row.services() {
+            self.cluster.serve(&service, image(&service)).await;
+        }
+        self.cluster.put(row.0.clone());
+        self.rows.insert(name.to_owned(), row);
     }
 
     /// Adds a row whose Service is an `ExternalName`, which leads to the inner entrance here as it did there.
@@ -219,17 +253,8 @@ impl Suite {
     }
 
     /// Writes what has changed, and waits until requests are served by it.
-    pub(crate) async fn apply(&self) {
-        let generation = |state: &Value| state["configuration"]["generation"].as_u64().unwrap();
-        let before = generation(&self.parkway.state().await.0);
-        self.parkway.edit("all", self.cluster.manifest());
-        let state = self
-            .parkway
-            .state_when("the change to take effect", |state| {
-                generation(&state.0) > before
-            })
-            .await;
-        assert_eq!(state.configuration()["rejected"], false, "{state:?}");
+    pub(crate) async fn apply(&mut self) {
+        self.place.write(&self.parkway, &self.cluster.objects).await;
     }
 
     /// Waits until the names of external Services are resolved.

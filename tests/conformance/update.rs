@@ -9,17 +9,17 @@ use tokio::task::JoinHandle;
 
 use crate::images::Image;
 use crate::recording;
-use crate::suite::{Cluster, Suite};
+use crate::source::Source;
+use crate::suite::{Cluster, Suite, from_both_sources};
 
-#[tokio::test]
-async fn updates_take_effect_at_once_and_no_request_fails() {
+async fn updates_take_effect_at_once_and_no_request_fails(source: Source) {
     let updates = recording::updates();
     assert_eq!(
         updates.len(),
         21,
         "the first, ten with another header, ten with another backend"
     );
-    let mut suite = Suite::of(Cluster::default()).await;
+    let mut suite = Suite::of(source, Cluster::default()).await;
     let mut before: Option<String> = None;
     let mut loops = Vec::new();
 
@@ -90,3 +90,5 @@ impl Loop {
         self.running.await.unwrap()
     }
 }
+
+from_both_sources!(updates_take_effect_at_once_and_no_request_fails,);

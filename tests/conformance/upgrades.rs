@@ -6,7 +6,8 @@ use parkway_tests::http2::Http2;
 
 use crate::grpc::Call;
 use crate::images::Image;
-use crate::suite::Suite;
+use crate::source::Source;
+use crate::suite::{Suite, from_both_sources};
 use crate::websocket::{CLOSE, TEXT, WebSocket};
 
 /// How many messages the suite sends over one connection.
@@ -26,9 +27,8 @@ fn grpc_ping(service: &str) -> Image {
     }
 }
 
-#[tokio::test]
-async fn hundred_messages_come_back_over_a_web_socket() {
-    let suite = Suite::start_with(&["websocket"], web_socket).await;
+async fn hundred_messages_come_back_over_a_web_socket(source: Source) {
+    let suite = Suite::start_with(source, &["websocket"], web_socket).await;
 
     let row = suite.row("websocket");
     let mut socket = WebSocket::connect(&suite.outside(row.host())).await;
@@ -53,9 +53,8 @@ async fn hundred_messages_come_back_over_a_web_socket() {
     suite.finish().await;
 }
 
-#[tokio::test]
-async fn web_sockets_are_split_and_each_stays_on_its_backend() {
-    let suite = Suite::start_with(&["websocket-split"], web_socket).await;
+async fn web_sockets_are_split_and_each_stays_on_its_backend(source: Source) {
+    let suite = Suite::start_with(source, &["websocket-split"], web_socket).await;
 
     let row = suite.row("websocket-split");
     let site = suite.outside(row.host());
@@ -75,9 +74,8 @@ async fn web_sockets_are_split_and_each_stays_on_its_backend() {
     suite.finish().await;
 }
 
-#[tokio::test]
-async fn hundred_messages_come_back_over_a_grpc_stream_to_an_authority_with_a_port() {
-    let suite = Suite::start_with(&["grpc"], grpc_ping).await;
+async fn hundred_messages_come_back_over_a_grpc_stream_to_an_authority_with_a_port(source: Source) {
+    let suite = Suite::start_with(source, &["grpc"], grpc_ping).await;
 
     let row = suite.row("grpc");
     let client = Http2::connect(suite.parkway.external(), &format!("{}:80", row.host())).await;
@@ -90,9 +88,8 @@ async fn hundred_messages_come_back_over_a_grpc_stream_to_an_authority_with_a_po
     suite.finish().await;
 }
 
-#[tokio::test]
-async fn grpc_calls_are_split_and_each_stays_on_its_backend() {
-    let suite = Suite::start_with(&["grpc-split"], grpc_ping).await;
+async fn grpc_calls_are_split_and_each_stays_on_its_backend(source: Source) {
+    let suite = Suite::start_with(source, &["grpc-split"], grpc_ping).await;
 
     let row = suite.row("grpc-split");
     let mut seen = BTreeSet::new();
@@ -113,3 +110,10 @@ async fn grpc_calls_are_split_and_each_stays_on_its_backend() {
     assert_eq!(seen, row.services().into_iter().collect());
     suite.finish().await;
 }
+
+from_both_sources!(
+    hundred_messages_come_back_over_a_web_socket,
+    web_sockets_are_split_and_each_stays_on_its_backend,
+    hundred_messages_come_back_over_a_grpc_stream_to_an_authority_with_a_port,
+    grpc_calls_are_split_and_each_stays_on_its_backend,
+);

@@ -2,12 +2,12 @@
 
 use crate::dispatch::{assert_paths, assert_shares};
 use crate::images::Image;
-use crate::suite::Suite;
+use crate::source::Source;
+use crate::suite::{Suite, from_both_sources};
 
 /// As in the suite, the inside is reached by proxies that anyone may ask from outside.
-#[tokio::test]
-async fn cluster_local_rule_is_404_outside_and_served_inside_for_each_of_its_names() {
-    let suite = Suite::start(&["visibility"], Image::Runtime).await;
+async fn cluster_local_rule_is_404_outside_and_served_inside_for_each_of_its_names(source: Source) {
+    let suite = Suite::start(source, &["visibility"], Image::Runtime).await;
 
     let names = suite.row("visibility").hosts();
     assert_eq!(names.len(), 3);
@@ -18,9 +18,8 @@ async fn cluster_local_rule_is_404_outside_and_served_inside_for_each_of_its_nam
     suite.finish().await;
 }
 
-#[tokio::test]
-async fn workload_calls_a_cluster_local_name_through_the_inner_entrance() {
-    let mut suite = Suite::start(&["visibility"], Image::Runtime).await;
+async fn workload_calls_a_cluster_local_name_through_the_inner_entrance(source: Source) {
+    let mut suite = Suite::start(source, &["visibility"], Image::Runtime).await;
 
     let names = suite.row("visibility").hosts();
     let rows = [
@@ -45,9 +44,8 @@ async fn workload_calls_a_cluster_local_name_through_the_inner_entrance() {
     suite.finish().await;
 }
 
-#[tokio::test]
-async fn shares_of_a_cluster_local_rule_are_kept() {
-    let suite = Suite::start(&["visibility-split"], Image::Runtime).await;
+async fn shares_of_a_cluster_local_rule_are_kept(source: Source) {
+    let suite = Suite::start(source, &["visibility-split"], Image::Runtime).await;
 
     let row = suite.row("visibility-split");
     suite.outside(row.host()).get("/").await.expect(404);
@@ -56,9 +54,8 @@ async fn shares_of_a_cluster_local_rule_are_kept() {
     suite.finish().await;
 }
 
-#[tokio::test]
-async fn paths_of_a_cluster_local_rule_are_404_outside_and_told_apart_inside() {
-    let suite = Suite::start(&["visibility-path"], Image::Runtime).await;
+async fn paths_of_a_cluster_local_rule_are_404_outside_and_told_apart_inside(source: Source) {
+    let suite = Suite::start(source, &["visibility-path"], Image::Runtime).await;
 
     let row = suite.row("visibility-path");
     for path in ["/", "/foo", "/bar", "/baz", "/asdf"] {
@@ -69,9 +66,8 @@ async fn paths_of_a_cluster_local_rule_are_404_outside_and_told_apart_inside() {
     suite.finish().await;
 }
 
-#[tokio::test]
-async fn rewritten_host_leads_by_an_external_name_through_the_inner_entrance() {
-    let mut suite = Suite::start(&["host-rewrite-local"], Image::Runtime).await;
+async fn rewritten_host_leads_by_an_external_name_through_the_inner_entrance(source: Source) {
+    let mut suite = Suite::start(source, &["host-rewrite-local"], Image::Runtime).await;
     suite.add_with_inner_entrance("host-rewrite").await;
 
     let row = suite.row("host-rewrite");
@@ -89,3 +85,11 @@ async fn rewritten_host_leads_by_an_external_name_through_the_inner_entrance() {
         .expect(404);
     suite.finish().await;
 }
+
+from_both_sources!(
+    cluster_local_rule_is_404_outside_and_served_inside_for_each_of_its_names,
+    workload_calls_a_cluster_local_name_through_the_inner_entrance,
+    shares_of_a_cluster_local_rule_are_kept,
+    paths_of_a_cluster_local_rule_are_404_outside_and_told_apart_inside,
+    rewritten_host_leads_by_an_external_name_through_the_inner_entrance,
+);

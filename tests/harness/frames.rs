@@ -266,6 +266,11 @@ impl Frames {
         Self { raw }
     }
 
+    /// On the client's side of a connection on which the preface and SETTINGS have been sent.
+    pub fn of(raw: Raw) -> Self {
+        Self { raw }
+    }
+
     /// On the server's side of a connection that is there.
     pub async fn accept(mut raw: Raw) -> Option<Self> {
         let preface = raw.try_exactly(PREFACE.len()).await.ok()?;

@@ -9,11 +9,17 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use crate::answer::Answer;
 use crate::wait::patiently;
+
+/// Bytes both ways.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
 
 /// One connection; requests go over it one after the other.
 #[derive(Debug)]
@@ -38,6 +44,15 @@ impl Http1 {
         let stream = patiently("a connection", TcpStream::connect(address))
             .await
             .map_err(|error| error.to_string())?;
+        Self::try_over(stream, host).await
+    }
+
+    /// On a connection that is there, for requests to `host`.
+    pub async fn over(stream: impl Stream, host: &str) -> Self {
+        Self::try_over(stream, host).await.unwrap()
+    }
+
+    async fn try_over(stream: impl Stream, host: &str) -> Result<Self, String> {
         let (sender, connection) = handshake(TokioIo::new(stream))
             .await
             .map_err(|error| error.to_string())?;

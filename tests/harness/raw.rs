@@ -1,11 +1,12 @@
 //! A client whose every byte is the test's own.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::answer::Answer;
 use crate::wait::patiently;
@@ -25,6 +26,15 @@ impl Raw {
             .await
             .unwrap();
         Self::of(stream)
+    }
+
+    /// Connects from this address, whichever port that gives.
+    pub async fn connect_from(from: &str, to: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket
+            .bind((from.parse::<IpAddr>().unwrap(), 0).into())
+            .unwrap();
+        Self::of(patiently("a connection", socket.connect(to)).await.unwrap())
     }
 
     /// On a connection that is there.
@@ -50,6 +60,12 @@ impl Raw {
         patiently("room for bytes", self.stream.write_all(bytes.as_ref())).await
     }
 
+    /// Sends as much of this as the system and the other side take without being waited for, for a moment.
+    pub async fn send_what_goes(&mut self, bytes: impl AsRef<[u8]>) {
+        let sending = self.stream.write_all(bytes.as_ref());
+        drop(tokio::time::timeout(Duration::from_millis(200), sending).await);
+    }
+
     /// Ends the sending side and keeps reading.
     pub async fn half_close(&mut self) {
         self.stream.shutdown().await.unwrap();
@@ -57,6 +73,11 @@ impl Raw {
 
     /// Ends the connection with a reset instead of an orderly end.
     pub fn reset(self) {
+        self.stream.set_zero_linger().unwrap();
+    }
+
+    /// From now on, dropping it ends the connection with a reset.
+    pub fn leaves_with_a_reset(&self) {
         self.stream.set_zero_linger().unwrap();
     }
 
@@ -142,6 +163,17 @@ impl Raw {
             "bytes came instead of an end"
         );
         true
+    }
+
+    /// Whether the other side ends the connection without resetting it; whatever comes before is passed over.
+    pub async fn is_closed_in_order(&mut self) -> bool {
+        loop {
+            match self.fill().await {
+                Ok(0) => return true,
+                Ok(_) => self.unread.clear(),
+                Err(_) => return false,
+            }
+        }
     }
 
     /// Reads a head, up to and including the empty line.

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use k8s_openapi::ByteString;
 use rcgen::{
@@ -16,6 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -124,6 +125,8 @@ pub struct TlsClient {
     protocols: Vec<Vec<u8>>,
     identity: Option<Identity>,
     resumption: Resumption,
+    /// Made once: a session is resumed only by the configuration that began it.
+    made: Arc<OnceLock<Arc<ClientConfig>>>,
 }
 
 impl TlsClient {
@@ -137,6 +140,7 @@ impl TlsClient {
             protocols: Vec::new(),
             identity: None,
             resumption: Resumption::disabled(),
+            made: Arc::default(),
         }
     }
 
@@ -144,6 +148,7 @@ impl TlsClient {
     #[must_use]
     pub fn version(mut self, version: &'static SupportedProtocolVersion) -> Self {
         self.versions = vec![version];
+        self.made = Arc::default();
         self
     }
 
@@ -151,6 +156,7 @@ impl TlsClient {
     #[must_use]
     pub fn protocols(mut self, names: &[&str]) -> Self {
         self.protocols = names.iter().map(|name| name.as_bytes().to_vec()).collect();
+        self.made = Arc::default();
         self
     }
 
@@ -158,6 +164,7 @@ impl TlsClient {
     #[must_use]
     pub fn showing(mut self, identity: Identity) -> Self {
         self.identity = Some(identity);
+        self.made = Arc::default();
         self
     }
 
@@ -165,10 +172,15 @@ impl TlsClient {
     #[must_use]
     pub fn resuming(mut self) -> Self {
         self.resumption = Resumption::in_memory_sessions(16);
+        self.made = Arc::default();
         self
     }
 
     fn connector(&self) -> TlsConnector {
+        TlsConnector::from(Arc::clone(self.made.get_or_init(|| self.config())))
+    }
+
+    fn config(&self) -> Arc<ClientConfig> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&self.versions)
@@ -186,7 +198,7 @@ impl TlsClient {
         };
         config.alpn_protocols.clone_from(&self.protocols);
         config.resumption = self.resumption.clone();
-        TlsConnector::from(Arc::new(config))
+        Arc::new(config)
     }
 
     /// Connects, and does the handshake for this name.
@@ -195,8 +207,23 @@ impl TlsClient {
     ///
     /// When either does not work, for example because the certificate is not for that name.
     pub async fn connect(&self, to: SocketAddr, name: &str) -> io::Result<TlsStream<TcpStream>> {
-        let tcp = patiently("a connection", TcpStream::connect(to)).await?;
+        self.connect_behind(b"", to, name).await
+    }
+
+    /// The same with these bytes before the handshake.
+    ///
+    /// # Errors
+    ///
+    /// Likewise.
+    pub async fn connect_behind(
+        &self,
+        before: &[u8],
+        to: SocketAddr,
+        name: &str,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        let mut tcp = patiently("a connection", TcpStream::connect(to)).await?;
         tcp.set_nodelay(true)?;
+        tcp.write_all(before).await?;
         let name = ServerName::try_from(name.to_owned()).unwrap();
         patiently("a handshake", self.connector().connect(name, tcp)).await
     }

@@ -19,8 +19,13 @@ pub(super) struct Spot {
     serial: u64,
 }
 
+/// Most lines have never had anybody in them, and cost a pointer. What it points to stays from then on: serial numbers
+/// are never used again.
 #[derive(Debug)]
-pub(super) struct Line<T> {
+pub(super) struct Line<T>(Option<Box<Nodes<T>>>);
+
+#[derive(Debug)]
+struct Nodes<T> {
     nodes: Slab<Node<T>>,
     head: usize,
     tail: usize,
@@ -37,6 +42,39 @@ struct Node<T> {
 
 impl<T> Line<T> {
     pub(super) fn new() -> Self {
+        Self(None)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |line| line.nodes.len())
+    }
+
+    pub(super) fn push(&mut self, value: T) -> Spot {
+        self.0.get_or_insert_with(Box::default).push(value)
+    }
+
+    pub(super) fn pop(&mut self) -> Option<T> {
+        self.0.as_mut()?.pop()
+    }
+
+    /// Takes out whoever stands at `spot`; `None` when they have left already.
+    pub(super) fn remove(&mut self, spot: Spot) -> Option<T> {
+        self.0.as_mut()?.remove(spot)
+    }
+
+    pub(super) fn get_mut(&mut self, spot: Spot) -> Option<&mut T> {
+        self.0.as_mut()?.get_mut(spot)
+    }
+
+    /// Everyone, in no particular order.
+    pub(super) fn values(&self) -> impl Iterator<Item = &T> {
+        let nodes = self.0.iter().flat_map(|line| line.nodes.iter());
+        nodes.map(|(_, node)| &node.value)
+    }
+}
+
+impl<T> Default for Nodes<T> {
+    fn default() -> Self {
         Self {
             nodes: Slab::new(),
             head: NONE,
@@ -44,12 +82,10 @@ impl<T> Line<T> {
             next_serial: 0,
         }
     }
+}
 
-    pub(super) fn len(&self) -> usize {
-        self.nodes.len()
-    }
-
-    pub(super) fn push(&mut self, value: T) -> Spot {
+impl<T> Nodes<T> {
+    fn push(&mut self, value: T) -> Spot {
         let serial = self.next_serial;
         self.next_serial += 1;
         let before = self.tail;
@@ -67,7 +103,7 @@ impl<T> Line<T> {
         Spot { key, serial }
     }
 
-    pub(super) fn pop(&mut self) -> Option<T> {
+    fn pop(&mut self) -> Option<T> {
         let head = self.nodes.get(self.head)?;
         self.remove(Spot {
             key: self.head,
@@ -75,8 +111,7 @@ impl<T> Line<T> {
         })
     }
 
-    /// Takes out whoever stands at `spot`; `None` when they have left already.
-    pub(super) fn remove(&mut self, spot: Spot) -> Option<T> {
+    fn remove(&mut self, spot: Spot) -> Option<T> {
         self.get_mut(spot)?;
         let node = self.nodes.remove(spot.key);
         match self.nodes.get_mut(node.before) {
@@ -93,14 +128,9 @@ impl<T> Line<T> {
         Some(node.value)
     }
 
-    pub(super) fn get_mut(&mut self, spot: Spot) -> Option<&mut T> {
+    fn get_mut(&mut self, spot: Spot) -> Option<&mut T> {
         let node = self.nodes.get_mut(spot.key)?;
         (node.serial == spot.serial).then_some(&mut node.value)
-    }
-
-    /// Everyone, in no particular order.
-    pub(super) fn values(&self) -> impl Iterator<Item = &T> {
-        self.nodes.iter().map(|(_, node)| &node.value)
     }
 }
 
@@ -144,7 +174,7 @@ mod tests {
         }
         assert_eq!(drained(&mut line).len(), 10_000);
 
-        assert_eq!(line.nodes.capacity(), 0);
+        assert_eq!(line.0.as_ref().unwrap().nodes.capacity(), 0);
         let last = line.push(7);
         assert_eq!(line.remove(last), Some(7));
         assert_eq!(line.len(), 0);

@@ -1,14 +1,18 @@
 //! What all queues share: the workers' mailboxes, the bound over all bytes, and whether we drain.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::QueueLimits;
 use super::mailbox::{Letter, Mailbox, Traffic};
 use crate::cold_start::ColdStarts;
+use crate::queue::QueueBounds;
 
 #[derive(Debug)]
 pub(super) struct Office {
     pub(super) limits: QueueLimits,
+    /// Those of every queue.
+    pub(super) bounds: Arc<QueueBounds>,
     mailboxes: Box<[Mailbox]>,
     claimed: Box<[AtomicBool]>,
     /// Bytes that queues have reserved; more than `limits.total_bytes` only by what is sent again.
@@ -20,8 +24,16 @@ pub(super) struct Office {
 
 impl Office {
     pub(super) fn new(limits: QueueLimits, workers: usize) -> Self {
+        let bounds = QueueBounds {
+            depth: limits.depth,
+            bytes: limits.bytes,
+            client_share: limits.client_share,
+            release_window: limits.release_window,
+            widest_window: limits.widest_window,
+        };
         Self {
             limits,
+            bounds: Arc::new(bounds),
             mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
             claimed: (0..workers).map(|_| AtomicBool::new(false)).collect(),
             bytes: AtomicUsize::new(0),

@@ -12,7 +12,6 @@ use super::ledger::{Ledger, Outbox};
 use super::mailbox::Letter;
 use super::office::Office;
 use crate::endpoint::Endpoint;
-use crate::queue::QueueBounds;
 use crate::revision::RevisionId;
 
 /// One Revision's queue behind its lock, shared by all workers.
@@ -32,13 +31,7 @@ static NOBODY: LazyLock<Arc<Vec<Endpoint>>> = LazyLock::new(Arc::default);
 
 impl Shell {
     pub(super) fn new(id: RevisionId, office: Arc<Office>) -> Self {
-        let bounds = QueueBounds {
-            depth: office.limits.depth,
-            bytes: office.limits.bytes,
-            client_share: office.limits.client_share,
-            release_window: office.limits.release_window,
-            widest_window: office.limits.widest_window,
-        };
+        let bounds = Arc::clone(&office.bounds);
         Self {
             ledger: Mutex::new(Ledger::new(id.clone(), bounds)),
             id,
@@ -124,5 +117,20 @@ impl Shell {
             (waiter.worker, letter)
         };
         self.office.post(outbox.into_iter().map(letter).collect());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revision_without_traffic_is_small() {
+        let counts = 2 * size_of::<usize>();
+        assert!(
+            size_of::<Shell>() + counts <= 320,
+            "the allocator's next step is 384: {}",
+            size_of::<Shell>()
+        );
     }
 }

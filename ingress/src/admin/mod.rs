@@ -4,19 +4,23 @@
 //! of it only reads: nothing here changes what Parkway does. Health and readiness are for everybody, the rest for
 //! those whom the [`guard`] lets through.
 
+pub mod cluster;
 mod events;
 mod explain;
 pub mod guard;
 mod internal_tls;
 mod metrics;
 mod page;
+mod pods;
 mod starts;
 mod state;
+mod story;
+mod text;
 mod view;
+mod why;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use axum::Router;
 use axum::extract::State;
@@ -31,17 +35,22 @@ use parkway_autoscaler_client::embedded::Embedded;
 use parkway_autoscaler_client::remote::RemoteSink;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 use tracing::{error, warn};
 
+use self::cluster::InCluster;
 use self::guard::Guard;
 use self::view::Views;
 
+use crate::frontend::places::Places;
 use crate::frontend::tls::Certificates;
 use crate::frontend::worker::{Peek, Routes};
 use crate::provider::kubernetes::WatchHealth;
 use crate::provider::kubernetes::lease::Leadership;
+use crate::provider::kubernetes::pods::PodWatches;
 use crate::provider::kubernetes::status::StatusBoard;
 use crate::provider::problem::Problem;
+use crate::proxy::log_lines::LogLines;
 use crate::proxy::observe::RequestCounts;
 use crate::proxy::tls::InternalTls;
 use crate::ready::Ready;
@@ -64,20 +73,26 @@ pub struct Admin {
     pub counts: RequestCounts,
     /// Traces.
     pub tracer: Tracer,
+    /// Lines about requests.
+    pub lines: LogLines,
     /// Local processes; none in a cluster.
     pub processes: Option<Processes>,
     /// How the cluster is seen; none without one.
     pub watches: Option<WatchHealth>,
+    /// The watches of Pods that start; none without a cluster, or where they are off.
+    pub pods: Option<PodWatches>,
     /// Who leads, and how the writing of status goes; none where there is nothing to write.
     pub leading: Option<(Leadership, StatusBoard)>,
+    /// What else there is to tell of the cluster's part; none without one.
+    pub cluster: Option<InCluster>,
     /// How Pods are spoken to by TLS, and what is shown to who speaks to us as they do; none without a cluster.
     pub internal_tls: Option<(InternalTls, Certificates)>,
     /// The autoscaler.
     pub autoscaler: Autoscaler,
     /// What is wrong with the configuration.
     pub problems: Problems,
-    /// Client connections open.
-    pub connections: Arc<AtomicUsize>,
+    /// Client connections.
+    pub places: Places,
     /// How many workers there are.
     pub workers: usize,
     /// Asks each worker what its next request would draw.
@@ -102,6 +117,8 @@ pub struct Problems(Arc<Mutex<Found>>);
 #[derive(Clone, Debug, Default)]
 struct Found {
     generation: u64,
+    /// When that took effect.
+    since: Option<Instant>,
     is_rejected: bool,
     rejections: u64,
     problems: Vec<Problem>,
@@ -115,6 +132,7 @@ impl Problems {
         let rejections = found.rejections;
         *found = Found {
             generation,
+            since: Some(Instant::now()),
             is_rejected: false,
             rejections,
             problems: warnings.to_vec(),
@@ -199,11 +217,16 @@ pub async fn serve(listener: TcpListener, admin: Admin, guard: Guard) {
             get(async |State(admin): State<Admin>| Json(state::of(&admin))),
         )
         .route("/explain", get(explain::answer))
+        .route("/why", get(why::answer))
         .with_state(admin.clone());
     let guarded = page
         .merge(data)
         .layer(from_fn_with_state(guard, guard::stand));
-    serve_router(listener, health().with_state(admin).merge(guarded)).await;
+    let router = health().with_state(admin.clone()).merge(guarded);
+    tokio::select! {
+        () = serve_router(listener, router) => {}
+        () = admin.counts.starts().follow(admin.throttler.cold_starts()) => {}
+    }
 }
 
 async fn serve_router(listener: TcpListener, router: Router) {

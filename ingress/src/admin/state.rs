@@ -1,7 +1,7 @@
 //! `/state`: everything that is going on at this moment, as JSON.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::UNIX_EPOCH;
 
 use parkway_activator::throttler::{Histogram, RevisionState};
@@ -9,7 +9,7 @@ use parkway_autoscaler_client::embedded::DeciderState;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Admin, Autoscaler, internal_tls, starts};
+use super::{Admin, Autoscaler, internal_tls, pods, starts};
 use crate::frontend::tls::Certificates;
 use crate::provider::kubernetes::WatchHealth;
 use crate::provider::kubernetes::lease::Leadership;
@@ -30,6 +30,10 @@ pub(super) fn of(admin: &Admin) -> Value {
         Autoscaler::Embedded(embedded) => embedded.state(),
         Autoscaler::Remote(_) => Vec::new(),
     };
+    let counted = admin.stats.gauges();
+    let counted: HashMap<_, _> = { counted.iter() }
+        .map(|(id, count, _)| (id, *count))
+        .collect();
     let revisions: Vec<_> = admin
         .throttler
         .state()
@@ -38,14 +42,15 @@ pub(super) fn of(admin: &Admin) -> Value {
             let decider = deciders
                 .iter()
                 .find(|decider| decider.revision == revision.id);
-            of_revision(revision, decider, &processes, now)
+            let counted = counted.get(&revision.id).copied();
+            of_revision(revision, counted, decider, &processes, now)
         })
         .collect();
     json!({
         "ready": admin.ready.waits_for().is_empty(),
         "waitsFor": admin.ready.waits_for(),
         "workers": admin.workers,
-        "connections": admin.connections.load(Ordering::Relaxed),
+        "connections": admin.places.open(),
         "parked": admin.throttler.parked(),
         "parkedBytes": admin.throttler.parked_bytes(),
         "configuration": {
@@ -63,6 +68,7 @@ pub(super) fn of(admin: &Admin) -> Value {
         "tls": admin.certificates.iter().map(certified).collect::<Vec<_>>(),
         "autoscaler": autoscaler(&admin.autoscaler),
         "watches": admin.watches.as_ref().map(WatchHealth::state),
+        "podWatches": admin.pods.as_ref().map(pods::state),
         "leader": admin.leading.as_ref().map(leading),
         "internalTls": admin.internal_tls.as_ref().map(|tls| internal_tls::state(tls, now)),
         "revisions": revisions,
@@ -156,6 +162,7 @@ fn autoscaler(autoscaler: &Autoscaler) -> Value {
 
 fn of_revision(
     revision: &RevisionState,
+    counted: Option<u64>,
     decider: Option<&DeciderState>,
     processes: &[ReplicaState],
     now: Instant,
@@ -187,10 +194,13 @@ fn of_revision(
         "service": &*revision.spec.service,
         "containerConcurrency": revision.spec.concurrency.as_number(),
         "parked": revision.parked,
+        "mostParked": revision.most_parked,
         "parkedBytes": revision.parked_bytes,
+        "counted": counted,
         "inFlight": revision.in_flight,
         "endpoints": endpoints.collect::<Vec<_>>(),
         "processes": processes.collect::<Vec<_>>(),
+        "usualStartSeconds": revision.usual_start.map(|usual| usual.as_secs_f64()),
         "startingSeconds": revision.starting_since.map(|since| now.saturating_duration_since(since).as_secs_f64()),
         "failure": revision.failure.as_deref(),
         "counters": {

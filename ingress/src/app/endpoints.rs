@@ -75,7 +75,8 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Table {
-    revisions: RevisionMap<Entry>,
+    /// Behind pointers: up to half of a table is empty.
+    revisions: RevisionMap<Box<Entry>>,
     replicas: Replicas,
     mesh: Mesh,
     /// When to ask whom, or no more: the latest for each target that the task has not fetched.
@@ -165,7 +166,7 @@ impl ClusterEndpoints {
             let entry = table
                 .revisions
                 .entry(id.clone())
-                .or_insert_with(|| Entry::new(mesh));
+                .or_insert_with(|| Box::new(Entry::new(mesh)));
             let mut orders = Vec::new();
             let changed = entry.backends.set_pods(pods, now, &mut orders);
             let before = entry.revision.take();
@@ -221,7 +222,7 @@ impl ClusterEndpoints {
             let entry = table
                 .revisions
                 .entry(id.clone())
-                .or_insert_with(|| Entry::new(mesh));
+                .or_insert_with(|| Box::new(Entry::new(mesh)));
             let before = entry.replicas;
             let replicas = before.unwrap_or_default().updated(replicas);
             entry.replicas = Some(replicas);

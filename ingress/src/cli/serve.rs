@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 
 use super::{AdminAccess, DataPath};
 
@@ -129,6 +129,16 @@ pub struct Serve {
     )]
     pub default_tls_secret: Option<(String, String)>,
 
+    /// Secret of the keys of session tickets, for clients to resume at any replica what they began at another. Default:
+    /// each replica has keys of its own.
+    #[arg(
+        long,
+        env = "PARKWAY_TLS_TICKETS_SECRET",
+        value_parser = secret,
+        value_name = "NAMESPACE/NAME"
+    )]
+    pub tls_tickets_secret: Option<(String, String)>,
+
     /// The activator's port for HTTP/1. Knative looks for its number: change it only where nothing else reaches it.
     #[arg(
         long,
@@ -210,6 +220,19 @@ pub struct Serve {
     /// What holds for every request.
     #[command(flatten)]
     pub data_path: DataPath,
+
+    /// Watch the Pods of Revisions that start, and their Events: tells where the time of a cold start goes, and answers
+    /// early when the Pods cannot start. Needs the right to list and watch both.
+    #[arg(
+        long,
+        env = "PARKWAY_WATCH_PODS",
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        default_value_t = true,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
+    pub watch_pods: bool,
 
     /// How long requests are still taken after SIGTERM while the cluster learns that this Pod is leaving, in seconds.
     #[arg(

@@ -7,14 +7,12 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::future::LocalBoxFuture;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -22,12 +20,16 @@ use tracing::debug;
 
 use super::drain::Listener;
 use super::http1::Wake;
+use super::lingering;
+use super::places::{ClientPlace, Place, Unwelcome};
+use super::proxy_protocol::{self, TrustedProxies};
 use super::stream::ClientStream;
 use super::tls::{self, Agreed, Certificates, Greeted, Security};
 use super::worker::Worker;
 use super::{http1, http2};
 use crate::proxy::sweep::Alarm;
 use crate::routing::headers::{Arrival, EntranceKind, Entry, Scheme};
+use crate::routing::rules::Visibility;
 
 /// Whose connection it is and where it came in.
 #[derive(Debug)]
@@ -81,8 +83,13 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Serves a connection until it ends, from what [`beginning`] made of it.
 ///
 /// All but being dormant is on the heap, so that what is left of a dormant connection is small.
-pub(super) async fn serve(beginning: LocalBoxFuture<'static, Option<Begun>>, open: OpenConnection) {
-    let Some(Begun { peer, mut done }) = beginning.await else {
+pub(super) async fn serve(beginning: LocalBoxFuture<'static, Option<Begun>>, open: Places) {
+    let Some(Begun {
+        peer,
+        mut done,
+        client,
+    }) = beginning.await
+    else {
         return;
     };
     while let Some(stream) = done {
@@ -94,14 +101,19 @@ pub(super) async fn serve(beginning: LocalBoxFuture<'static, Option<Begun>>, ope
             }
         };
     }
-    drop(open);
+    drop((open, client));
 }
+
+/// What a connection takes of what there is, until it ends.
+pub(super) type Places = (Place, Option<Box<ClientPlace>>);
 
 /// A connection that has begun.
 pub(super) struct Begun {
     peer: Rc<Peer>,
     /// What is left of it: one of HTTP/1, dormant. `None`: nothing.
     done: Option<ClientStream>,
+    /// Its client's place, if that became known later than the connection.
+    client: Option<Box<ClientPlace>>,
 }
 
 /// Serves what comes first by a connection; with an `opening`, one that begins with more than its requests. `None`: it
@@ -115,7 +127,11 @@ pub(super) fn beginning(
         None => Box::pin(async move {
             let stream = ClientStream::Plain(stream);
             let done = begin(Rc::clone(&peer), stream, Bytes::new()).await;
-            Some(Begun { peer, done })
+            Some(Begun {
+                peer,
+                done,
+                client: None,
+            })
         }),
         Some(opening) => Box::pin(open_up(opening, peer, stream)),
     }
@@ -124,17 +140,54 @@ pub(super) fn beginning(
 /// What the connections of an entrance begin with.
 #[derive(Clone, Debug)]
 pub(super) struct Opening {
-    /// Whose certificates they are secured with.
-    pub(super) certificates: Certificates,
+    /// Who says whose connections they are. `None`: who connects is who asks.
+    pub(super) proxies: Option<TrustedProxies>,
+    /// Whose certificates they are secured with. `None`: they are plain text.
+    pub(super) certificates: Option<Certificates>,
+}
+
+impl Opening {
+    /// What is to be done there, if anything is.
+    pub(super) fn of(
+        proxies: Option<TrustedProxies>,
+        certificates: Option<Certificates>,
+    ) -> Option<Self> {
+        (proxies.is_some() || certificates.is_some()).then_some(Self {
+            proxies,
+            certificates,
+        })
+    }
 }
 
 /// Does what comes before the requests, and serves what comes first. `None`: it did not come to requests.
 async fn open_up(opening: Rc<Opening>, peer: Rc<Peer>, stream: TcpStream) -> Option<Begun> {
+    let Introduced {
+        peer,
+        client,
+        stream,
+        before,
+    } = match &opening.proxies {
+        None => Introduced {
+            peer,
+            client: None,
+            stream,
+            before: Bytes::new(),
+        },
+        Some(proxies) => {
+            let is_plain = opening.certificates.is_none();
+            Box::pin(introduced(proxies, peer, stream, is_plain)).await?
+        }
+    };
+    let Some(certificates) = &opening.certificates else {
+        let stream = ClientStream::Plain(stream);
+        let done = Box::pin(begin(Rc::clone(&peer), stream, before)).await;
+        return Some(Begun { peer, done, client });
+    };
     let Greeted {
         stream,
         security,
         protocol,
-    } = tls::handshake(&peer, &opening.certificates, stream, Bytes::new()).await?;
+    } = tls::handshake(&peer, certificates, stream, before).await?;
     let (worker, address, kind) = (Rc::clone(&peer.worker), peer.address, peer.kind);
     let peer = Rc::new(Peer::new(worker, address, kind, Some(Box::new(security))));
     let stream = ClientStream::Tls(stream);
@@ -145,7 +198,65 @@ async fn open_up(opening: Rc<Opening>, peer: Rc<Peer>, stream: TcpStream) -> Opt
             None
         }
     };
-    Some(Begun { peer, done })
+    Some(Begun { peer, done, client })
+}
+
+/// A connection of which a proxy has said whose it is.
+struct Introduced {
+    peer: Rc<Peer>,
+    client: Option<Box<ClientPlace>>,
+    stream: TcpStream,
+    /// What was read behind that.
+    before: Bytes,
+}
+
+/// Hears from a proxy whose connection this is. `None`: it is closed, and counted.
+async fn introduced(
+    proxies: &TrustedProxies,
+    proxy: Rc<Peer>,
+    mut stream: TcpStream,
+    is_plain: bool,
+) -> Option<Introduced> {
+    let worker = &proxy.worker;
+    let (address, before) = match proxy_protocol::read(proxies, &proxy, &mut stream).await {
+        Ok(said) => said,
+        Err(why) => {
+            worker.places.count(why, proxy.address.ip());
+            return None;
+        }
+    };
+    let client = match place_of(worker, address, proxy.kind) {
+        Ok(client) => client,
+        Err(why) => {
+            worker.places.count(why, address.ip());
+            if is_plain && let Some(permit) = worker.may_turn_away() {
+                turn_away(stream, why, permit).await;
+            }
+            return None;
+        }
+    };
+    let peer = Rc::new(Peer::new(Rc::clone(worker), address, proxy.kind, None));
+    Some(Introduced {
+        peer,
+        client,
+        stream,
+        before,
+    })
+}
+
+/// A place of this client, where its connections are counted: outside, if it may have fewer than there may be in all.
+pub(super) fn place_of(
+    worker: &Worker,
+    address: SocketAddr,
+    kind: EntranceKind,
+) -> Result<Option<Box<ClientPlace>>, Unwelcome> {
+    let bound = worker.limits.client_connections;
+    let is_outside = kind == EntranceKind::Gateway(Visibility::ExternalIp);
+    if !is_outside || bound >= worker.limits.connections {
+        return Ok(None);
+    }
+    let place = worker.places.take_of_client(address.ip(), bound)?;
+    Ok(Some(Box::new(place)))
 }
 
 /// Tells the protocol and serves what comes first. `None`: the connection is done; else it is one of HTTP/1, dormant.
@@ -250,30 +361,22 @@ fn tell(start: &[u8]) -> Option<Sniffed> {
 /// Room for a usual request head, so that most connections read once before the engine does.
 const FIRST_READ: usize = 1024;
 
-/// Counts one open connection; its drop counts it out.
-#[derive(Debug)]
-pub(super) struct OpenConnection(Arc<AtomicUsize>);
-
-impl OpenConnection {
-    /// Counts one more, unless `bound` are open.
-    pub(super) fn within(open: &Arc<AtomicUsize>, bound: usize) -> Option<Self> {
-        let counted = open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
-            (count < bound).then_some(count + 1)
-        });
-        counted.ok().map(|_| Self(Arc::clone(open)))
-    }
-}
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Tells a client that there are too many connections.
-pub(super) async fn turn_away(mut stream: TcpStream, _one_of_a_few: OwnedSemaphorePermit) {
-    let answer = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\nretry-after: 1\r\n\
-        connection: close\r\ncontent-length: 21\r\n\r\ntoo many connections\n";
+pub(super) async fn turn_away(
+    mut stream: TcpStream,
+    why: Unwelcome,
+    _one_of_a_few: OwnedSemaphorePermit,
+) {
+    let answer: &[u8] = match why {
+        Unwelcome::ClientConnections => {
+            b"HTTP/1.1 429 Too Many Requests\r\ncontent-type: text/plain; charset=utf-8\r\nretry-after: 1\r\n\
+            connection: close\r\ncontent-length: 39\r\n\r\ntoo many connections from this address\n"
+        }
+        _ => {
+            b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\nretry-after: 1\r\n\
+            connection: close\r\ncontent-length: 21\r\n\r\ntoo many connections\n"
+        }
+    };
     // An answer that comes before its request is none to many a client.
     let mut first = [0; 1];
     if tokio::time::timeout(GENTLY, stream.peek(&mut first))
@@ -283,28 +386,13 @@ pub(super) async fn turn_away(mut stream: TcpStream, _one_of_a_few: OwnedSemapho
         debug!("a client that is turned away has asked for nothing yet");
     }
     if let Err(error) = stream.write_all(answer).await {
-        debug!(%error, "the client did not take the 503");
+        debug!(%error, "the client did not take the answer");
         return;
     }
-    close_gently(stream).await;
+    lingering::close(ClientStream::Plain(stream), GENTLY).await;
 }
 
-/// Ends a connection whose client may still be sending, so that it reads the answer: bytes that nobody reads make the
-/// system reset the connection, and many a client then has nothing but the reset.
-async fn close_gently(mut stream: TcpStream) {
-    if stream.shutdown().await.is_err() {
-        return;
-    }
-    let mut unwanted = [0; 4 * 1024];
-    let reading =
-        async { while matches!(stream.read(&mut unwanted).await, Ok(read) if read > 0) {} };
-    // Whoever has not read the answer by then has had the time to.
-    tokio::time::timeout(GENTLY, reading)
-        .await
-        .unwrap_or_default();
-}
-
-/// How long a client may take to notice that its connection is being closed.
+/// How long a client that is turned away may take to ask, and to notice that its connection is being closed.
 const GENTLY: Duration = Duration::from_secs(1);
 
 /// How many clients each worker turns away at the same time; beyond, connections are closed without a word.

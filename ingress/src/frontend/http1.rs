@@ -36,6 +36,7 @@ use tracing::debug;
 use super::connection::{Patience, Peer};
 use super::exchange::{self, Begin};
 use super::input::{Busy, Input, Signals};
+use super::lingering;
 use super::respond::Asked;
 use super::stall::Stall;
 use super::stream::ClientStream;
@@ -67,9 +68,14 @@ pub(super) async fn awake(
                 socket.close();
                 return None;
             }
+            Ended::Unread => {
+                drop(unread);
+                Box::pin(lingering::close(socket, peer.worker.limits.lingering)).await;
+                return None;
+            }
             Ended::Broken => return None,
             Ended::HeadTooSlow => {
-                Box::pin(answer_408(socket)).await;
+                Box::pin(answer_408(socket, peer.worker.limits.lingering)).await;
                 return None;
             }
             Ended::Switched(tunnel) => {
@@ -93,6 +99,8 @@ pub(super) async fn awake(
 pub(super) enum Ended {
     /// The connection is done, and nothing is missing.
     Closed,
+    /// Nothing is missing, but the client may still be sending what nobody reads.
+    Unread,
     /// The connection is done with before its time.
     Broken,
     /// A head did not arrive completely in time.
@@ -155,6 +163,8 @@ pub(super) async fn serving(
             .header_read_timeout(None)
             .max_headers(fields)
             .max_header_size(limits.header_bytes + OUR_BYTES)
+            // What is read ahead of a slow endpoint, and what waits for a slow client: each for itself.
+            .max_buf_size(limits.header_bytes + OUR_BYTES)
             .serve_connection(input, service),
     );
     let ended = drive(peer, &mut engine, &signals, &desk).await;
@@ -169,6 +179,10 @@ pub(super) async fn serving(
         }
     } else {
         [parts.read_buf, rest].concat().into()
+    };
+    let ended = match ended {
+        Ended::Closed if !unread.is_empty() || !signals.is_between_requests() => Ended::Unread,
+        ended => ended,
     };
     ((socket, unread), ended)
 }
@@ -206,7 +220,12 @@ async fn drive(
                     Ok(()) => Ended::Closed,
                     Err(error) => {
                         debug!(client = %peer.address, %error, "connection ended");
-                        Ended::Broken
+                        // The engine has answered that by itself.
+                        if error.is_parse() {
+                            Ended::Unread
+                        } else {
+                            Ended::Broken
+                        }
                     }
                 };
                 return Poll::Ready(desk.tunnel.take().map_or(ended, Ended::Switched));
@@ -429,6 +448,9 @@ pub(super) async fn parked(
         })
         .await?
     };
+    if let Err(failure) = &decided {
+        peer.worker.demand.outlasts(&mut waiting.job, failure);
+    }
     replay(*waiting, decided, stream, &ahead)
 }
 
@@ -509,11 +531,11 @@ const READ_AHEAD_STEP: usize = 2 * 1024;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Says why the connection is closed, as far as the client listens.
-async fn answer_408(mut stream: ClientStream) {
+async fn answer_408(mut stream: ClientStream, lingering: Duration) {
     let answer = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
     // A client that does not even read this is not waited for.
     match tokio::time::timeout(LAST_WORDS, stream.write_all(answer)).await {
-        Ok(Ok(())) => stream.close(),
+        Ok(Ok(())) => lingering::close(stream, lingering).await,
         Ok(Err(error)) => debug!(%error, "the client did not take the 408"),
         Err(_elapsed) => debug!("the client did not take the 408"),
     }

@@ -196,6 +196,12 @@ impl Signals {
         self.in_flight.get() == 0 && self.is_flushed.get() && !self.is_partial.get()
     }
 
+    /// Whether all of every request that has begun has been read.
+    pub(super) fn is_between_requests(&self) -> bool {
+        let is_at_a_head = self.part.get() == Part::head();
+        is_at_a_head && !self.is_partial.get() && !self.is_withheld.get()
+    }
+
     /// Whether a head has begun to arrive and is not complete.
     pub(super) fn is_in_head(&self) -> bool {
         self.in_flight.get() == 0 && self.is_flushed.get() && self.is_partial.get()

@@ -8,28 +8,33 @@ use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use parkway_activator::revision::{RevisionId, RevisionMap, RevisionSpec};
 use parkway_activator::stats::Stats;
 use parkway_activator::throttler::Throttler;
+use rustix::time::{ClockId, clock_gettime};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use super::connection::{self, OpenConnection, Opening, Peer};
+use super::connection::{self, Opening, Peer, place_of};
+use super::demand::Demand;
 use super::drain::Drain;
 use super::exchange::ClientShares;
 use super::health::Health;
+use super::places::Places;
+use super::proxy_protocol::TrustedProxies;
 use super::published::Current;
 pub use super::published::{RoutePublisher, Routes};
 use super::tls::Certificates;
 use crate::config::Limits;
+use crate::proxy::access_log::AccessLog;
+use crate::proxy::counts::WorkerLoad;
 use crate::proxy::destination::Destination;
 use crate::proxy::failure::Failure;
 use crate::proxy::forward::Forwarder;
@@ -55,8 +60,10 @@ pub struct Policy {
     pub trusted_hops: usize,
     /// How clients are told apart, if the share one may have of a queue is bounded. Default: it is not.
     pub client_shares: Option<ClientShares>,
-    /// Whether each request is logged when it ends.
-    pub access_log: bool,
+    /// Where requests are written down when they end, and which. Default: none.
+    pub access_log: AccessLog,
+    /// Whether answers to requests that waited for a start say what it has cost them. Default: they do not.
+    pub cold_start_headers: bool,
     /// Where requests to Revisions are written down. Default: nowhere.
     pub request_log: RequestLog,
     /// Who restores the Host that a client meant: queue-proxy, or nobody because processes are local. Default: nobody.
@@ -72,7 +79,8 @@ impl Default for Policy {
         Self {
             trusted_hops: 0,
             client_shares: None,
-            access_log: false,
+            access_log: AccessLog::default(),
+            cold_start_headers: false,
             request_log: RequestLog::default(),
             host_mode: HostMode::default(),
             https_port: None,
@@ -104,8 +112,8 @@ pub struct WorkerParts {
     pub tracer: Tracer,
     /// How secured endpoints are spoken to.
     pub internal_tls: InternalTls,
-    /// Client connections open, over all workers.
-    pub connections: Arc<AtomicUsize>,
+    /// Places for client connections, over all workers.
+    pub places: Places,
     /// Cancelled when no new connections are taken any more and those that are there end. [`WorkerParts::health`] fails
     /// before that: until this is cancelled, everything is taken as ever.
     pub drain: CancellationToken,
@@ -122,7 +130,9 @@ pub struct Worker {
     pub(super) request_limits: validate::Limits,
     pub(super) dealer: RefCell<Dealer>,
     pub(super) drain: Rc<Drain>,
+    pub(super) demand: Rc<Demand>,
     pub(super) health: Health,
+    pub(super) places: Places,
     turning_away: Arc<Semaphore>,
     routes: Routes,
     kept: RefCell<Arc<Current>>,
@@ -148,7 +158,13 @@ impl Worker {
                 host_mode: parts.policy.host_mode,
                 limits: Arc::clone(&parts.limits),
             }),
-            counts: Rc::new(parts.counts.of_worker(index, parts.tracer.of_worker(index))),
+            counts: Rc::new(
+                parts
+                    .counts
+                    .of_worker(index, parts.tracer.of_worker(index))
+                    .logging(parts.policy.access_log.clone())
+                    .telling_starts(parts.policy.cold_start_headers),
+            ),
             request_limits: validate::Limits {
                 uri_bytes: parts.limits.uri_bytes,
                 header_bytes: parts.limits.header_bytes,
@@ -156,7 +172,9 @@ impl Worker {
             },
             dealer: RefCell::new(Dealer::new(u64::try_from(index).unwrap_or_default())),
             drain: Rc::default(),
+            demand: Rc::default(),
             health: parts.health.clone(),
+            places: parts.places.clone(),
             turning_away: Arc::new(Semaphore::new(connection::TURNED_AWAY)),
             routes: parts.routes.clone(),
             kept_generation: Cell::new(kept.routes.generation()),
@@ -164,6 +182,11 @@ impl Worker {
             stats: parts.stats.clone(),
             destinations: RefCell::default(),
         }
+    }
+
+    /// The right to tell a client that it is not welcome; `None`: as many are being told as may be.
+    pub(super) fn may_turn_away(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.turning_away).try_acquire_owned().ok()
     }
 
     /// The routes for a request that arrives now; what it needs of them later, it takes along.
@@ -243,6 +266,9 @@ pub struct Entrance {
     pub kind: EntranceKind,
     /// The certificates its connections are secured with. `None`: plain text.
     pub certificates: Option<Certificates>,
+    /// The proxies it is behind, which say by the PROXY protocol whose connections they are. `None`: who connects is who
+    /// asks.
+    pub proxies: Option<TrustedProxies>,
 }
 
 /// A question to a worker: what would the next request on this path draw?
@@ -276,13 +302,10 @@ pub fn start(
         let _entered = runtime.enter();
         let listen = |entrance: Entrance| {
             entrance.listener.set_nonblocking(true)?;
-            let opening = entrance
-                .certificates
-                .map(|certificates| Opening { certificates });
             Ok(Listening {
                 listener: TcpListener::from_std(entrance.listener)?,
                 kind: entrance.kind,
-                opening,
+                opening: Opening::of(entrance.proxies, entrance.certificates),
             })
         };
         entrances
@@ -346,7 +369,6 @@ async fn run(
                 }),
                 parts.drain.clone(),
                 connections.clone(),
-                Arc::clone(&parts.connections),
             );
             tokio::task::spawn_local(accept)
         })
@@ -360,7 +382,7 @@ async fn run(
             let sweep = worker.forwarder.sweep.clone();
             async move { sweep.run().await }
         }),
-        tokio::task::spawn_local(close_unused(Rc::clone(&worker.forwarder))),
+        tokio::task::spawn_local(close_unused(Rc::clone(&worker), connections.clone())),
         tokio::task::spawn_local({
             let (drain, begun) = (Rc::clone(&worker.drain), parts.drain.clone());
             async move {
@@ -399,8 +421,8 @@ async fn accept(
     kind: Rc<Kind>,
     drain: CancellationToken,
     connections: TaskTracker,
-    open: Arc<AtomicUsize>,
 ) {
+    let mut is_short = false;
     loop {
         let accepted = tokio::select! {
             biased; // however many connections come: what is queued is looked at below
@@ -409,15 +431,27 @@ async fn accept(
         };
         match accepted {
             Ok((stream, address)) => {
-                welcome(&worker, stream, address, &kind, &connections, &open);
+                if std::mem::take(&mut is_short) {
+                    info!(worker = worker.index, "accepting connections again");
+                }
+                welcome(&worker, stream, address, &kind, &connections);
             }
-            Err(error) => refuse_for_a_moment(&error).await,
+            Err(error) if is_gone(&error) => {}
+            Err(error) => {
+                worker.places.count_not_accepted();
+                // Said once, not as often as it is tried.
+                if !std::mem::replace(&mut is_short, true) {
+                    warn!(worker = worker.index, %error, "cannot accept connections: those that come wait");
+                }
+                // Waiting lets what runs give some back.
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
         }
     }
     match queued(listener) {
         Ok(queued) => {
             for (stream, address) in queued {
-                welcome(&worker, stream, address, &kind, &connections, &open);
+                welcome(&worker, stream, address, &kind, &connections);
             }
         }
         Err(error) => warn!(%error, "connections that were queued are lost"),
@@ -456,36 +490,43 @@ fn welcome(
     address: SocketAddr,
     kind: &Kind,
     connections: &TaskTracker,
-    open: &Arc<AtomicUsize>,
 ) {
-    let Some(open) = OpenConnection::within(open, worker.limits.connections) else {
-        debug!(client = %address, "one connection too many");
-        // Words before the handshake are none.
-        if kind.opening.is_none()
-            && let Ok(permit) = Arc::clone(&worker.turning_away).try_acquire_owned()
-        {
-            connections.spawn_local(connection::turn_away(stream, permit));
+    let opening = kind.opening.as_deref();
+    let is_introduced = opening.is_some_and(|opening| opening.proxies.is_some());
+    let place = worker.places.take(worker.limits.connections);
+    let places = place.and_then(|place| match is_introduced {
+        // Whose connection it is has yet to be said.
+        true => Ok((place, None)),
+        false => Ok((place, place_of(worker, address, kind.entrance)?)),
+    });
+    let places = match places {
+        Ok(places) => places,
+        Err(why) => {
+            worker.places.count(why, address.ip());
+            // Words before a handshake are none; nor is it known whether a proxy is one that is trusted.
+            if opening.is_none()
+                && let Some(permit) = worker.may_turn_away()
+            {
+                connections.spawn_local(connection::turn_away(stream, why, permit));
+            }
+            return;
         }
-        return;
     };
     let peer = Rc::new(Peer::new(Rc::clone(worker), address, kind.entrance, None));
     let beginning = connection::beginning(kind.opening.clone(), peer, stream);
-    connections.spawn_local(connection::serve(beginning, open));
+    connections.spawn_local(connection::serve(beginning, places));
 }
 
-/// Out of files or memory: waiting lets running requests give some back; a peer that left meanwhile costs nothing.
-async fn refuse_for_a_moment(error: &std::io::Error) {
+/// Whether a connection failed to be accepted because its client is gone, not because files or memory ran out.
+fn is_gone(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    if matches!(
+    matches!(
         error.kind(),
         ConnectionAborted | ConnectionReset | Interrupted
-    ) {
-        return;
-    }
-    warn!(%error, "cannot accept a connection");
-    tokio::time::sleep(ACCEPT_PAUSE).await;
+    )
 }
 
+/// How long nothing is accepted once files or memory have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 async fn answer_peeks(worker: Rc<Worker>, mut peeks: mpsc::Receiver<Peek>) {
@@ -496,12 +537,21 @@ async fn answer_peeks(worker: Rc<Worker>, mut peeks: mpsc::Receiver<Peek>) {
     }
 }
 
-/// Closes idle connections to endpoints.
-async fn close_unused(forwarder: Rc<Forwarder>) {
+/// Closes idle connections to endpoints, and says what there is to do here.
+async fn close_unused(worker: Rc<Worker>, connections: TaskTracker) {
     let mut tick = tokio::time::interval(UNUSED);
     loop {
         let now = tick.tick().await;
-        forwarder.pool.sweep(now);
+        worker.forwarder.pool.sweep(now);
+        let used = clock_gettime(ClockId::ThreadCPUTime);
+        worker.counts.publish(WorkerLoad {
+            connections: u64::try_from(connections.len()).unwrap_or(u64::MAX),
+            cpu: Duration::new(
+                u64::try_from(used.tv_sec).unwrap_or_default(),
+                u32::try_from(used.tv_nsec).unwrap_or_default(),
+            ),
+            budget: worker.forwarder.budget.borrow_mut().left(now),
+        });
     }
 }
 

@@ -21,6 +21,7 @@ use tokio::time::{Instant, Sleep};
 
 pub use self::ahead::Ahead;
 use super::http1::answer::{BrokenAnswer, Http1Answer};
+use super::pace::Pace;
 use crate::routing::headers;
 
 /// Why a body could not be passed on to its end.
@@ -47,6 +48,9 @@ pub enum BodyError {
     /// A newer attempt to send the request took the body over.
     #[error("the request is being sent again")]
     Superseded,
+    /// The client sends the request too slowly.
+    #[error("the client sends the request too slowly")]
+    TooSlow,
 }
 
 /// The body of a request as it comes from a client.
@@ -224,6 +228,9 @@ struct Source {
     /// Something read is no longer kept: the body cannot be sent from its start again.
     is_gone: bool,
     client_failed: bool,
+    /// How long the client may be waited for, if that is bounded.
+    pace: Option<Pace>,
+    is_too_slow: bool,
     /// Who reads at this moment and has found nothing.
     reader: Option<Waker>,
 }
@@ -256,8 +263,17 @@ impl Replay {
             is_ended: false,
             is_gone: false,
             client_failed: false,
+            pace: None,
+            is_too_slow: false,
             reader: None,
         })))
+    }
+
+    /// The same from a client that may be waited for no longer than this, until the response begins.
+    #[must_use]
+    pub fn paced(self, pace: Option<Pace>) -> Self {
+        self.0.borrow_mut().pace = pace;
+        self
     }
 
     /// The body for the next attempt, from its start. Earlier attempts get [`BodyError::Superseded`].
@@ -290,6 +306,11 @@ impl Replay {
         self.0.borrow().client_failed
     }
 
+    /// Whether that was because it sends too slowly.
+    pub fn is_too_slow(&self) -> bool {
+        self.0.borrow().is_too_slow
+    }
+
     /// The body as it came, if nothing was read from the client yet. Attempts get nothing more.
     pub fn take_untouched(&self) -> Option<RequestBody> {
         let mut source = self.0.borrow_mut();
@@ -320,6 +341,11 @@ impl Replay {
         !self.0.borrow().is_touched
     }
 
+    /// How many bytes of it were read from the client.
+    pub fn read_bytes(&self) -> usize {
+        self.0.borrow().kept_bytes
+    }
+
     /// Whether all of it was read from the client.
     pub fn is_ended(&self) -> bool {
         let source = self.0.borrow();
@@ -347,7 +373,9 @@ impl Replay {
 
     /// The response has begun: nothing needs to be kept any more.
     pub fn forget(&self) {
-        self.0.borrow_mut().is_gone = true;
+        let mut source = self.0.borrow_mut();
+        source.is_gone = true;
+        source.pace = None;
     }
 }
 
@@ -387,9 +415,15 @@ impl Body for AttemptBody {
         }
         source.is_touched = true;
         let Poll::Ready(read) = source.body.poll_frame(cx) else {
+            if source.poll_too_slow(cx).is_ready() {
+                return Poll::Ready(Some(Err(BodyError::TooSlow)));
+            }
             source.reader = Some(cx.waker().clone());
             return Poll::Pending;
         };
+        if let (Some(pace), Some(Ok(frame))) = (&mut source.pace, &read) {
+            pace.took(frame.data_ref().map_or(0, Bytes::len));
+        }
         match read {
             Some(Ok(frame)) => Poll::Ready(Some(Ok(source.keep(
                 frame,
@@ -437,6 +471,17 @@ impl Body for AttemptBody {
 }
 
 impl Source {
+    /// Ready when the client has been waited for too long, which is its failure.
+    fn poll_too_slow(&mut self, cx: &Context<'_>) -> Poll<()> {
+        let Some(pace) = &mut self.pace else {
+            return Poll::Pending;
+        };
+        ready!(pace.poll_over(cx));
+        self.client_failed = true;
+        self.is_too_slow = true;
+        Poll::Ready(())
+    }
+
     /// Notes a frame for a later attempt, as far as the bound allows.
     fn keep(
         &mut self,

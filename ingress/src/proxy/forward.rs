@@ -255,7 +255,8 @@ impl Forwarder {
     ) -> Outcome {
         let is_upgrade = head.headers.contains_key(header::UPGRADE);
         let expects_continue = head.headers.contains_key(header::EXPECT);
-        let body = (!body.is_empty()).then(|| Replay::new(body, self.limits.replay_bytes));
+        let body = (!body.is_empty())
+            .then(|| Replay::new(body, self.limits.replay_bytes).paced(self.pace(&head)));
         if job.attempts == 0 && job.turned_away == 0 {
             let now = Instant::now();
             self.budget.borrow_mut().arrived(now);
@@ -455,8 +456,10 @@ fn answer(
         carrier,
         upgraded,
     } = answered;
-    observation.answered(head.status);
+    let now = Instant::now();
+    observation.answered(head.status, now);
     headers::edit_response(&mut head.headers, head.status);
+    observation.tell_start(&mut head.headers);
     if let Some(upload) = &upload {
         upload.forget();
         // Answered without having been asked for its body: whether the client sends it is its choice (RFC 9110 section
@@ -473,7 +476,7 @@ fn answer(
         carrier,
         alarm: deadlines.is_some().then_some(alarm),
         deadlines,
-        last_write: Instant::now(),
+        last_write: now,
         observation,
         busy,
         upload,

@@ -5,7 +5,9 @@
 //! deadlines of all of it. Everything here lives on one worker, but for [`probe`], which asks Pods whether they may
 //! have requests at all.
 
+pub mod access_log;
 pub mod body;
+pub mod counts;
 pub mod deadlines;
 pub mod destination;
 pub mod failure;
@@ -13,7 +15,9 @@ pub mod forward;
 pub mod head;
 pub mod held;
 pub mod http1;
+pub mod log_lines;
 pub mod observe;
+pub mod pace;
 pub mod pool;
 pub mod probe;
 pub mod request_log;
@@ -23,3 +27,4 @@ pub mod sweep;
 pub mod tls;
 pub mod tunnel;
 mod turned_away;
+pub mod waiting_page;

@@ -105,24 +105,21 @@ impl SendError {
     pub fn is_refusal(&self) -> bool {
         match self {
             // Out of ports or files on our side is not the endpoint's doing.
-            Self::Connect(error) => {
-                !matches!(
-                    error.kind(),
-                    io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse
-                ) && !matches!(
-                    error.raw_os_error(),
-                    Some(libc_emfile::EMFILE | libc_emfile::ENFILE)
-                )
-            }
+            Self::Connect(error) => !is_our_shortage(error),
             _ => false,
         }
     }
 }
 
-/// `errno` values of a full file table (Linux `errno-base.h`).
-mod libc_emfile {
-    pub(super) const ENFILE: i32 = 23;
-    pub(super) const EMFILE: i32 = 24;
+/// Whether connecting failed because files or ports have run out here.
+pub(super) fn is_our_shortage(error: &io::Error) -> bool {
+    /// `errno` values of a full file table (Linux `errno-base.h`).
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    matches!(
+        error.kind(),
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse
+    ) || matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
 }
 
 /// A response head, its body, and what carries the body until its end.

@@ -149,7 +149,8 @@ impl Selector {
     /// Reads `labelSelector` and `fieldSelector`.
     ///
     /// Source: kubernetes/apimachinery `pkg/labels/selector.go`. Of fields, `metadata.name` and `metadata.namespace`,
-    /// and of the built-in kinds `type`, `spec.nodeName` and `status.phase`.
+    /// and of the built-in kinds `type`, `spec.nodeName`, `status.phase`
+    /// and those of an Event's `involvedObject`.
     pub(super) fn read(options: &Options) -> Result<Self, String> {
         let mut selector = Self::default();
         for term in terms(options.get("labelSelector").unwrap_or_default()) {
@@ -165,12 +166,15 @@ impl Selector {
             } else {
                 return Err(format!("invalid selector: {term:?}; can't understand it"));
             };
-            const KNOWN: [&str; 5] = [
+            const KNOWN: [&str; 8] = [
                 "metadata.name",
                 "metadata.namespace",
                 "type",
                 "spec.nodeName",
                 "status.phase",
+                "involvedObject.kind",
+                "involvedObject.name",
+                "involvedObject.uid",
             ];
             if !KNOWN.contains(&field) {
                 return Err(format!("field label not supported: {field}"));

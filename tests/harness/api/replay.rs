@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -66,6 +67,49 @@ impl Recording {
         self.pieces
             .last()
             .map_or(Duration::ZERO, |(_, _, time)| *time)
+    }
+
+    /// The content of the response (RFC 9112, section 7.1), and how much of it had come with each of its chunks: bytes
+    /// of the content, bytes of the whole.
+    fn content(&self) -> (Vec<u8>, Vec<(usize, usize)>) {
+        let find = |from: usize, what: &[u8]| {
+            let rest = self.bytes.get(from..).unwrap_or_default();
+            let at = rest.windows(what.len()).position(|it| it == what);
+            from + at.unwrap_or_else(|| panic!("a whole chunked response"))
+        };
+        let (mut content, mut chunks) = (Vec::new(), Vec::new());
+        let mut from = find(0, b"\r\n\r\n") + 4;
+        loop {
+            let line = find(from, b"\r\n");
+            let size = std::str::from_utf8(&self.bytes[from..line]).unwrap();
+            let size = usize::from_str_radix(size, 16).unwrap();
+            if size == 0 {
+                return (content, chunks);
+            }
+            from = line + 2 + size + 2;
+            content.extend_from_slice(&self.bytes[line + 2..line + 2 + size]);
+            chunks.push((content.len(), from));
+        }
+    }
+
+    /// The events of a recorded watch, each with the time at which its end had come.
+    pub fn events(&self) -> Vec<(Duration, Value)> {
+        let (content, chunks) = self.content();
+        let came = |end: usize| {
+            let (_, whole) = chunks.iter().find(|(content, _)| *content >= end).unwrap();
+            let pieces = self.pieces.iter();
+            let mut pieces = pieces.filter(|(offset, length, _)| offset + length >= *whole);
+            pieces
+                .next()
+                .map_or_else(|| self.duration(), |(.., time)| *time)
+        };
+        let mut events = Vec::new();
+        let mut end = 0;
+        for line in content.split_inclusive(|byte| *byte == b'\n') {
+            end += line.len();
+            events.push((came(end), serde_json::from_slice(line).unwrap()));
+        }
+        events
     }
 
     async fn send(&self, stream: &mut TcpStream, pace: Pace) -> std::io::Result<()> {

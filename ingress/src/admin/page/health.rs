@@ -2,10 +2,10 @@
 
 use maud::{Markup, html};
 
+use super::super::text::{bytes, count_of};
 use super::super::view::View;
 use super::super::{Admin, Autoscaler};
 use super::Part;
-use super::text::{bytes, count_of};
 use crate::provider::problem::{Problem, Severity};
 use crate::telemetry;
 
@@ -67,7 +67,7 @@ fn summary(admin: &Admin, view: &View, items: &[Item]) -> Markup {
                 li { b { (view.revisions.len()) } " " @if view.revisions.len() == 1 { "Revision" } @else { "Revisions" } }
                 li { b { (admin.throttler.parked()) } " parked" @if admin.throttler.parked() > 0 { span.of { ", " (bytes(admin.throttler.parked_bytes())) } } }
                 li { b { (in_flight) } " in flight" }
-                li { b { (admin.connections.load(std::sync::atomic::Ordering::Relaxed)) } " connections" }
+                li { b { (admin.places.open()) } " connections" }
             }
             @if unwell.is_empty() {
                 p.verdict { span.chip.good { "all well" } }

@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use super::super::endpoints::ClusterEndpoints;
 use super::super::names::{Name, Resolved, Resolver};
+use super::super::starts::RETRY_START;
 use crate::frontend::worker::RoutePublisher;
 use crate::provider::kubernetes::{
     Changes, IngressChange, Key, Outcome, RevisionChange, ServiceChange,
@@ -150,6 +151,11 @@ impl Applier {
         self.applied.held.contains_key(key)
     }
 
+    /// How many KIngresses' rules wait for look-ups.
+    pub(super) fn held(&self) -> usize {
+        self.applied.held.len()
+    }
+
     /// Takes in what a name stands for now. Returns the KIngresses that waited for it, now in effect.
     pub(super) fn resolved(&mut self, resolved: Resolved) -> Vec<IngressChange> {
         let Resolved {
@@ -213,9 +219,13 @@ impl Applier {
     /// Answers those who wait for Pods that cannot start, and says why. Called again and again while some cannot.
     ///
     /// What a Revision says of an earlier start is no reason to give up this one: either it was said after the start
-    /// began, or the start has lasted for [`PATIENCE`].
-    pub(super) fn fail_starts(&self) {
+    /// began, or the start has lasted for [`PATIENCE`]. That a Pod has no node is left to `lacks_node`, who sees the Pod:
+    /// a node may be on its way, which the Revision does not say.
+    pub(super) fn fail_starts(&self, lacks_node: impl Fn(&RevisionId) -> bool) {
         for (id, (reason, told)) in &self.applied.failing {
+            if reason.starts_with("Unschedulable") && lacks_node(id) {
+                continue;
+            }
             let state = self.throttler.revision_state(id);
             let Some(since) = state.and_then(|state| state.starting_since) else {
                 continue;
@@ -395,9 +405,6 @@ const LEAVE: Duration = Duration::from_secs(1);
 /// How long a start may last although its Revision has said before that its Pods cannot start.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long newcomers are refused after a start has failed; the next one then starts it again.
-const RETRY_START: Duration = Duration::from_secs(10);
-
 /// The ExternalName targets of rules, each once.
 fn externals(rules: &IngressRules) -> Vec<(RevisionId, Name, Arc<RevisionSpec>)> {
     let paths = rules.rules.iter().flat_map(|rule| &rule.paths);
@@ -515,6 +522,7 @@ mod tests {
         let reason = "NameLookup";
         assert_eq!(waits.outcome, Outcome::Waiting { reason, message });
         assert!(applier.holds(&waits.key));
+        assert_eq!(applier.held(), 1);
 
         let told = applier.resolved(Resolved {
             id: id(),
@@ -527,5 +535,6 @@ mod tests {
         assert_eq!(told.len(), 1);
         assert_eq!(told[0].outcome, Outcome::Programmed);
         assert!(told[0].rules.is_some() && !applier.holds(&told[0].key));
+        assert_eq!(applier.held(), 0);
     }
 }

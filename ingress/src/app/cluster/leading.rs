@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::config::ConfigMaps;
+use crate::admin;
 use crate::cli::{PeerAuth as Choice, Serve};
 use crate::provider::kubernetes::applied::{AppliedLog, Step};
 use crate::provider::kubernetes::client::Client;
@@ -159,6 +160,12 @@ impl Leading {
     /// Is cancelled when another may lead after we have stood down.
     pub(super) fn has_stood_down(&self) -> CancellationToken {
         self.has_stood_down.clone()
+    }
+
+    /// What the admin counts of it.
+    pub(super) fn told(&self) -> admin::cluster::Leading {
+        let (leadership, board) = self.shown();
+        (leadership, board, self.confirmations.clone())
     }
 
     /// What the admin shows of it.

@@ -10,7 +10,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -21,6 +20,7 @@ use parkway_activator::throttler::Throttler;
 use parkway_autoscaler_client::remote::RemoteSink;
 use parkway_autoscaler_client::reporter;
 use parkway_autoscaler_client::sink::StatSink;
+use rustls::server::ProducesTickets;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -30,18 +30,21 @@ use tracing::{error, info, warn};
 use super::endpoints::{ClusterEndpoints, ProbeLimits};
 use super::names;
 use super::parts::{
-    Workers, guard, joined, limits, policy, queue_limits, raise_file_limit, start_workers,
-    trace_settings, traces,
+    Workers, guard, joined, limits, log_lines, policy, proxies, queue_limits, raise_file_limit,
+    start_workers, trace_settings, traces, written,
 };
 use super::signals::Signals;
-use super::starts::Noting;
+use super::starts::{self, Noting};
+use crate::admin::cluster::InCluster;
 use crate::admin::{self, Admin, Autoscaler, Problems};
-use crate::cli::{Role, Serve};
+use crate::cli::{DataPath, Role, Serve};
 use crate::frontend::health::{HealthPublisher, HealthState, TERMINATING};
 use crate::frontend::listener;
-use crate::frontend::tls::{CertificatePublisher, Certificates, TlsSettings};
+use crate::frontend::places::Places;
+use crate::frontend::tls::{CertificatePublisher, Certificates, SharedTickets, TlsSettings};
 use crate::frontend::worker::{Entrance, EntranceKind, Policy, RoutePublisher, WorkerParts};
 use crate::provider::kubernetes::client::client;
+use crate::provider::kubernetes::pods::PodWatches;
 use crate::provider::kubernetes::{
     self, CertificateChange, Changes, IngressChange, Key, KubernetesProvider, Replica,
 };
@@ -93,7 +96,8 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     let guard = guard(&settings.admin_access)?;
     let (system_internal_tls, internal_tls) = SystemInternalTls::new();
     let internal_certificates = system_internal_tls.certificates();
-    let (certificates, readers) = Certified::new();
+    let tickets = Arc::new(SharedTickets::new());
+    let (certificates, readers) = Certified::new(&tickets);
     let entrances = Entrances::bind(settings, &readers, internal_certificates.clone()).await?;
     let addresses = entrances.addresses()?;
     let client = client(settings.kubeconfig.as_deref(), settings.context.as_deref()).await?;
@@ -112,15 +116,9 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     ];
     let traces = traces(workers, &names);
     let (publisher, routes) = RoutePublisher::new(RouteSnapshot::default());
-    let (request_log_publisher, request_log, request_log_writer) = RequestLogPublisher::new();
-    std::thread::Builder::new()
-        .name("request-log".to_owned())
-        .spawn(move || {
-            if let Err(error) = request_log_writer.run(std::io::stdout()) {
-                warn!(%error, "requests are not written down any more");
-            }
-        })
-        .context("cannot start the thread of the request log")?;
+    let lines = log_lines()?;
+    let policy = policy(&settings.data_path, &lines)?;
+    let (request_log_publisher, request_log) = RequestLogPublisher::new(lines.clone());
     let (health_publisher, health) = HealthPublisher::new(HealthState::Healthy);
 
     let mut tasks = JoinSet::new();
@@ -140,6 +138,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         throttler.clone(),
         endpoints.suspect_probe(dial),
     ));
+    let pods = { settings.watch_pods }.then(|| starts::watch_pods(&client, &throttler, &mut tasks));
     let (resolver, resolving) = names::Resolver::new();
     tasks.spawn(resolving);
 
@@ -157,7 +156,8 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         applied: Applied::default(),
     };
 
-    let connections = Arc::new(AtomicUsize::new(0));
+    let in_cluster = InCluster::new(provider.health());
+    let places = Places::default();
     let parts = WorkerParts {
         workers,
         limits: Arc::new(limits(&settings.data_path, settings.drain())),
@@ -166,7 +166,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
             request_log,
             https_port: Some(HTTPS),
             cluster_domain: cluster_domain.as_str().into(),
-            ..policy(&settings.data_path)
+            ..policy
         }),
         routes: routes.clone(),
         health,
@@ -175,7 +175,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         counts: counts.clone(),
         tracer: traces.tracer(),
         internal_tls: internal_tls.clone(),
-        connections: Arc::clone(&connections),
+        places: places.clone(),
         drain: drain.clone(),
     };
     let Entrances {
@@ -185,7 +185,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         admin: admin_listener,
         ..
     } = entrances;
-    let per_worker = per_worker(workers, requests);
+    let per_worker = per_worker(&settings.data_path, workers, requests);
     let admin = Admin {
         ready: ready.clone(),
         routes,
@@ -193,13 +193,16 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         stats,
         counts,
         tracer: traces.tracer(),
+        lines: lines.clone(),
         processes: None,
         watches: Some(provider.health()),
+        pods: pods.clone(),
         leading: None,
+        cluster: Some(in_cluster.clone()),
         internal_tls: Some((internal_tls, internal_certificates)),
         autoscaler: Autoscaler::Remote(sink.clone()),
         problems: problems.clone(),
-        connections,
+        places,
         workers,
         peeks: Vec::new(),
         certificates: vec![("external", readers.external), ("local", readers.local)],
@@ -228,16 +231,22 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
             &mut tasks,
         )
     });
+    if let Some(leading) = &leading {
+        in_cluster.set_leading(leading.told());
+    }
     let mut running = Running {
         provider,
         applier,
+        pods,
         internal_tls: system_internal_tls,
         certificates,
+        tickets,
         sink,
         request_log: request_log_publisher,
         traces,
         pod_ip: settings.pod_ip,
         leading,
+        in_cluster,
         conflicts: BTreeMap::new(),
         tasks,
     };
@@ -285,6 +294,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     });
     let code = code.await;
     running.traces.finish().await;
+    written(&lines).await;
     running.tasks.shutdown().await;
     Ok(code)
 }
@@ -293,8 +303,11 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
 struct Running {
     provider: KubernetesProvider,
     applier: Applier,
+    /// None where Pods of starts are not watched.
+    pods: Option<PodWatches>,
     internal_tls: SystemInternalTls,
     certificates: Certified<CertificatePublisher>,
+    tickets: Arc<SharedTickets>,
     sink: RemoteSink,
     request_log: RequestLogPublisher,
     traces: Exporting,
@@ -302,6 +315,7 @@ struct Running {
     pod_ip: Option<IpAddr>,
     /// None where there are no KIngresses to speak of.
     leading: Option<Leading>,
+    in_cluster: InCluster,
     /// KIngresses that do not have all their hosts.
     conflicts: BTreeMap<Key, String>,
     tasks: JoinSet<()>,
@@ -421,6 +435,16 @@ impl Running {
         if let Some(certificates) = changes.certificates.take() {
             self.certificates.publish(certificates);
         }
+        match changes.ticket_keys.take() {
+            Some(Ok(keys)) => {
+                info!(?keys, "session tickets are shared");
+                self.tickets.set(&keys);
+            }
+            Some(Err(why)) => {
+                warn!(%why, "the Secret of --tls-tickets-secret cannot be used; tickets are made as before");
+            }
+            None => {}
+        }
         let gone = std::mem::take(&mut changes.gone);
         if let Some(leading) = &self.leading {
             leading.leave(&changes.given_away);
@@ -431,6 +455,7 @@ impl Running {
 
     /// Says of KIngresses that their present state is in effect here, and of others whether they have their hosts now.
     fn tell(&mut self, mut in_effect: Vec<IngressChange>, gone: &[Key]) {
+        self.in_cluster.set_held(self.applier.held());
         let Some(leading) = &self.leading else {
             return;
         };
@@ -471,7 +496,8 @@ impl Running {
                 }
                 _ = tick.tick(), if self.has_to_look() => {
                     self.applier.finish_retiring();
-                    self.applier.fail_starts();
+                    let pods = self.pods.as_ref();
+                    self.applier.fail_starts(|id| pods.is_some_and(|pods| pods.lacks_node(id)));
                     let Applier { throttler, endpoints, .. } = &self.applier;
                     self.internal_tls.fail_starts(throttler, endpoints);
                 }
@@ -515,6 +541,10 @@ fn provider_settings(settings: &Serve) -> kubernetes::Settings {
         wants_public: !is_ingress,
         default_certificate: settings
             .default_tls_secret
+            .as_ref()
+            .map(|(namespace, name)| Key::new(namespace.as_str(), name.as_str())),
+        ticket_keys: settings
+            .tls_tickets_secret
             .as_ref()
             .map(|(namespace, name)| Key::new(namespace.as_str(), name.as_str())),
     }
@@ -578,9 +608,13 @@ struct Certified<T> {
 }
 
 impl Certified<CertificatePublisher> {
-    fn new() -> (Self, Certified<Certificates>) {
-        let (external, external_readers) = CertificatePublisher::new(TlsSettings::new());
-        let (local, local_readers) = CertificatePublisher::new(TlsSettings::new());
+    fn new(tickets: &Arc<SharedTickets>) -> (Self, Certified<Certificates>) {
+        let settings = TlsSettings {
+            tickets: Some(Arc::clone(tickets) as Arc<dyn ProducesTickets>),
+            ..TlsSettings::new()
+        };
+        let (external, external_readers) = CertificatePublisher::new(settings.clone());
+        let (local, local_readers) = CertificatePublisher::new(settings);
         let readers = Certified {
             external: external_readers,
             local: local_readers,
@@ -702,14 +736,16 @@ impl Entrances {
 }
 
 /// What each worker listens on.
-fn per_worker(workers: usize, requests: Vec<Requests>) -> Vec<Vec<Entrance>> {
+fn per_worker(settings: &DataPath, workers: usize, requests: Vec<Requests>) -> Vec<Vec<Entrance>> {
     let mut per_worker: Vec<Vec<Entrance>> = (0..workers).map(|_| Vec::new()).collect();
     for (listeners, kind, certificates) in requests {
+        let proxies = proxies(settings, kind, certificates.is_some());
         for (entrances, listener) in per_worker.iter_mut().zip(listeners) {
             entrances.push(Entrance {
                 listener,
                 kind,
                 certificates: certificates.clone(),
+                proxies: proxies.clone(),
             });
         }
     }

@@ -361,8 +361,9 @@ impl KeptSlice {
         let key = Key::of(object);
         let meta = &object.metadata;
         let service: Arc<str> = label(meta, SERVICE_NAME_LABEL)?.into();
+        let is_of_revision = matches!(label(meta, SERVICE_TYPE_LABEL), Some("Private" | "Public"));
         let revision = label(meta, REVISION_LABEL)
-            .filter(|_| label(meta, SERVICE_TYPE_LABEL).is_some())
+            .filter(|_| is_of_revision)
             .map(|revision| RevisionId::new(Arc::clone(&key.namespace), revision));
         let names_pods = is_gateway(&Key {
             namespace: Arc::clone(&key.namespace),

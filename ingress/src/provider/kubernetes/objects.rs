@@ -48,6 +48,7 @@ macro_rules! watched {
         }
     };
 }
+pub(super) use watched;
 
 /// `networking.internal.knative.dev/v1alpha1` Ingress, the KIngress.
 ///
@@ -308,7 +309,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The values that matter here, both in PEM.
+/// The values that matter here, all in PEM.
 #[derive(Clone, Default, Deserialize)]
 #[serde(default)]
 #[expect(missing_debug_implementations, reason = "it holds a private key")]
@@ -319,6 +320,9 @@ pub struct TlsData {
     /// The private key.
     #[serde(rename = "tls.key")]
     pub key: Option<ByteString>,
+    /// Who issues clients' certificates.
+    #[serde(rename = "ca.crt")]
+    pub client_ca: Option<ByteString>,
 }
 
 impl SliceEndpoint {
@@ -344,7 +348,9 @@ struct NeededMetadata {
     annotations: Option<BTreeMap<String, String>>,
 }
 
-fn needed_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+pub(super) fn needed_metadata<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<ObjectMeta, D::Error> {
     let needed = NeededMetadata::deserialize(deserializer)?;
     Ok(ObjectMeta {
         name: needed.name,
@@ -361,7 +367,7 @@ fn needed_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectM
 }
 
 /// Go writes what was never filled as `null`.
-fn none_when_null<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(
+pub(super) fn none_when_null<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())

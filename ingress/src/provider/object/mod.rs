@@ -9,8 +9,10 @@ mod core;
 mod ingress;
 mod labels;
 mod revision;
+mod secret;
 mod service;
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 pub use core::{
@@ -19,6 +21,7 @@ pub use core::{
 pub use ingress::Ingress;
 pub use labels::Labels;
 pub use revision::{Container, Probe, ProbeHandler, Revision, RevisionTemplate, TemplateSpec};
+pub use secret::{Entry, Secret};
 pub use service::{Service, TrafficTarget};
 
 use super::document::{Document, Node, Value};
@@ -61,6 +64,8 @@ pub enum Object {
     CoreService(Arc<CoreService>),
     /// `v1` ConfigMap.
     ConfigMap(Arc<ConfigMap>),
+    /// `v1` Secret with a certificate.
+    Secret(Arc<Secret>),
 }
 
 impl Object {
@@ -73,6 +78,7 @@ impl Object {
             Self::EndpointSlice(object) => &object.meta,
             Self::CoreService(object) => &object.meta,
             Self::ConfigMap(object) => &object.meta,
+            Self::Secret(object) => &object.meta,
         }
     }
 
@@ -85,6 +91,7 @@ impl Object {
             (Self::EndpointSlice(one), Self::EndpointSlice(other)) => Arc::ptr_eq(one, other),
             (Self::CoreService(one), Self::CoreService(other)) => Arc::ptr_eq(one, other),
             (Self::ConfigMap(one), Self::ConfigMap(other)) => Arc::ptr_eq(one, other),
+            (Self::Secret(one), Self::Secret(other)) => Arc::ptr_eq(one, other),
             _ => false,
         }
     }
@@ -98,18 +105,20 @@ impl Object {
             Self::EndpointSlice(_) => "EndpointSlice",
             Self::CoreService(_) => "Service",
             Self::ConfigMap(_) => "ConfigMap",
+            Self::Secret(_) => "Secret",
         }
     }
 }
 
 /// The kinds that are read, with the API versions they are read in.
-const KINDS: [(&str, &str); 6] = [
+const KINDS: [(&str, &str); 7] = [
     ("serving.knative.dev/v1", "Service"),
     ("serving.knative.dev/v1", "Revision"),
     ("networking.internal.knative.dev/v1alpha1", "Ingress"),
     ("discovery.k8s.io/v1", "EndpointSlice"),
     ("v1", "Service"),
     ("v1", "ConfigMap"),
+    ("v1", "Secret"),
 ];
 
 /// How deep Lists may stand within Lists.
@@ -203,6 +212,7 @@ fn read_object(reading: &Reading, node: &Node) -> Option<Object> {
         (_, "ConfigMap") => core::read_config_map(fields, meta)
             .map(Arc::new)
             .map(Object::ConfigMap),
+        (_, "Secret") => secret::read(fields, meta).map(Arc::new).map(Object::Secret),
         _ => core::read_service(fields, meta)
             .map(Arc::new)
             .map(Object::CoreService),
@@ -253,11 +263,22 @@ fn read_meta(reading: &Reading, fields: &mut Fields<'_>) -> Option<Meta> {
     };
     Some(Meta {
         name: name.into(),
-        namespace: namespace.into(),
+        namespace: shared(&namespace),
         labels,
         annotations,
         created: created.map(String::into_boxed_str),
         origin: reading.origin(),
+    })
+}
+
+/// The text of a namespace, shared with the object before if that was in the same one: mostly all of them are.
+fn shared(namespace: &str) -> Arc<str> {
+    thread_local! { static LAST: RefCell<Arc<str>> = RefCell::new(Arc::default()) }
+    LAST.with_borrow_mut(|last| {
+        if **last != *namespace {
+            *last = namespace.into();
+        }
+        Arc::clone(last)
     })
 }
 

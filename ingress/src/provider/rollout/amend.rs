@@ -35,7 +35,7 @@ impl Rollout {
         let made = self
             .changed_entries(&input, &amended)
             .and_then(|(entries, changes)| {
-                let world = self.changed_world(&input, &entries, &changes)?;
+                let world = self.changed_world(self.world.clone(), &input, &entries, &changes)?;
                 Some((entries, world))
             });
         let Some((entries, world)) = made else {
@@ -65,7 +65,7 @@ impl Rollout {
         };
         let mut entries = self.entries.clone();
         entries[place] = after;
-        let world = self.changed_world(&self.input, &entries, &[change])?;
+        let world = self.changed_world(self.world.clone(), &self.input, &entries, &[change])?;
         self.entries = entries;
         Some(self.publish(world))
     }
@@ -131,15 +131,20 @@ impl Rollout {
         self.with_product(entry.ok()?, before, input)
     }
 
-    /// Makes what the Service puts into the world; what is as it was stays the same value. None when that takes
-    /// saying something.
     fn with_product(
         &self,
-        entry: Entry,
+        mut entry: Entry,
         before: Option<&Arc<Entry>>,
         input: &Input,
     ) -> Option<Arc<Entry>> {
         let before = before.and_then(|entry| entry.product.as_ref());
+        entry.product = Some(self.product(&entry, before, input)?);
+        Some(Arc::new(entry))
+    }
+
+    /// Makes what the Service puts into the world; what is as it was stays the same value. None when that takes
+    /// saying something.
+    fn product(&self, entry: &Entry, before: Option<&Product>, input: &Input) -> Option<Product> {
         let (service, state) = (&entry.service, &entry.state);
         let in_use = state.in_use(&service.meta.namespace);
         let mut revisions: Vec<(RevisionId, Arc<RevisionEntry>)> = Vec::with_capacity(in_use.len());
@@ -165,21 +170,66 @@ impl Rollout {
         let known = before.map(|before| &before.rules);
         let known = known.filter(|rules| ***rules == translated.rules);
         let rules = known.map_or_else(|| Arc::new(translated.rules), Arc::clone);
-        let product = Product {
+        Some(Product {
             revisions,
             warnings: state.warnings(),
             urls: route.urls,
             rules,
+        })
+    }
+
+    /// The world of these entries, made as if each Service were a small change: what is made on the way of one is gone
+    /// before the next, while all of it together takes several times what stays, and leaves the memory full of holes.
+    /// None when one Service concerns another or something is to be said: nothing has happened then.
+    pub(super) fn make_world_one_by_one(
+        &self,
+        entries: &mut [Arc<Entry>],
+        input: &Input,
+    ) -> Option<World> {
+        if !input.is_simple() {
+            return None;
+        }
+        let before: HashMap<_, _> = { self.entries.iter() }
+            .filter_map(|entry| Some((entry.key(), entry.product.as_ref()?)))
+            .collect();
+        let products = entries.iter().map(|entry| {
+            let before = before.get(&entry.key()).copied();
+            self.product(entry, before, input)
+        });
+        let products = products.collect::<Option<Vec<Product>>>()?;
+        for (entry, product) in entries.iter_mut().zip(products) {
+            Arc::get_mut(entry)?.product = Some(product); // nobody else has it yet
+        }
+        let mut by_name: Vec<&Arc<Entry>> = entries.iter().collect();
+        by_name.sort_by_key(|entry| entry.key());
+        let changes: Vec<Change> = { by_name.into_iter() }
+            .map(|entry| Change {
+                before: None,
+                after: Some(Arc::clone(entry)),
+            })
+            .collect();
+        let nothing = World {
+            warnings: input.warnings.clone(),
+            autoscaler_config: input.settings.autoscaler.clone(),
+            generation: self.world.generation,
+            ..World::default()
         };
-        Some(Arc::new(Entry {
-            product: Some(product),
-            ..entry
-        }))
+        let world = self.changed_world(nothing, input, entries, &changes);
+        drop(changes);
+        if world.is_none() {
+            for entry in entries {
+                if let Some(entry) = Arc::get_mut(entry) {
+                    entry.product = None;
+                }
+            }
+        }
+        world
     }
 
     /// The world after these changes. None when they concern other Services.
     fn changed_world(
         &self,
+        mut world: World,
         input: &Input,
         entries: &[Arc<Entry>],
         changes: &[Change],
@@ -187,12 +237,12 @@ impl Rollout {
         if take_hosts_of_others(entries, changes) {
             return None;
         }
-        let mut world = self.world.clone();
         change_revisions(&mut world.revisions, changes)?;
         for change in changes {
             change_urls(&mut world.urls, change);
         }
-        if self.is_in_place(entries) {
+        let have_before = changes.iter().all(|change| change.before.is_some());
+        if have_before && self.is_in_place(entries) {
             change_rules(&mut world.ingresses, changes)?;
         } else {
             let mut oldest_first: Vec<&Arc<Entry>> = entries.iter().collect();

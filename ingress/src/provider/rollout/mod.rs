@@ -96,11 +96,15 @@ impl Rollout {
     pub fn apply(&mut self, objects: Vec<Object>) -> Result<World, Vec<Problem>> {
         match self.amend(objects.into()) {
             Ok(world) => Ok(world),
-            Err(objects) => self.apply_as_a_whole(objects),
+            Err(objects) => self.apply_as_a_whole(objects, Self::make_world_in_steps),
         }
     }
 
-    fn apply_as_a_whole(&mut self, objects: Sorted) -> Result<World, Vec<Problem>> {
+    fn apply_as_a_whole(
+        &mut self,
+        objects: Sorted,
+        make: fn(&Self, &mut [Arc<Entry>], &Input) -> Result<World, Vec<Problem>>,
+    ) -> Result<World, Vec<Problem>> {
         let input = Input::read(objects, &self.options, self.validate.as_ref())?;
         let mut problems = self.changed_documents(&input);
         let before: HashMap<_, _> = self
@@ -119,7 +123,7 @@ impl Rollout {
         if !problems.is_empty() {
             return Err(problems);
         }
-        let world = self.make_world(&mut entries, &input)?;
+        let world = make(self, &mut entries, &input)?;
         self.entries = entries;
         let documents = input.documents.iter();
         self.documents = documents
@@ -215,6 +219,16 @@ impl Rollout {
                 .remedy("give the changed one a new metadata.name")
         };
         input.documents.iter().filter(changed).map(refuse).collect()
+    }
+
+    /// Makes the world of all Services one by one if that is possible, else all at once.
+    fn make_world_in_steps(
+        &self,
+        entries: &mut [Arc<Entry>],
+        input: &Input,
+    ) -> Result<World, Vec<Problem>> {
+        let world = self.make_world_one_by_one(entries, input);
+        world.map_or_else(|| self.make_world(entries, input), Ok)
     }
 
     /// Makes the world of all Services, and notes what each has put into it.

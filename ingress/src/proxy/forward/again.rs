@@ -5,12 +5,14 @@ use std::pin::pin;
 use std::time::Duration;
 
 use http::request::Parts;
+use http::{Method, header};
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::super::body::{Left, Replay};
 use super::super::failure::{Failure, Named};
-use super::super::send::{Answered, SendError};
+use super::super::pace::Pace;
+use super::super::send::{Answered, SendError, is_our_shortage};
 use super::super::sweep::Elapsed;
 use super::super::turned_away;
 use super::{Forwarder, Job};
@@ -19,6 +21,19 @@ use crate::routing::retry::{self, BodyState, Failed, Progress, RetryAfter, Verdi
 use crate::routing::rules::Target;
 
 impl Forwarder {
+    /// How long the client may be waited for with the body of this request. A call of gRPC may be a conversation in which
+    /// the client says nothing for long, and so may what a CONNECT opens: they are not bounded by this.
+    pub(super) fn pace(&self, head: &Parts) -> Option<Pace> {
+        let rate = self.limits.body_rate?;
+        let is_conversation = head.method == Method::CONNECT
+            || head
+                .headers
+                .get(header::CONTENT_TYPE)
+                .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+        let pace = || Pace::new(self.sweep.alarm(), rate, self.limits.body_patience);
+        (!is_conversation).then(pace)
+    }
+
     /// Whether an answer may be one that is not passed on. For nearly all a look at the status, and at what is not there.
     pub(super) fn needs_a_look(&self, job: &Job, answered: &Answered) -> bool {
         self.may_be_turned_away(job, answered)
@@ -99,7 +114,14 @@ impl Forwarder {
         job: &Job,
     ) -> Option<Failure> {
         match error {
+            SendError::Client if body.is_some_and(Replay::is_too_slow) => {
+                return Some(Failure::SlowBody);
+            }
             SendError::Client => return Some(Failure::Incomplete),
+            // It would be the same at any other endpoint.
+            SendError::Connect(error) if is_our_shortage(error) => {
+                return Some(Failure::OutOfFiles);
+            }
             // That was decided when its answer was looked at.
             SendError::Unwanted { .. } => return None,
             _ => {}

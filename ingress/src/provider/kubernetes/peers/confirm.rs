@@ -210,6 +210,14 @@ impl Confirmations {
         self.0.news.notified().await;
     }
 
+    /// How many replicas are ready, and how many of them are silent.
+    pub fn counts(&self) -> (usize, usize) {
+        let table = self.0.table.lock();
+        let is_silent = |known: &&Known| known.is_silent;
+        let silent = table.replicas.values().filter(is_silent).count();
+        (table.replicas.len(), silent)
+    }
+
     /// What may be different since the last call.
     pub fn take_changed(&self) -> Changed {
         let mut table = self.0.table.lock();
