@@ -6,7 +6,7 @@ use std::process::{Output, Stdio};
 use parkway_tests::cluster::{Cluster, NAMESPACE, PodIs, Serving, serving};
 use parkway_tests::queue_proxy::loopback;
 use parkway_tests::tls::{Authority, TlsClient};
-use parkway_tests::{Parkway, QueueProxy, certificates, eventually};
+use parkway_tests::{Parkway, QueueProxy, certificates, eventually, has_program};
 use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
 use serde_json::{Value, json};
@@ -161,6 +161,9 @@ async fn a_rotated_key_decrypts_until_it_is_taken_away_and_bad_keys_change_nothi
 
 #[tokio::test]
 async fn openssl_goes_on_at_the_other_replica_with_a_session_it_has_written_down() {
+    if !has_program("openssl") {
+        return;
+    }
     let shop = Shop::start().await;
     shop.cluster.api.put(keys(&[("1", &[1; 80])]));
     let (one, other) = (
