@@ -39,6 +39,7 @@ pub mod metrics;
 pub mod parkway;
 pub mod pods;
 mod processes;
+mod programs;
 pub mod queue_proxy;
 pub mod raw;
 mod site;
@@ -58,6 +59,7 @@ pub use manifest::{
 };
 pub use parkway::{Builder, Parkway};
 pub use processes::kill_nine;
+pub use programs::has_program;
 pub use queue_proxy::QueueProxy;
 pub use queue_proxy::secured::Secured;
 pub use raw::Raw;

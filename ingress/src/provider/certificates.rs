@@ -195,17 +195,12 @@ impl Known {
             } else {
                 chain
             };
-            about(
-                meta.origin.clone(),
-                entry,
-                error.to_string(),
-                error.remedy(),
-            )
+            about(&meta.origin, entry, error.to_string(), error.remedy())
         })?;
         let issuers = secret.client_ca.as_ref().map(|entry| {
             parse_issuers(&entry.bytes).map_err(|error| {
                 let remedy = InvalidIssuers::REMEDY;
-                about(meta.origin.clone(), entry, error.to_string(), remedy)
+                about(&meta.origin, entry, error.to_string(), remedy)
             })
         });
         Ok(Self {
@@ -217,7 +212,7 @@ impl Known {
 }
 
 /// Without the value: it may be a private key.
-fn about(origin: Origin, entry: &Entry, message: String, remedy: &str) -> Box<Problem> {
+fn about(origin: &Origin, entry: &Entry, message: String, remedy: &str) -> Box<Problem> {
     let problem = origin.problem(&*entry.field, message);
     problem.value("").remedy(remedy).into()
 }

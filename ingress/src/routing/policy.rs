@@ -188,8 +188,8 @@ mod tests {
                 refresh: super::super::waiting_page::REFRESH,
                 template: None,
             }),
-            client_certificate: None,
             redirects: true,
+            client_certificate: Some(ClientCertificate::Required),
         };
         let told: Vec<_> = { policy.terms().into_iter() }
             .map(|term| format!("{}={}", term.name, term.value))
@@ -207,6 +207,7 @@ mod tests {
             "waiting-page-refresh=2s",
             "no-wake-paths=/healthz,/robots.txt",
             "no-wake-agents=googlebot,uptime",
+            "client-certificate=required",
         ];
         assert_eq!(told, expected);
     }

@@ -95,10 +95,7 @@ fn link(admin: &Admin, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
     };
     let connections = sink.connections();
     let peer = || scoped(vec![("peer", "autoscaler".to_owned())], ACTIVATOR);
-    let reachable = connections
-        .iter()
-        .map(|connection| (peer(), f64::from(u8::from(connection.is_connected))))
-        .take(1);
+    let reachable = [(peer(), f64::from(u8::from(sink.reaches_all())))];
     gauges(
         out,
         "kn_activator_stats_conn_reachable",
