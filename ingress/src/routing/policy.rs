@@ -188,7 +188,6 @@ mod tests {
                 refresh: super::super::waiting_page::REFRESH,
                 template: None,
             }),
-            client_certificate: None,
             redirects: true,
             client_certificate: Some(ClientCertificate::Required),
         };
