@@ -197,7 +197,7 @@ async fn a_kingress_names_the_secret_for_its_hosts() {
     let service = with_endpoints(service("shop", &[]), &[upstream.address()]);
     let ingress = format!(
         "apiVersion: networking.internal.knative.dev/v1alpha1\nkind: Ingress\nmetadata: {{name: custom}}\n\
-         spec:\n  tls:\n    - {{hosts: [{host}], secretName: wild}}\n    - {{hosts: [{host}], secretName: absent}}\n  \
+         spec:\n  tls:\n    - {{hosts: [{host}], secretName: wild, secretNamespace: default}}\n    - {{hosts: [{host}], secretName: absent, secretNamespace: default}}\n  \
          rules:\n    - hosts: [{host}]\n      visibility: ExternalIP\n      http:\n        paths:\n          \
          - splits: [{{serviceNamespace: default, serviceName: shop-00001, servicePort: 80, percent: 100}}]\n"
     );
