@@ -3,7 +3,6 @@
 //! Every attacker holds what it can get and lets nothing go. Memory is what the process has written to and shares with
 //! nobody; the bounds have some room, because the allocator keeps pages and threads have tables of their own.
 
-use std::fs;
 use std::future::Future;
 
 use parkway_tests::frames::{
@@ -11,7 +10,9 @@ use parkway_tests::frames::{
     request, reset, settings, whole,
 };
 use parkway_tests::upstream::Connection;
-use parkway_tests::{Builder, Parkway, Raw, Upstream, eventually, revision_with_endpoints};
+use parkway_tests::{
+    Builder, Parkway, Raw, Upstream, anonymous_kib, eventually, revision_with_endpoints,
+};
 
 const HOST: &str = "shop.default.localhost";
 
@@ -33,7 +34,7 @@ impl Target {
         // Whatever is made once is made.
         shop.get("/").await.expect(200);
         shop.http2().await.get("/").await.expect(200);
-        let before_kib = written_kib(parkway.pid());
+        let before_kib = anonymous_kib(parkway.pid());
         Self {
             parkway,
             _upstream: upstream,
@@ -73,7 +74,7 @@ impl Target {
         // What was sent last may still be on its way.
         let mut settled = 0;
         eventually("memory to be what it is", async || {
-            let now = written_kib(self.parkway.pid());
+            let now = anonymous_kib(self.parkway.pid());
             settled = if now > most { 0 } else { settled + 1 };
             most = most.max(now);
             (settled == 10).then_some(())
@@ -107,15 +108,6 @@ async fn endpoint(mut connection: Connection) {
             _ => std::future::pending().await,
         }
     }
-}
-
-fn written_kib(pid: i32) -> u64 {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-    let private = rollup
-        .lines()
-        .filter(|line| line.starts_with("Private_Dirty:"));
-    let kib = private.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-    kib.sum()
 }
 
 const KIB: u64 = 1024;
@@ -210,7 +202,7 @@ async fn requests_that_are_parked_with_all_they_may_bring() {
     let manifest = revision_with_endpoints("shop", &[upstream.address()]).and(parked);
     let parkway = Parkway::with(manifest).await;
     parkway.service("shop").get("/").await.expect(200);
-    let before_kib = written_kib(parkway.pid());
+    let before_kib = anonymous_kib(parkway.pid());
     let to = parkway.external();
     let target = Target {
         parkway,
@@ -230,6 +222,8 @@ async fn requests_that_are_parked_with_all_they_may_bring() {
                 let mut client = Raw::connect(to).await;
                 client.send(head).await;
                 client.send_what_goes(&body).await;
+                // An orderly end is not heard of: it is behind what nobody reads.
+                client.leaves_with_a_reset();
                 client
             },
         )

@@ -58,7 +58,7 @@ pub use manifest::{
     with_endpoints,
 };
 pub use parkway::{Builder, Parkway};
-pub use processes::kill_nine;
+pub use processes::{anonymous_kib, kill_nine};
 pub use programs::has_program;
 pub use queue_proxy::QueueProxy;
 pub use queue_proxy::secured::Secured;
