@@ -218,6 +218,11 @@ impl Throttler {
         }
     }
 
+    /// How much may be parked.
+    pub fn limits(&self) -> &QueueLimits {
+        &self.inner.office.limits
+    }
+
     /// The way in for one worker. Call it on the worker's thread, once for each index.
     ///
     /// # Panics

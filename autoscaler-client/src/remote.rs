@@ -271,6 +271,17 @@ impl RemoteSink {
         states
     }
 
+    /// Whether what is said of every Revision is heard: by the owner of its bucket, or by one of the given addresses.
+    pub fn reaches_all(&self) -> bool {
+        let is_connected = |connection: &Arc<Connection>| connection.status.is_connected();
+        if self.shared.connections.iter().any(is_connected) {
+            return true;
+        }
+        let owners = self.shared.owners.read();
+        let has_owner = |bucket: &String| owners.connections.get(bucket).is_some_and(is_connected);
+        !owners.buckets.is_empty() && owners.buckets.iter().all(has_owner)
+    }
+
     /// The connection that takes what is said of any Revision: the first that stands, or else the first.
     fn any(&self) -> Option<&Arc<Connection>> {
         let connections = &self.shared.connections;

@@ -20,6 +20,10 @@ pub fn run(settings: &Check) -> anyhow::Result<ExitCode> {
     if settings.live.live {
         return live::run(&settings.live);
     }
+    if let Err(problems) = app::certificate_files(&settings.certificates) {
+        app::print_problems(&problems);
+        return Ok(ExitCode::from(MISTAKES));
+    }
     let mut provider = app::file_provider(&settings.paths, &settings.domain);
     let world = match provider.load() {
         Ok(world) => world,

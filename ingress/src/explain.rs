@@ -3,16 +3,14 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use http_body_util::{BodyExt as _, Empty};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpStream;
 
+pub use crate::ask::QUESTION;
+use crate::ask::ask;
 use crate::cli::Explain;
 
 /// Status of a request that is not served.
-const NOT_SERVED: u8 = 1;
+pub const NOT_SERVED: u8 = 1;
 
 /// What is asked, as the admin entrance takes it.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -65,8 +63,13 @@ pub fn run(settings: &Explain) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let answer = runtime.block_on(ask(settings, &question))?;
-    print(&answer, settings.json)?;
+    let asked = ask(
+        &settings.target,
+        "/explain",
+        Some(serde_json::to_string(&question)?),
+    );
+    let answer = Answer::parse(&runtime.block_on(asked)?)?;
+    answer.print(settings.json)?;
     Ok(if answer.is_served {
         ExitCode::SUCCESS
     } else {
@@ -74,38 +77,29 @@ pub fn run(settings: &Explain) -> anyhow::Result<ExitCode> {
     })
 }
 
-async fn ask(settings: &Explain, question: &Question) -> anyhow::Result<Answer> {
-    let admin = settings.admin;
-    let stream = TcpStream::connect(admin)
-        .await
-        .with_context(|| format!("no Parkway answers at {admin}; is one running? Its --admin address can be given with --admin"))?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
-    let request = http::Request::get("/explain")
-        .header(http::header::HOST, admin.to_string())
-        .header(QUESTION, serde_json::to_string(question)?)
-        .body(Empty::<bytes::Bytes>::new())?;
-    let response = sender.send_request(request).await?;
-    let status = response.status();
-    let body = response.into_body().collect().await?.to_bytes();
-    drop(sender);
-    connection.abort();
-    if !status.is_success() {
-        bail!("{}", String::from_utf8_lossy(&body).trim());
+impl Answer {
+    /// Reads an answer.
+    ///
+    /// # Errors
+    ///
+    /// When it is none.
+    pub fn parse(body: &[u8]) -> anyhow::Result<Self> {
+        serde_json::from_slice(body)
+            .context("the answer cannot be read; is it a Parkway of another version?")
     }
-    serde_json::from_slice(&body)
-        .context("the answer cannot be read; is it a Parkway of another version?")
-}
 
-/// Carries the question as JSON: a URL inside a URL would have to be escaped twice.
-pub const QUESTION: &str = "x-parkway-question";
-
-#[expect(clippy::print_stdout, reason = "the answer to a command")]
-fn print(answer: &Answer, as_json: bool) -> anyhow::Result<()> {
-    if as_json {
-        println!("{}", serde_json::to_string_pretty(&answer.explanation)?);
-    } else {
-        print!("{}", answer.text);
+    /// Prints it for people, or for programs.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written as JSON.
+    #[expect(clippy::print_stdout, reason = "the answer to a command")]
+    pub fn print(&self, as_json: bool) -> anyhow::Result<()> {
+        if as_json {
+            println!("{}", serde_json::to_string_pretty(&self.explanation)?);
+        } else {
+            print!("{}", self.text);
+        }
+        Ok(())
     }
-    Ok(())
 }

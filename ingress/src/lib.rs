@@ -19,11 +19,13 @@
 //! is going on; [`app`] joins them and is where starting and stopping can be read from top to bottom. Arrows go one
 //! way: `main` → [`app`] → [`admin`] → [`frontend`], [`provider`], [`standalone`] → [`proxy`] → [`routing`], and the
 //! three in the middle do not name each other. (The admin stands above them because it shows what they know.)
+//! [`mod@ask`] is what the commands share that look at a running Parkway: [`mod@explain`], [`why`] and [`top`].
 //! [`config`], [`cli`], [`ready`], [`telemetry`], [`trace`] and [`workload`] are leaves anyone may use; [`mod@install`], which brings
 //! Parkway into a cluster and out of it again, stands apart. `tests/layering.rs` holds us to it.
 
 pub mod admin;
 pub mod app;
+pub mod ask;
 pub mod check;
 pub mod cli;
 pub mod config;
@@ -37,5 +39,7 @@ pub mod ready;
 pub mod routing;
 pub mod standalone;
 pub mod telemetry;
+pub mod top;
 pub mod trace;
+pub mod why;
 pub mod workload;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use parkway_ingress::cli::{Cli, Command};
-use parkway_ingress::{app, check, explain, hello, install};
+use parkway_ingress::{app, check, explain, hello, install, top, why};
 use tikv_jemallocator::Jemalloc;
 
 /// Gives memory back when a burst of connections or parked requests is over; its settings are in `.cargo/config.toml`.
@@ -19,6 +19,8 @@ fn main() -> ExitCode {
         Command::Uninstall(settings) => install::run_uninstall(&settings),
         Command::Check(check) => check::run(&check),
         Command::Explain(explain) => explain::run(&explain),
+        Command::Why(settings) => why::run(&settings),
+        Command::Top(settings) => top::run(&settings),
         Command::Hello => serve_hello(),
     };
     match done {

@@ -7,6 +7,8 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 use tracing::error;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime as SystemTimer};
 
 use crate::cli::LogFormat;
 
@@ -37,6 +39,16 @@ pub fn init(format: LogFormat, filter: &str) -> anyhow::Result<()> {
         error!(%panic, backtrace = %std::backtrace::Backtrace::capture(), "a bug: this request or task has ended");
     }));
     Ok(())
+}
+
+/// What the wall clock says, in RFC 3339's form.
+pub fn timestamp() -> String {
+    let mut text = String::new();
+    // A String takes everything.
+    SystemTimer
+        .format_time(&mut Writer::new(&mut text))
+        .unwrap_or_default();
+    text
 }
 
 static PANICS: AtomicU64 = AtomicU64::new(0);

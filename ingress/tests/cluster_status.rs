@@ -82,6 +82,7 @@ impl Site {
             system_namespace: "knative-serving".to_owned(),
             gateway: Key::new("knative-serving", "parkway"),
             default_certificate: None,
+            ticket_keys: None,
             wants_public: false,
         };
         let log = AppliedLog::new();

@@ -45,7 +45,7 @@ fn every_flag_that_the_references_name_exists() {
         .filter_map(clap::Arg::get_long)
         .map(|flag| format!("--{flag}"))
         .collect();
-    let reference = ["standalone.md", "cluster.md", "install.md"]
+    let reference = ["standalone.md", "limits.md", "cluster.md", "install.md"]
         .map(read)
         .concat();
     let named = reference

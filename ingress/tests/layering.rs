@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules of `ingress` and what each may name of the others.
-const MAY_NAME: [(&str, &[&str]); 17] = [
+const MAY_NAME: [(&str, &[&str]); 20] = [
     ("routing", &[]),
     ("config", &[]),
     ("cli", &[]),
@@ -16,8 +16,11 @@ const MAY_NAME: [(&str, &[&str]); 17] = [
     ("trace", &["telemetry"]),
     ("workload", &[]),
     ("hello", &[]),
-    ("explain", &["cli"]),
-    ("proxy", &["routing", "config", "trace"]),
+    ("ask", &["cli"]),
+    ("explain", &["ask", "cli"]),
+    ("why", &["ask", "cli", "explain"]),
+    ("top", &["ask", "cli"]),
+    ("proxy", &["routing", "config", "telemetry", "trace"]),
     ("frontend", &["proxy", "routing", "config", "trace"]),
     ("provider", &["routing", "workload"]),
     ("standalone", &["workload"]),

@@ -16,9 +16,11 @@ use parkway_ingress::install::object::Object;
 use parkway_ingress::install::yaml;
 use parkway_ingress::provider::kubernetes::peers::auth::AUDIENCE;
 use parkway_tests::api::ApiDouble;
-use parkway_tests::settled;
+use parkway_tests::{eventually, settled};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 const NS: &str = "knative-serving";
 const TOKEN: &str = "a-token-of-parkways-account";
@@ -38,7 +40,9 @@ async fn a_parkway_in_a_cluster_uses_the_rights_it_is_granted_and_no_others() {
     let api = ApiDouble::start();
     let folder = tempfile::tempdir().unwrap();
     furnish(&api);
-    let process = start(&api, folder.path());
+    let activator = unused_port();
+    let process = start(&api, folder.path(), &activator);
+    let waiting = wake(&activator).await;
     // The Lease is written again when it is given up, so not yet.
     let later = |right: &Right| right.2 == "leases" && right.3 == "update";
     settled("rights to be used", async || {
@@ -56,7 +60,7 @@ async fn a_parkway_in_a_cluster_uses_the_rights_it_is_granted_and_no_others() {
         idle => Err(format!("{idle:?}")),
     })
     .await;
-    drop(process);
+    drop((waiting, process));
 
     let granted = granted();
     let denied: Vec<_> = used(&api)
@@ -118,9 +122,41 @@ fn furnish(api: &ApiDouble) {
         }],
         "ports": [{"name": "http2", "port": 8080, "protocol": "TCP"}],
     }));
+    // One that is to start, and what becomes of it.
+    let revision = "hello-00001";
+    api.put(json!({
+        "apiVersion": "serving.knative.dev/v1", "kind": "Revision",
+        "metadata": {"name": revision, "namespace": "default"},
+        "spec": {"containers": [{"name": "user-container", "image": "hello"}]},
+    }));
+    api.put(json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": "hello-1", "namespace": "default", "labels": {"serving.knative.dev/revision": revision},
+        },
+        "spec": {"containers": [{"name": "user-container", "image": "hello"}]},
+        "status": {"phase": "Pending"},
+    }));
 }
 
-fn start(api: &ApiDouble, folder: &Path) -> Process {
+/// A request that waits for the Revision's Pod, as long as it is kept.
+async fn wake(activator: &str) -> TcpStream {
+    let request = "GET / HTTP/1.1\r\nHost: hello.default.example.com\r\n\
+                   Knative-Serving-Namespace: default\r\nKnative-Serving-Revision: hello-00001\r\n\r\n";
+    eventually("the activator's port", async || {
+        let mut stream = TcpStream::connect(activator).await.ok()?;
+        stream.write_all(request.as_bytes()).await.ok()?;
+        Some(stream)
+    })
+    .await
+}
+
+fn unused_port() -> String {
+    let reserved = TcpListener::bind("127.0.0.1:0").unwrap();
+    reserved.local_addr().unwrap().to_string()
+}
+
+fn start(api: &ApiDouble, folder: &Path, activator: &str) -> Process {
     let kubeconfig = folder.join("kubeconfig");
     let config = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "double",
@@ -132,21 +168,19 @@ fn start(api: &ApiDouble, folder: &Path) -> Process {
     let token = folder.join("token");
     std::fs::write(&token, TOKEN).unwrap();
     // Other replicas are asked at the same port, so it has to be known.
-    let reserved = TcpListener::bind("127.0.0.1:0").unwrap();
-    let peers = reserved.local_addr().unwrap().to_string();
-    drop(reserved);
+    let peers = unused_port();
     let mut command = Command::new(env!("CARGO_BIN_EXE_parkway"));
     command.args(["serve", "--workers=1"]);
     command.args(["--pod-name=this", "--pod-ip=127.0.0.1"]);
     command.arg("--kubeconfig").arg(kubeconfig);
     command.arg("--peer-token-file").arg(token);
     command.args(["--listen-peers", &peers]);
+    command.args(["--listen-activator", activator]);
     for listens in [
         "listen",
         "listen-tls",
         "listen-local",
         "listen-local-tls",
-        "listen-activator",
         "listen-activator-h2c",
         "listen-activator-tls",
         "metrics-listen",

@@ -8,6 +8,7 @@ mod endpoints;
 mod h2c;
 mod keep_alive;
 mod killed_process;
+mod live;
 #[expect(dead_code, reason = "of its clients not all are needed here")]
 mod load;
 mod random;

@@ -462,3 +462,38 @@ async fn the_activators_port_for_tls_shows_the_secrets_certificate_and_changes_i
     .await;
     parkway.finish().await;
 }
+
+#[tokio::test]
+async fn the_request_log_shows_what_the_handshake_agreed_on_as_go_does() {
+    let authority = Authority::new("all");
+    let (cluster, shop) = (secured_cluster(&authority), serving("shop"));
+    cluster.api.put(json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "config-observability", "namespace": SYSTEM},
+        "data": {
+            "logging.enable-request-log": "true",
+            "logging.request-log-template": "TLS: {{.Request.TLS}}",
+        },
+    }));
+    cluster.put(&shop);
+    let (pod, _secured) = pod("shop-1", &of_pods(&authority, NAMESPACE)).await;
+    cluster.pods(&shop, &[(pod.address(), PodIs::Ready)]);
+    let parkway = cluster.parkway().await;
+    let port = parkway.listens("activator_tls");
+    let client = TlsClient::trusting(&authority).protocols(&["h2"]);
+    let by_http2 = client.tunnel(port, DATA_PLANE).await;
+    let by_http2 = Site::new(by_http2, shop.host()).http2().await;
+    let request = Request::get("/")
+        .header("Knative-Serving-Namespace", NAMESPACE)
+        .header("Knative-Serving-Revision", shop.revision_name());
+    let request = request.body(Bytes::new()).unwrap();
+    by_http2.send(request).await.expect(200);
+    parkway
+        .says(&format!(
+            "TLS: {{772 true false 4866 h2 true {DATA_PLANE}}}"
+        ))
+        .await;
+    parkway.at(shop.host()).get("/").await.expect(200);
+    parkway.says("TLS: <nil>").await;
+    parkway.finish().await;
+}

@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod autoscaling;
+mod cannot_start;
+mod client_certificates;
 mod figures;
 mod internal_tls;
 mod life;
@@ -16,8 +18,10 @@ mod random;
 mod recordings;
 mod redirect;
 mod replicas;
+mod roles;
 mod starts;
 mod storms;
+mod tickets;
 mod tls;
 mod told;
 mod watching;

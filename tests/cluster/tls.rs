@@ -171,6 +171,55 @@ async fn a_certificate_that_goes_bad_is_told_and_the_one_before_keeps_serving() 
 }
 
 #[tokio::test]
+async fn a_certificate_whose_secret_is_deleted_serves_on_until_the_kingress_lets_go_of_it_and_this_is_said()
+ {
+    let authority = Authority::new("all");
+    let (cluster, shop) = (Cluster::start(), serving("shop"));
+    let identity = authority.issue(&[&shop.host()]);
+    put_secret(&cluster, "shop", &identity);
+    put_with_tls(&cluster, &shop, "shop");
+    let _pod = pod(&cluster, &shop).await;
+    let parkway = cluster.parkway().await;
+    cluster.ready("shop").await;
+    let client = TlsClient::trusting(&authority);
+
+    cluster.api.delete("secrets", "certificates", "shop");
+
+    settled("the KIngress to say what is missing", async || {
+        let (status, message) = condition(&cluster, "shop");
+        let says = message.contains("Secret certificates/shop is not there");
+        match status != "True" && says {
+            true => Ok(()),
+            false => Err(format!("{status}: {message}")),
+        }
+    })
+    .await;
+    let site = secure(&parkway, &client, &shop.host()).await;
+    site.get("/").await.expect(200);
+    // Its rules change as ever meanwhile.
+    let mut spec = cluster.ingress("shop")["spec"].clone();
+    for rule in spec["rules"].as_array_mut().unwrap() {
+        rule["http"]["paths"][0]["appendHeaders"] = json!({"Marker": "changed"});
+    }
+    let edit = json!({ "spec": spec });
+    cluster.api.edit("ingresses", NAMESPACE, "shop", edit);
+    eventually("the change to act", async || {
+        let answer = site.get("/").await.expect(200).json();
+        (answer["headers"]["marker"] == "changed").then_some(())
+    })
+    .await;
+    let now = shown(&parkway, &client, &shop.host()).await;
+    assert_eq!(now.as_deref(), Some(identity.first().as_ref()));
+
+    let without = json!({ "spec": { "tls": [] } });
+    cluster.api.edit("ingresses", NAMESPACE, "shop", without);
+    cluster.ready("shop").await;
+    assert_eq!(shown(&parkway, &client, &shop.host()).await, None);
+    parkway.at(shop.host()).get("/").await.expect(200);
+    parkway.finish().await;
+}
+
+#[tokio::test]
 async fn a_certificate_is_exchanged_under_load_and_nothing_is_lost() {
     let authority = Authority::new("all");
     let (cluster, shop) = (Cluster::start(), serving("shop"));

@@ -40,7 +40,7 @@ async fn who_leads_what_waits_and_who_is_silent_is_counted_where_anybody_may_ask
             "parkway_replicas_silent 0.0",
             "parkway_status_writes_total 1",
             "parkway_status_errors_total 0",
-            "parkway_request_log_lines_lost_total 0",
+            "parkway_log_lines_dropped_total{log=\"request\"} 0",
             "parkway_watch_failing{kind=\"Ingress\"} 0.0",
         ],
     )

@@ -53,6 +53,7 @@ impl World {
         let client = Client::new(api.router(), "default");
         let settings = Settings {
             default_certificate: None,
+            ticket_keys: None,
             ingress_class: Some(CLASS.to_owned()),
             system_namespace: SYSTEM.to_owned(),
             gateway: Key::new(SYSTEM, "parkway"),

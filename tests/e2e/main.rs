@@ -22,8 +22,11 @@ mod queue_full;
 mod replay;
 mod restart;
 mod splits;
+mod tls;
+mod tls_clients;
 mod trust;
 mod uncooperative;
+mod waiting_page;
 
 /// Bytes in which any that are missing, doubled or swapped show.
 fn pattern(length: u32) -> bytes::Bytes {

@@ -1,8 +1,8 @@
 //! Memory that a burst took goes back to the system, without anybody setting anything.
 
-use std::fs;
-
-use parkway_tests::{Parkway, Raw, Upstream, command, eventually, revision_with_endpoints};
+use parkway_tests::{
+    Parkway, Raw, Upstream, anonymous_kib, command, eventually, revision_with_endpoints,
+};
 
 /// Jemalloc tells its settings at the end of a process that is asked to (jemalloc's manual, `opt.stats_print`).
 #[test]
@@ -29,7 +29,7 @@ async fn memory_of_2000_connections_goes_back_when_they_are_gone() {
     let parkway = Parkway::with(manifest).await;
     let shop = parkway.service("shop");
     shop.get("/").await.expect(200);
-    let before = resident_kib(&parkway);
+    let before = anonymous_kib(parkway.pid());
     let mut clients: Vec<Raw> = Vec::new();
     for _ in 0..2_000 {
         let mut client = shop.raw().await;
@@ -42,7 +42,7 @@ async fn memory_of_2000_connections_goes_back_when_they_are_gone() {
     // More than 8 KiB each.
     let grown = before + 16_000;
     eventually("buffers to be taken", async || {
-        (resident_kib(&parkway) > grown).then_some(())
+        (anonymous_kib(parkway.pid()) > grown).then_some(())
     })
     .await;
 
@@ -50,18 +50,8 @@ async fn memory_of_2000_connections_goes_back_when_they_are_gone() {
 
     let most_of_it_gone = before + 8_000;
     eventually("memory to be given back", async || {
-        (resident_kib(&parkway) < most_of_it_gone).then_some(())
+        (anonymous_kib(parkway.pid()) < most_of_it_gone).then_some(())
     })
     .await;
     parkway.finish().await;
-}
-
-/// Memory that is in no file (Linux `proc_pid_smaps`(5)): how much of the binary is in memory depends on what has run.
-fn resident_kib(parkway: &Parkway) -> u64 {
-    let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", parkway.pid())).unwrap();
-    let share = rollup
-        .lines()
-        .find_map(|line| line.strip_prefix("Pss_Anon:"));
-    let kib = share.unwrap().trim().trim_end_matches(" kB");
-    kib.parse().unwrap()
 }

@@ -17,8 +17,9 @@ use parkway_ingress::frontend::tls::{CertificatePublisher, Certificates, TlsSett
 use parkway_ingress::frontend::worker::{
     self, Entrance, EntranceKind, Policy, RoutePublisher, WorkerParts,
 };
+use parkway_ingress::proxy::log_lines::{LogLines, LogLinesWriter};
 use parkway_ingress::proxy::observe::RequestCounts;
-use parkway_ingress::proxy::request_log::{RequestLogPublisher, RequestLogWriter};
+use parkway_ingress::proxy::request_log::RequestLogPublisher;
 use parkway_ingress::proxy::tls::InternalTls;
 use parkway_ingress::routing::headers::HostMode;
 use parkway_ingress::routing::revisions::Revisions;
@@ -86,7 +87,7 @@ pub(crate) struct Cluster {
     pub(crate) health: HealthPublisher,
     pub(crate) drain: CancellationToken,
     pub(crate) request_log: RequestLogPublisher,
-    writer: RequestLogWriter,
+    writer: LogLinesWriter,
     publisher: RoutePublisher,
     spec: Arc<RevisionSpec>,
     generation: u64,
@@ -113,7 +114,8 @@ impl Cluster {
         let throttler = Throttler::new(QueueLimits::default(), 1);
         let (stats, counts) = (Stats::new(1), RequestCounts::new(1));
         let drain = CancellationToken::new();
-        let (request_log, log, writer) = RequestLogPublisher::new();
+        let (lines, writer) = LogLines::new();
+        let (request_log, log) = RequestLogPublisher::new(lines);
         let parts = WorkerParts {
             tracer: Tracer::default(),
             workers: 1,
@@ -248,7 +250,7 @@ impl Cluster {
         String::from_utf8(written).unwrap()
     }
 
-    async fn end(mut self) -> (RequestLogPublisher, RequestLogWriter) {
+    async fn end(mut self) -> (RequestLogPublisher, LogLinesWriter) {
         settled("everything to be free", async || {
             let held: u64 = self.throttler.state().iter().map(|it| it.in_flight).sum();
             let counted: u64 = self.stats.gauges().iter().map(|(_, count, _)| count).sum();

@@ -18,3 +18,4 @@ mod timeouts;
 mod tls;
 mod turned_away;
 mod unknown;
+mod websocket;

@@ -30,7 +30,7 @@ async fn is_answered_as_recorded(path: &str, least: usize) {
     let counts = cluster.counts.total();
     let counted: u64 = counts
         .values()
-        .flat_map(|it| &it.by_status)
+        .flat_map(|it| it.by_status())
         .map(|(_, n)| n)
         .sum();
     assert_eq!(counted, 0, "probes are nobody's requests: {counts:?}");

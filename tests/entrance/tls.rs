@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use parkway_ingress::frontend::tls::HandshakeEnd;
-use parkway_ingress::routing::tls::{Binding, ClientCa};
+use parkway_ingress::routing::tls::{Binding, ClientCa, ClientCertificate};
 use parkway_tests::tls::{Authority, TlsClient};
 use parkway_tests::upstream::Connection;
 use parkway_tests::{Raw, Upstream, settled};
@@ -118,12 +118,13 @@ async fn a_host_that_wants_client_certificates_is_served_to_those_who_show_one()
     let upstream = Upstream::answering("it").await;
     let cluster = Cluster::with(spec(), &[upstream.address()]).await;
     let open = "open.example.com";
-    let roots = vec![clients.root_der()];
+    let roots = [clients.root_der()].into();
     cluster.bind(&[
         Binding {
             client_ca: Some(Arc::new(ClientCa {
                 source: "Secret shop/clients".into(),
                 roots,
+                wanted: ClientCertificate::Required,
             })),
             ..binding(&authority.issue(&[HOST]))
         },

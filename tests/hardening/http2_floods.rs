@@ -8,7 +8,7 @@ use parkway_tests::frames::{
     many, reset, settings, whole, window,
 };
 use parkway_tests::upstream::Connection;
-use parkway_tests::{Parkway, Site, Upstream, revision_with_endpoints};
+use parkway_tests::{Parkway, Site, Upstream, anonymous_kib, revision_with_endpoints};
 
 const HOST: &str = "shop.default.localhost";
 
@@ -44,7 +44,7 @@ impl Shop {
             .await
             .expect(200);
         Self {
-            before_kib: written_kib(parkway.pid()),
+            before_kib: anonymous_kib(parkway.pid()),
             parkway,
             _upstream: upstream,
         }
@@ -62,7 +62,7 @@ impl Shop {
     #[expect(clippy::print_stdout, reason = "measured for who wants to see it")]
     async fn goes_on(&self, what: &str) {
         self.site().get("/").await.expect(200);
-        let now = written_kib(self.parkway.pid());
+        let now = anonymous_kib(self.parkway.pid());
         let more = now.saturating_sub(self.before_kib);
         println!(
             "{what}: {} KiB before, {more} KiB more now",
@@ -74,16 +74,6 @@ impl Shop {
     async fn close(self) {
         self.parkway.finish().await;
     }
-}
-
-/// Memory that a process has written to and shares with nobody. (Pages of its program count for whoever runs it alone.)
-fn written_kib(pid: i32) -> u64 {
-    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-    let private = rollup
-        .lines()
-        .filter(|line| line.starts_with("Private_Dirty:"));
-    let kib = private.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-    kib.sum()
 }
 
 /// Odd numbers from 1: the streams a client may begin.

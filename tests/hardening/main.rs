@@ -3,12 +3,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod chain;
 mod endpoints;
 mod files;
 mod http2_confusion;
 mod http2_floods;
 mod http2_rules;
+mod memory;
 mod messages;
+mod names;
 mod peers;
 mod programs;
 mod proxied;

@@ -35,9 +35,11 @@ mod gate;
 pub mod http1;
 pub mod http2;
 pub mod manifest;
+pub mod metrics;
 pub mod parkway;
 pub mod pods;
 mod processes;
+mod programs;
 pub mod queue_proxy;
 pub mod raw;
 mod site;
@@ -56,7 +58,8 @@ pub use manifest::{
     with_endpoints,
 };
 pub use parkway::{Builder, Parkway};
-pub use processes::kill_nine;
+pub use processes::{anonymous_kib, kill_nine};
+pub use programs::has_program;
 pub use queue_proxy::QueueProxy;
 pub use queue_proxy::secured::Secured;
 pub use raw::Raw;

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 
 use crate::binary::command;
 use crate::http1::Http1;
+use crate::metrics::Metrics;
 use crate::processes::{MARK, kill_marked, marked, signal};
 use crate::site::Site;
 use crate::state::State;
@@ -37,6 +38,7 @@ pub struct Builder {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     workers: u32,
+    is_read: bool,
 }
 
 impl Builder {
@@ -49,6 +51,7 @@ impl Builder {
             arguments: Vec::new(),
             environment: Vec::new(),
             workers: WORKERS,
+            is_read: true,
         }
     }
 
@@ -85,6 +88,12 @@ impl Builder {
     /// How many threads serve requests.
     pub fn workers(mut self, workers: u32) -> Self {
         self.workers = workers;
+        self
+    }
+
+    /// Nobody reads its standard output, so that it can write no more when the pipe is full.
+    pub fn unread(mut self) -> Self {
+        self.is_read = false;
         self
     }
 
@@ -135,10 +144,10 @@ impl Builder {
             .spawn()
             .unwrap();
         let logs = Logs::default();
-        let readers = vec![
-            logs.keep(child.stdout.take().unwrap()),
-            logs.keep(child.stderr.take().unwrap()),
-        ];
+        let mut readers = vec![logs.keep(child.stderr.take().unwrap())];
+        if self.is_read {
+            readers.push(logs.keep(child.stdout.take().unwrap()));
+        }
         let mut parkway = Parkway {
             started: Started {
                 child,
@@ -309,6 +318,11 @@ impl Parkway {
             .await;
     }
 
+    /// `/metrics`, read.
+    pub async fn scraped(&self) -> Metrics {
+        Metrics::parse(&self.metrics().await)
+    }
+
     /// `/metrics`.
     pub async fn metrics(&self) -> String {
         self.admin_get("/metrics").await.unwrap().expect(200).text()
@@ -379,8 +393,13 @@ impl Parkway {
 
     /// Asks a running Parkway where a request would go: `parkway explain` with these arguments.
     pub fn explain(&self, arguments: &[&str]) -> Output {
+        self.asked_by("explain", arguments)
+    }
+
+    /// What another command says of it: `parkway COMMAND --admin …` with these arguments.
+    pub fn asked_by(&self, command_name: &str, arguments: &[&str]) -> Output {
         let admin = self.admin().to_string();
-        let arguments = [&["explain", "--admin", &admin], arguments].concat();
+        let arguments = [&[command_name, "--admin", &admin], arguments].concat();
         command(&arguments).output().unwrap()
     }
 

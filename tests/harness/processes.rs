@@ -24,6 +24,19 @@ fn has_variable(pid: i32, wanted: &[u8]) -> bool {
         .any(|variable| variable == wanted)
 }
 
+/// Memory of a process that is in no file, in KiB (Linux `proc_pid_smaps`(5)). How much of the binary counts depends on what
+/// has run, on who else runs it, and on whether it has been written to disk since it was built.
+///
+/// # Panics
+///
+/// When there is no such process.
+pub fn anonymous_kib(pid: i32) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("a process");
+    let share = { rollup.lines() }.find_map(|line| line.strip_prefix("Pss_Anon:"));
+    let kib = share.and_then(|share| share.trim().strip_suffix(" kB"));
+    kib.and_then(|kib| kib.parse().ok()).expect("a share in kB")
+}
+
 /// Sends a signal; to one that has ended meanwhile it is not missed.
 pub(crate) fn signal(pid: i32, signal: Signal) {
     if let Some(pid) = Pid::from_raw(pid) {

@@ -1,6 +1,7 @@
 //! A client whose every byte is the test's own.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
@@ -59,6 +60,12 @@ impl Raw {
         patiently("room for bytes", self.stream.write_all(bytes.as_ref())).await
     }
 
+    /// Sends as much of this as the system and the other side take without being waited for, for a moment.
+    pub async fn send_what_goes(&mut self, bytes: impl AsRef<[u8]>) {
+        let sending = self.stream.write_all(bytes.as_ref());
+        drop(tokio::time::timeout(Duration::from_millis(200), sending).await);
+    }
+
     /// Ends the sending side and keeps reading.
     pub async fn half_close(&mut self) {
         self.stream.shutdown().await.unwrap();
@@ -66,6 +73,11 @@ impl Raw {
 
     /// Ends the connection with a reset instead of an orderly end.
     pub fn reset(self) {
+        self.stream.set_zero_linger().unwrap();
+    }
+
+    /// From now on, dropping it ends the connection with a reset.
+    pub fn leaves_with_a_reset(&self) {
         self.stream.set_zero_linger().unwrap();
     }
 

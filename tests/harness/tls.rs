@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use k8s_openapi::ByteString;
 use rcgen::{
@@ -125,6 +125,8 @@ pub struct TlsClient {
     protocols: Vec<Vec<u8>>,
     identity: Option<Identity>,
     resumption: Resumption,
+    /// Made once: a session is resumed only by the configuration that began it.
+    made: Arc<OnceLock<Arc<ClientConfig>>>,
 }
 
 impl TlsClient {
@@ -138,6 +140,7 @@ impl TlsClient {
             protocols: Vec::new(),
             identity: None,
             resumption: Resumption::disabled(),
+            made: Arc::default(),
         }
     }
 
@@ -145,6 +148,7 @@ impl TlsClient {
     #[must_use]
     pub fn version(mut self, version: &'static SupportedProtocolVersion) -> Self {
         self.versions = vec![version];
+        self.made = Arc::default();
         self
     }
 
@@ -152,6 +156,7 @@ impl TlsClient {
     #[must_use]
     pub fn protocols(mut self, names: &[&str]) -> Self {
         self.protocols = names.iter().map(|name| name.as_bytes().to_vec()).collect();
+        self.made = Arc::default();
         self
     }
 
@@ -159,6 +164,7 @@ impl TlsClient {
     #[must_use]
     pub fn showing(mut self, identity: Identity) -> Self {
         self.identity = Some(identity);
+        self.made = Arc::default();
         self
     }
 
@@ -166,10 +172,15 @@ impl TlsClient {
     #[must_use]
     pub fn resuming(mut self) -> Self {
         self.resumption = Resumption::in_memory_sessions(16);
+        self.made = Arc::default();
         self
     }
 
     fn connector(&self) -> TlsConnector {
+        TlsConnector::from(Arc::clone(self.made.get_or_init(|| self.config())))
+    }
+
+    fn config(&self) -> Arc<ClientConfig> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&self.versions)
@@ -187,7 +198,7 @@ impl TlsClient {
         };
         config.alpn_protocols.clone_from(&self.protocols);
         config.resumption = self.resumption.clone();
-        TlsConnector::from(Arc::new(config))
+        Arc::new(config)
     }
 
     /// Connects, and does the handshake for this name.

@@ -67,6 +67,9 @@ pub(crate) struct Generate {
     /// Requests a second over all connections, whether they are answered or not; measures latency
     #[arg(long)]
     pub(crate) rate: Option<u32>,
+    /// By TLS; HTTP/1.1 only
+    #[arg(long)]
+    pub(crate) tls: bool,
 }
 
 /// Takes orders until standard input ends.
@@ -202,10 +205,10 @@ async fn clients(options: &Generate) -> Result<Vec<Client>> {
     for _ in 0..options.connections {
         match options.way {
             Way::Http1 => {
-                let requests = http1::Requests::new(options);
+                let requests = http1::Requests::new(options)?;
                 clients.push(Client::Http1(http1::Client::connect(requests).await?));
             }
-            Way::Close => clients.push(Client::Close(http1::Requests::new(options))),
+            Way::Close => clients.push(Client::Close(http1::Requests::new(options)?)),
             Way::H2 => {
                 let client = http2::Client::connect(options.to, &options.host).await?;
                 clients.extend((0..options.streams).map(|_| Client::H2(client.clone())));

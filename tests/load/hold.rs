@@ -43,6 +43,9 @@ pub(crate) struct Hold {
     /// How many bytes each answer over HTTP/1.1 must have
     #[arg(long, default_value_t = 1024)]
     answer: usize,
+    /// By TLS; HTTP/1.1 only
+    #[arg(long)]
+    tls: bool,
 }
 
 /// Takes orders until standard input ends.
@@ -90,6 +93,10 @@ async fn open_connections(options: &Hold, tally: &Arc<Tally>) -> Result<()> {
             options.path.as_deref(),
             options.answer,
         );
+        let requests = match options.tls {
+            true => requests.by_tls(&options.host)?,
+            false => requests,
+        };
         let mut client = Client::connect(requests).await?;
         client.send().await?;
         let tally = Arc::clone(tally);

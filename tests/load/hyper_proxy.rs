@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -15,8 +16,12 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::SendRequest;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{LocalSet, spawn_local};
+use tokio_rustls::TlsAcceptor;
+
+use crate::tls;
 
 #[derive(Debug, Args)]
 pub(crate) struct Hyper {
@@ -24,6 +29,12 @@ pub(crate) struct Hyper {
     listen: SocketAddr,
     #[arg(long)]
     to: SocketAddr,
+    /// By TLS
+    #[arg(long, requires = "certificate")]
+    listen_tls: Option<SocketAddr>,
+    /// The folder of its certificate
+    #[arg(long)]
+    certificate: Option<PathBuf>,
 }
 
 /// Serves until it is ended.
@@ -35,25 +46,45 @@ pub(crate) fn run(options: &Hyper) -> Result<()> {
 }
 
 async fn serve(options: &Hyper) -> Result<()> {
-    let listener = TcpListener::bind(options.listen).await?;
     let pool = Rc::new(Pool {
         to: options.to,
         free: RefCell::default(),
     });
+    let listener = TcpListener::bind(options.listen).await?;
+    if let (Some(address), Some(folder)) = (options.listen_tls, &options.certificate) {
+        let (acceptor, pool) = (tls::acceptor(folder)?, Rc::clone(&pool));
+        let listener = TcpListener::bind(address).await?;
+        spawn_local(async move { accept(listener, Some(acceptor), pool).await });
+    }
+    accept(listener, None, pool).await
+}
+
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, pool: Rc<Pool>) -> Result<()> {
     loop {
         let (client, address) = listener.accept().await?;
         client.set_nodelay(true)?;
         let ip = HeaderValue::from_str(&address.ip().to_string())?;
-        let pool = Rc::clone(&pool);
+        let (pool, tls) = (Rc::clone(&pool), tls.clone());
         spawn_local(async move {
-            let service = service_fn(move |request| forward(request, ip.clone(), Rc::clone(&pool)));
-            // What breaks a connection is seen at both of its ends.
-            hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(client), service)
-                .await
-                .ok();
+            match tls {
+                None => serve_one(client, ip, pool).await,
+                Some(tls) => {
+                    if let Ok(client) = tls.accept(client).await {
+                        serve_one(client, ip, pool).await;
+                    }
+                }
+            }
         });
     }
+}
+
+async fn serve_one(client: impl AsyncRead + AsyncWrite + Unpin, ip: HeaderValue, pool: Rc<Pool>) {
+    let service = service_fn(move |request| forward(request, ip.clone(), Rc::clone(&pool)));
+    // What breaks a connection is seen at both of its ends.
+    hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(client), service)
+        .await
+        .ok();
 }
 
 async fn forward(

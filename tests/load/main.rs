@@ -32,6 +32,7 @@ mod process;
 mod relay;
 mod report;
 mod rows;
+mod tls;
 
 #[derive(Debug, Parser)]
 #[command(about = "Measures Parkway beside other proxies")]

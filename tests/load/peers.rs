@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::machine::{Cpus, first_line, pause};
 use crate::process::Process;
+use crate::tls;
 
 /// How long a program may take until it answers; ten thousand hosts take their time.
 const STARTING: Duration = Duration::from_secs(120);
@@ -111,6 +112,8 @@ pub(crate) enum Route {
     H2,
     /// To an endpoint that is not ready.
     Parked,
+    /// HTTP/1.1 by TLS to an HTTP/1.1 endpoint.
+    Tls,
 }
 
 /// A program at work. Dropping it ends it.
@@ -132,6 +135,7 @@ impl Running {
             Route::H2 => (self.ports.h2, HOST),
             Route::Parked if parkway => (self.ports.plain, HOST),
             Route::Parked => (self.ports.parked, HOST),
+            Route::Tls => (self.ports.tls, HOST),
         };
         Target {
             address,
@@ -160,6 +164,7 @@ struct Ports {
     plain: SocketAddr,
     h2: SocketAddr,
     parked: SocketAddr,
+    tls: SocketAddr,
     local: SocketAddr,
     admin: SocketAddr,
 }
@@ -167,7 +172,7 @@ struct Ports {
 impl Ports {
     /// Ports that nobody listens on now.
     fn free() -> Result<Self> {
-        let listeners: Vec<_> = (0..5)
+        let listeners: Vec<_> = (0..6)
             .map(|_| TcpListener::bind("127.0.0.1:0"))
             .collect::<Result<_, _>>()?;
         let address = |index: usize| listeners[index].local_addr();
@@ -177,6 +182,7 @@ impl Ports {
             parked: address(2)?,
             local: address(3)?,
             admin: address(4)?,
+            tls: address(5)?,
         })
     }
 }
@@ -195,6 +201,10 @@ pub(crate) struct Start<'a> {
     pub(crate) flags: Vec<String>,
     /// Parkway's workers.
     pub(crate) workers: usize,
+    /// It serves TLS as well.
+    pub(crate) tls: bool,
+    /// Parkway's environment beyond what it inherits.
+    pub(crate) environment: Vec<(&'static str, String)>,
 }
 
 /// What Parkway serves.
@@ -214,6 +224,9 @@ pub(crate) const PARKED: &str = include_str!("peers/parkway-parked.yaml");
 /// Starts a program and waits until it serves.
 pub(crate) fn start(how: &Start<'_>, program: Program) -> Result<Running> {
     let (ports, folder) = (Ports::free()?, TempDir::new()?);
+    if how.tls {
+        tls::put_certificate(folder.path(), HOST)?;
+    }
     let command = command(how, program, &ports, folder.path())?;
     let process = Process::logging(&command, folder.path(), how.cpus, &how.on)?;
     let mut running = Running {
@@ -227,9 +240,10 @@ pub(crate) fn start(how: &Start<'_>, program: Program) -> Result<Running> {
 }
 
 fn command(how: &Start<'_>, program: Program, ports: &Ports, folder: &Path) -> Result<Command> {
-    let render = |name: &str, template: &str| -> Result<PathBuf> {
+    let render = |name: &str, template: &str, by_tls: &str| -> Result<PathBuf> {
         let file = folder.join(name);
-        fs::write(&file, filled(template, how, ports, folder)?)?;
+        let template = template.replace("@by_tls@", if how.tls { by_tls } else { "" });
+        fs::write(&file, filled(&template, how, ports, folder)?)?;
         Ok(file)
     };
     let (listen, to) = (ports.plain.to_string(), how.endpoint.to_string());
@@ -243,19 +257,35 @@ fn command(how: &Start<'_>, program: Program, ports: &Ports, folder: &Path) -> R
             };
             command = Command::new(std::env::current_exe()?);
             command.args([name, "--listen", &listen, "--to", &to]);
+            if how.tls {
+                command.args(["--listen-tls", &ports.tls.to_string()]);
+                command.arg("--certificate").arg(folder);
+            }
         }
         Program::Nginx => {
-            let file = render("nginx.conf", include_str!("peers/nginx.conf"))?;
+            let file = render(
+                "nginx.conf",
+                include_str!("peers/nginx.conf"),
+                include_str!("peers/nginx-tls.conf"),
+            )?;
             command = Command::new(&how.tools.nginx);
             command.arg("-p").arg(folder).arg("-c").arg(file);
         }
         Program::Haproxy => {
-            let file = render("haproxy.cfg", include_str!("peers/haproxy.cfg"))?;
+            let file = render(
+                "haproxy.cfg",
+                include_str!("peers/haproxy.cfg"),
+                include_str!("peers/haproxy-tls.cfg"),
+            )?;
             command = Command::new(&how.tools.haproxy);
             command.arg("-db").arg("-f").arg(file);
         }
         Program::Envoy => {
-            let file = render("envoy.yaml", include_str!("peers/envoy.yaml"))?;
+            let file = render(
+                "envoy.yaml",
+                include_str!("peers/envoy.yaml"),
+                include_str!("peers/envoy-tls.yaml"),
+            )?;
             command = Command::new(&how.tools.envoy);
             command.args([
                 "--concurrency",
@@ -269,7 +299,7 @@ fn command(how: &Start<'_>, program: Program, ports: &Ports, folder: &Path) -> R
         Program::Parkway => {
             command = Command::new(&how.tools.parkway);
             command.arg("run").arg(match how.manifests {
-                Manifests::Template(template) => render("manifests.yaml", template)?,
+                Manifests::Template(template) => render("manifests.yaml", template, "")?,
                 Manifests::At(path) => path.to_owned(),
             });
             command.args(["--workers", &how.workers.to_string(), "--log", "warn"]);
@@ -278,7 +308,14 @@ fn command(how: &Start<'_>, program: Program, ports: &Ports, folder: &Path) -> R
             command.args(["--listen-local", &ports.local.to_string()]);
             command.args(["--admin", &ports.admin.to_string()]);
             command.arg("--state-dir").arg(folder.join("state"));
-            command.args(&how.flags);
+            if how.tls {
+                command.args(["--listen-tls", &ports.tls.to_string()]);
+                command.arg("--tls-cert").arg(folder.join(tls::CHAIN));
+                command.arg("--tls-key").arg(folder.join(tls::KEY));
+            }
+            command
+                .args(&how.flags)
+                .envs(how.environment.iter().cloned());
         }
     }
     Ok(command)
@@ -292,6 +329,8 @@ fn filled(template: &str, how: &Start<'_>, ports: &Ports, folder: &Path) -> Resu
         ("@plain@", ports.plain.to_string()),
         ("@h2@", ports.h2.to_string()),
         ("@parked@", ports.parked.to_string()),
+        ("@tls@", ports.tls.to_string()),
+        ("@tls_port@", ports.tls.port().to_string()),
         ("@endpoint@", how.endpoint.to_string()),
         ("@plain_port@", ports.plain.port().to_string()),
         ("@h2_port@", ports.h2.port().to_string()),

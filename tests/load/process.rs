@@ -65,6 +65,7 @@ impl Process {
             .arg("become")
             .arg(command.get_program())
             .args(command.get_args())
+            .envs({ command.get_envs() }.filter_map(|(name, value)| Some((name, value?))))
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file);

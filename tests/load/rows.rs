@@ -19,6 +19,7 @@ mod cold;
 mod hosts;
 mod idle;
 mod parked;
+mod tls;
 
 /// How many rounds the samples of a figure come from, unless said otherwise.
 const ROUNDS: usize = 9;
@@ -42,6 +43,8 @@ enum Row {
     Latency,
     Hosts,
     Workers,
+    Tracing,
+    Tls,
 }
 
 #[derive(Debug, Args)]
@@ -114,6 +117,8 @@ impl Bench {
             manifests: Manifests::Template(READY),
             flags: Vec::new(),
             workers: 1,
+            tls: false,
+            environment: Vec::new(),
         }
     }
 
@@ -190,12 +195,14 @@ fn tables(bench: &Bench, row: Row) -> Result<Vec<Table>> {
         Row::Connections => busy::connections(bench),
         Row::Latency => busy::latency(bench),
         Row::Workers => busy::workers(bench),
+        Row::Tracing => busy::tracing(bench),
         Row::Idle => idle::idle(bench),
         Row::Parked => parked::memory(bench),
         Row::Release => parked::release(bench),
         Row::Signal => cold::signal(bench),
         Row::Ready => cold::ready(bench),
         Row::Hosts => hosts::hosts(bench),
+        Row::Tls => tls::tls(bench),
     }
 }
 

@@ -106,6 +106,16 @@ async fn parked(parkway: &Parkway, shop: &Serving) -> JoinHandle<Answer> {
     request
 }
 
+/// Waits until it is known which Pods there are: what is recorded is old, and the first list would take it for Pods from
+/// before the start.
+async fn listed(parkway: &Parkway) {
+    parkway
+        .state_when("the Pods to be listed", |state| {
+            state.0["podWatches"]["watches"]["Pod"]["isSynced"] == true
+        })
+        .await;
+}
+
 /// A Parkway that sends its traces there, and is quick about it.
 async fn tracing(cluster: &Cluster, autoscaler: &Listener, collector: &Collector) -> Parkway {
     let parkway = cluster
@@ -134,6 +144,7 @@ async fn a_cold_start_in_a_cluster_is_one_trace_whose_phases_tell_of_its_pod_and
     let parkway = tracing(&cluster, &autoscaler, &collector).await;
     let request = parked(&parkway, &shop).await;
     seen(&parkway, "signalled").await;
+    listed(&parkway).await;
 
     let proxy = QueueProxy::starting("shop-1", 10).await;
     let address = proxy.address().ip();
@@ -235,6 +246,7 @@ async fn who_waits_for_an_image_that_cannot_be_pulled_is_answered_with_the_reaso
     cluster.put(&shop);
     let parkway = cluster.parkway().await;
     let request = parked(&parkway, &shop).await;
+    listed(&parkway).await;
 
     cluster.api.put(broken_pod(&shop, "shop-1", "ErrImagePull"));
     seen(&parkway, "created").await;
@@ -252,6 +264,64 @@ async fn who_waits_for_an_image_that_cannot_be_pulled_is_answered_with_the_reaso
     let state = parkway.state().await;
     assert_eq!(last(&state)["outcome"], "failed");
     assert_add_up(last(&state));
+    parkway.finish().await;
+}
+
+/// What a Revision says of its Pods.
+fn says(cluster: &Cluster, of: &Serving, reason: &str, message: &str) {
+    let condition = json!({
+        "type": "ResourcesAvailable", "status": "False", "reason": reason, "message": message,
+    });
+    let patch = json!({"status": {"conditions": [condition]}});
+    cluster
+        .api
+        .edit("revisions", NAMESPACE, &of.revision_name(), patch);
+}
+
+#[tokio::test]
+async fn a_pod_for_which_a_node_is_made_is_waited_for_whatever_its_revision_says() {
+    let (cluster, shop, cart) = (Cluster::start(), serving("shop"), serving("cart"));
+    cluster.put(&shop);
+    cluster.put(&cart);
+    let parkway = cluster.parkway().await;
+    let request = parked(&parkway, &shop).await;
+    listed(&parkway).await;
+    let proxy = QueueProxy::start("shop-1", 10).await;
+    let address = proxy.address().ip();
+    let mut without_node = pod(&shop, "shop-1", address, Reached::Created);
+    without_node["status"]["conditions"] = json!([{
+        "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+        "message": "0/1 nodes are available: 1 Insufficient cpu.",
+    }]);
+    cluster.api.put(without_node);
+    cluster.api.put(event(
+        "shop-1",
+        None,
+        "TriggeredScaleUp",
+        "pod triggered scale-up",
+    ));
+    seen(&parkway, "created").await;
+
+    says(
+        &cluster,
+        &shop,
+        "Unschedulable",
+        "0/1 nodes are available: 1 Insufficient cpu.",
+    );
+    // What is said after it has its effect, so that it has had its own.
+    let site = parkway.at(cart.host());
+    let other = tokio::spawn(async move { site.get("/").await });
+    parkway.parked(2).await;
+    says(&cluster, &cart, "NotFound", "there is no such image");
+    let text = other.await.unwrap().expect(503).text();
+    assert!(text.contains("there is no such image"), "{text}");
+    assert!(!request.is_finished());
+
+    cluster
+        .api
+        .put(pod(&shop, "shop-1", address, Reached::Addressed));
+    cluster.pods(&shop, &[(proxy.address(), PodIs::NotReady)]);
+    request.await.unwrap().expect(200);
     parkway.finish().await;
 }
 

@@ -17,25 +17,25 @@ use tokio::task::JoinSet;
 /// How far the sum of the phases may be from the whole, in milliseconds.
 const SLACK_MS: f64 = 2.0;
 
-const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
-const CALLER: &str = "00f067aa0ba902b7";
+pub(super) const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+pub(super) const CALLER: &str = "00f067aa0ba902b7";
 
 /// A Parkway that sends traces there, often.
-fn tracing(collector: &Collector, protocol: &str) -> Builder {
+pub(super) fn tracing(collector: &Collector, protocol: &str) -> Builder {
     Parkway::builder()
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint())
         .env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
         .env("OTEL_BSP_SCHEDULE_DELAY", 50)
 }
 
-const HTTP: &str = "http/protobuf";
+pub(super) const HTTP: &str = "http/protobuf";
 
-fn named<'a>(spans: &'a [Span], name: &str) -> Vec<&'a Span> {
+pub(super) fn named<'a>(spans: &'a [Span], name: &str) -> Vec<&'a Span> {
     spans.iter().filter(|span| span.name == name).collect()
 }
 
 #[track_caller]
-fn only<'a>(spans: &'a [Span], name: &str) -> &'a Span {
+pub(super) fn only<'a>(spans: &'a [Span], name: &str) -> &'a Span {
     let named = named(spans, name);
     assert_eq!(named.len(), 1, "{name} in {spans:#?}");
     named[0]
@@ -49,17 +49,17 @@ fn children<'a>(spans: &'a [Span], of: &Span) -> Vec<&'a Span> {
     children
 }
 
-fn of_kind<'a>(spans: &'a [Span], kind: &str) -> Vec<&'a Span> {
+pub(super) fn of_kind<'a>(spans: &'a [Span], kind: &str) -> Vec<&'a Span> {
     spans.iter().filter(|span| span.kind == kind).collect()
 }
 
 /// Whether a start and so many requests have come, each with all its spans: they come together.
-fn has_told(spans: &[Span], requests: usize) -> bool {
+pub(super) fn has_told(spans: &[Span], requests: usize) -> bool {
     of_kind(spans, "server").len() == requests && !named(spans, "cold start").is_empty()
 }
 
 /// What the workload saw of a header.
-fn seen(answer: &Value, name: &str) -> Option<String> {
+pub(super) fn seen(answer: &Value, name: &str) -> Option<String> {
     let values = answer["headers"][name].as_array()?;
     assert_eq!(values.len(), 1, "{name}: {values:?}");
     Some(values[0].as_str().unwrap().to_owned())
@@ -67,7 +67,7 @@ fn seen(answer: &Value, name: &str) -> Option<String> {
 
 /// Trace, span and flags of a `traceparent`.
 #[track_caller]
-fn parts(traceparent: &str) -> (String, String, String) {
+pub(super) fn parts(traceparent: &str) -> (String, String, String) {
     let parts: Vec<_> = traceparent.split('-').collect();
     let [version, trace, span, flags] = parts[..] else {
         panic!("{traceparent}");
@@ -80,7 +80,7 @@ async fn get_with(site: &Site, fields: &[(&str, &str)]) -> Value {
     site.send(request_with(fields)).await.expect(200).json()
 }
 
-fn request_with(fields: &[(&str, &str)]) -> Request<Bytes> {
+pub(super) fn request_with(fields: &[(&str, &str)]) -> Request<Bytes> {
     let request = Request::get("/headers");
     let request = { fields.iter() }.fold(request, |request, (name, value)| {
         request.header(*name, *value)
@@ -190,7 +190,8 @@ async fn a_cold_start_is_one_trace_whose_phases_add_up_even_if_nothing_is_sample
 }
 
 #[tokio::test]
-async fn two_hundred_requests_of_one_start_are_linked_to_it_and_it_is_told_once() {
+async fn a_thousand_requests_of_one_start_are_linked_to_it_and_it_is_told_once() {
+    const WAITERS: u64 = 1_000;
     let collector = Collector::grpc().await;
     let gate = Gate::closed();
     let parkway = tracing(&collector, "grpc")
@@ -199,29 +200,29 @@ async fn two_hundred_requests_of_one_start_are_linked_to_it_and_it_is_told_once(
         .await;
     let parkway = Arc::new(parkway);
     let mut clients = JoinSet::new();
-    for _ in 0..200 {
+    for _ in 0..WAITERS {
         let shop = parkway.service("shop");
         clients.spawn(async move { shop.get("/").await });
     }
-    parkway.parked(200).await;
+    parkway.parked(WAITERS).await;
     gate.open();
     while let Some(answer) = clients.join_next().await {
         answer.unwrap().expect(200);
     }
 
     let spans = collector
-        .spans_when("all requests", |spans| has_told(spans, 200))
+        .spans_when("all requests", |spans| has_told(spans, 1_000))
         .await;
 
     let start = only(&spans, "cold start");
-    assert_eq!(start.says("parkway.cold_start.waited"), Some("200"));
+    assert_eq!(start.says("parkway.cold_start.waited"), Some("1000"));
     let parked = named(&spans, "parked");
-    assert_eq!(parked.len(), 200);
+    assert_eq!(parked.len(), 1_000);
     for parked in &parked {
         assert_eq!(parked.links, [(start.trace.clone(), start.id.clone())]);
     }
     let traces: BTreeSet<_> = parked.iter().map(|span| &span.trace).collect();
-    assert_eq!(traces.len(), 200, "each has its own trace");
+    assert_eq!(traces.len(), 1_000, "each has its own trace");
     let ids: BTreeSet<_> = spans.iter().map(|span| &span.id).collect();
     assert_eq!(ids.len(), spans.len());
     let mut positions: Vec<u32> = { parked.iter() }
@@ -233,7 +234,7 @@ async fn two_hundred_requests_of_one_start_are_linked_to_it_and_it_is_told_once(
         })
         .collect();
     positions.sort_unstable();
-    assert_eq!(positions, Vec::from_iter(1..=200));
+    assert_eq!(positions, Vec::from_iter(1..=1_000));
     Arc::into_inner(parkway).unwrap().finish().await;
 }
 

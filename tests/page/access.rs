@@ -8,7 +8,7 @@ use parkway_tests::http1::Http1;
 use parkway_tests::{Answer, Parkway, eventually, hello_service, patiently};
 
 /// All that the admin entrance has for those who may see it.
-const GUARDED: [&str; 8] = [
+const GUARDED: [&str; 9] = [
     "/",
     "/events",
     "/page.css",
@@ -17,6 +17,7 @@ const GUARDED: [&str; 8] = [
     "/state",
     "/metrics",
     "/explain",
+    "/why",
 ];
 
 async fn ask(parkway: &Parkway, path: &str, headers: &[(&str, &str)]) -> Answer {

@@ -7,5 +7,7 @@
 
 mod access;
 mod browser;
+mod cluster;
 mod live;
 mod plain;
+mod waiting;

@@ -9,6 +9,7 @@ mod python;
 mod retries;
 mod streams;
 mod tunnels;
+mod versions;
 mod websocket;
 mod websocket_http2;
 

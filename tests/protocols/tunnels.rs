@@ -1,12 +1,12 @@
 //! What an upgraded connection is allowed, and what it costs.
 
-use std::fs;
 use std::time::Duration;
 
 use parkway_tests::manifest::Service;
 use parkway_tests::upstream::Connection;
 use parkway_tests::{
-    Parkway, Raw, Upstream, eventually, revision_with_endpoints, service, with_endpoints,
+    Parkway, Raw, Upstream, anonymous_kib, eventually, revision_with_endpoints, service,
+    with_endpoints,
 };
 use rustix::process::{Resource, getrlimit};
 
@@ -194,6 +194,7 @@ async fn a_drain_waits_for_tunnels_no_longer_than_its_bound() {
 
 /// Half of them by HTTP/1 and half by HTTP/2; each is used once before it falls silent.
 #[tokio::test]
+#[expect(clippy::print_stdout, reason = "a figure that is worth reading")]
 async fn ten_thousand_idle_sockets_take_little_memory() {
     /// In KiB, measured in an unoptimized build.
     const EACH: u64 = 8;
@@ -206,7 +207,7 @@ async fn ten_thousand_idle_sockets_take_little_memory() {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let half = usize::try_from((files.saturating_sub(500) / 3).min(5_000)).unwrap();
 
-    let before = resident_kib(&parkway);
+    let before = anonymous_kib(parkway.pid());
     let mut by_http1: Vec<Raw> = Vec::new();
     for _ in 0..half {
         by_http1.push(open(&site).await);
@@ -253,20 +254,12 @@ async fn settled_kib(parkway: &Parkway) -> u64 {
     let mut least = u64::MAX;
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let now = resident_kib(parkway);
+        let now = anonymous_kib(parkway.pid());
         if now + 64 >= least {
             return least.min(now);
         }
         least = now;
     }
-}
-
-/// Memory that is in no file (Linux `proc_pid_smaps`(5)).
-fn resident_kib(parkway: &Parkway) -> u64 {
-    let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", parkway.pid())).unwrap();
-    let share = { rollup.lines() }.find_map(|line| line.strip_prefix("Pss_Anon:"));
-    let kib = share.unwrap().trim().trim_end_matches(" kB");
-    kib.parse().unwrap()
 }
 
 #[tokio::test]

@@ -16,6 +16,8 @@ pub(super) struct History(Option<Box<Past>>);
 #[derive(Debug, Default)]
 pub(super) struct Past {
     pub(super) counters: Counters,
+    /// The most that were parked at once.
+    pub(super) most_parked: usize,
     pub(super) parked_seconds: Histogram,
     pub(super) cold_start_seconds: Histogram,
     pub(super) starts: Starts,

@@ -173,6 +173,11 @@ impl Ledger {
         self.queue.grow(ticket, bytes) // what it does not take, `settle` gives back
     }
 
+    /// How long a start takes at most, as nine of ten of the last ones did.
+    pub(super) fn usual_start(&self) -> Option<Duration> {
+        self.history.any().starts.usual()
+    }
+
     /// What a request is told that exceeds a bound.
     pub(super) fn queue_full(&self, bound: Bound, now: Instant) -> Refusal {
         let retry_after = if self.queue.has_endpoints() {
@@ -370,11 +375,13 @@ impl Ledger {
             in_flight: endpoints.iter().map(|endpoint| endpoint.in_flight).sum(),
             endpoints,
             parked: self.queue.parked(),
+            most_parked: past.most_parked,
             parked_bytes: self.queue.parked_bytes(),
             counters,
             parked_seconds: past.parked_seconds.clone(),
             cold_start_seconds: past.cold_start_seconds.clone(),
             starting_since: past.starts.since(),
+            usual_start: past.starts.usual(),
             failure: past
                 .failure
                 .as_ref()
@@ -446,6 +453,7 @@ impl Ledger {
         let past = self.history.past();
         past.counters.parked_total += 1;
         let depth = self.queue.parked();
+        past.most_parked = past.most_parked.max(depth);
         let (mut start, mut begins_start) = (None, false);
         if !self.queue.has_endpoints() {
             begins_start = past.starts.begin(now, is_first, || {

@@ -141,14 +141,15 @@ impl Starts {
 
     /// When to come again: whole seconds, 1 to 300.
     pub(super) fn retry_after(&self, now: Instant) -> Duration {
-        let estimate = self.estimate().unwrap_or(UNKNOWN);
+        let estimate = self.usual().unwrap_or(UNKNOWN);
         let waited = self
             .since()
             .map_or(Duration::ZERO, |since| now.duration_since(since));
         whole_seconds(estimate.saturating_sub(waited))
     }
 
-    fn estimate(&self) -> Option<Duration> {
+    /// How long a start takes at most, as nine of ten of the last ones did.
+    pub(super) fn usual(&self) -> Option<Duration> {
         let mut sorted: Vec<_> = self.recent.iter().copied().collect();
         sorted.sort_unstable();
         let rank = (sorted.len() * PERCENTILE).div_ceil(100);

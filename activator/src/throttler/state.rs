@@ -22,6 +22,8 @@ pub struct RevisionState {
     pub endpoints: Vec<EndpointState>,
     /// Requests parked.
     pub parked: usize,
+    /// The most that were parked at once since the Revision is known.
+    pub most_parked: usize,
     /// Bytes they hold.
     pub parked_bytes: usize,
     /// Requests that hold a permit, over all endpoints.
@@ -34,6 +36,8 @@ pub struct RevisionState {
     pub cold_start_seconds: Histogram,
     /// When the start under way began.
     pub starting_since: Option<Instant>,
+    /// How long a start takes at most, as nine of ten of the last ones did; none before the first.
+    pub usual_start: Option<std::time::Duration>,
     /// Why the last start failed; until an endpoint is ready.
     pub failure: Option<Arc<str>>,
 }

@@ -28,7 +28,7 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use super::lane::{Lane, thread_number};
-use super::ledger::{Asker, Decision, Parked};
+use super::ledger::{Asker, Decision, Ledger, Parked};
 use super::mailbox::{Letter, Mailbox};
 use super::shell::Shell;
 use super::starts::RETRY_SOON;
@@ -302,6 +302,12 @@ impl Ticket {
                 bound,
             },
         }
+    }
+
+    /// How long a start of its Revision takes at most, as nine of ten of the last ones did; none before the first.
+    pub fn usual_start(&self) -> Option<Duration> {
+        let (shell, _) = self.local.waiting(self.slot)?;
+        shell.read(Ledger::usual_start)
     }
 
     /// When it parked.

@@ -1,5 +1,5 @@
 //! What a Parkway in a cluster tells of itself besides, for `/metrics`: how the cluster is watched, who leads, what waits,
-//! how the writing of status goes, what of the request log was lost.
+//! how the writing of status goes.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +12,6 @@ use crate::provider::kubernetes::WatchHealth;
 use crate::provider::kubernetes::lease::Leadership;
 use crate::provider::kubernetes::peers::confirm::Confirmations;
 use crate::provider::kubernetes::status::StatusBoard;
-use crate::proxy::request_log::RequestLog;
 
 /// What is known of the cluster's part; clones are the same.
 #[derive(Clone)]
@@ -20,7 +19,6 @@ pub struct InCluster(Arc<Shared>);
 
 struct Shared {
     watches: WatchHealth,
-    request_log: RequestLog,
     /// KIngresses whose rules wait for a name to be looked up.
     held: AtomicUsize,
     /// Set once the cluster has told what there is; never where there are no KIngresses to speak of.
@@ -32,10 +30,9 @@ pub type Leading = (Leadership, StatusBoard, Confirmations);
 
 impl InCluster {
     /// Nothing waits yet, and nobody is known to lead.
-    pub fn new(watches: WatchHealth, request_log: RequestLog) -> Self {
+    pub fn new(watches: WatchHealth) -> Self {
         Self(Arc::new(Shared {
             watches,
-            request_log,
             held: AtomicUsize::new(0),
             leading: OnceLock::new(),
         }))
@@ -63,12 +60,6 @@ impl fmt::Debug for InCluster {
 /// For `/metrics`.
 pub(super) fn metrics(cluster: &InCluster, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
     watches(&cluster.0.watches, out)?;
-    counters(
-        out,
-        "parkway_request_log_lines_lost",
-        "Lines of the request log that could not be written fast enough",
-        one(cluster.0.request_log.lost()),
-    )?;
     gauges(
         out,
         "parkway_kingresses_waiting_for_names",

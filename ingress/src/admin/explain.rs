@@ -14,6 +14,7 @@ use crate::routing::explain::{Explanation, explain};
 use crate::routing::host::Host;
 use crate::routing::rules::Visibility;
 use crate::routing::split::{PathKey, Percentile};
+use crate::routing::table::RouteSnapshot;
 
 /// Answers a [`Question`].
 pub(super) async fn answer(State(admin): State<Admin>, headers: HeaderMap) -> Response {
@@ -27,7 +28,7 @@ pub(super) async fn answer(State(admin): State<Admin>, headers: HeaderMap) -> Re
     }
 }
 
-fn question(headers: &HeaderMap) -> Result<Question, String> {
+pub(super) fn question(headers: &HeaderMap) -> Result<Question, String> {
     let question = headers
         .get(QUESTION)
         .ok_or_else(|| format!("the header {QUESTION} is missing; use `parkway explain`"))?;
@@ -40,14 +41,14 @@ pub(super) async fn explained(admin: &Admin, question: Question) -> Result<Answe
     Ok(answer_to(admin, &asked).await)
 }
 
-struct Asked {
-    question: Question,
+pub(super) struct Asked {
+    pub(super) question: Question,
     method: Method,
     headers: HeaderMap,
 }
 
 impl Asked {
-    fn parse(question: Question) -> Result<Self, String> {
+    pub(super) fn parse(question: Question) -> Result<Self, String> {
         let method = question
             .method
             .parse()
@@ -75,14 +76,31 @@ impl Asked {
     }
 }
 
+impl Asked {
+    fn entrance(&self) -> Visibility {
+        match self.question.local {
+            true => Visibility::ClusterLocal,
+            false => Visibility::ExternalIp,
+        }
+    }
+
+    /// What the rules say of it; `point` is what its worker would draw.
+    pub(super) fn explained(
+        &self,
+        routes: &RouteSnapshot,
+        host: &Host<'_>,
+        point: Option<Percentile>,
+    ) -> Explanation {
+        let (entrance, path) = (self.entrance(), &self.question.path);
+        let (method, headers) = (&self.method, &self.headers);
+        explain(routes, entrance, method, host, path, headers, point)
+    }
+}
+
 async fn answer_to(admin: &Admin, asked: &Asked) -> Answer {
     let question = &asked.question;
     let routes = admin.routes.current();
-    let entrance = if question.local {
-        Visibility::ClusterLocal
-    } else {
-        Visibility::ExternalIp
-    };
+    let entrance = asked.entrance();
     let host = match Host::parse(&question.host) {
         Ok(host) => host,
         Err(error) => {
@@ -94,17 +112,7 @@ async fn answer_to(admin: &Admin, asked: &Asked) -> Answer {
             };
         }
     };
-    let explained = |point| {
-        explain(
-            &routes,
-            entrance,
-            &asked.method,
-            &host,
-            &question.path,
-            &asked.headers,
-            point,
-        )
-    };
+    let explained = |point| asked.explained(&routes, &host, point);
     let mut explanation = explained(None);
     let mut draws = Vec::new();
     if question.next

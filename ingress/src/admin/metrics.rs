@@ -1,8 +1,7 @@
 //! `/metrics`: Knative's names where Knative has the metric, `parkway_…` for the rest.
 //!
-//! Values are read when asked for; nothing is kept twice. Source of Knative's names: knative/serving
-//! `pkg/activator/handler`, `pkg/activator/net`, in the Prometheus form of OpenTelemetry names (dots become
-//! underscores, counters end in `_total`).
+//! Values are read when asked for; nothing is kept twice. Labels are bounded by what is configured: Revisions, endpoints of
+//! the autoscaler, workers, and fixed words; nothing that a client chooses is among them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,18 +9,22 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use parkway_activator::revision::RevisionId;
-use parkway_activator::throttler::{Histogram, RevisionState};
+use parkway_activator::throttler::{EndpointState, Histogram, RevisionState};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode as encode_text;
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::{Admin, Autoscaler, cluster, internal_tls, pods};
-use crate::proxy::observe::{Counts, DURATION_BOUNDS};
-use crate::routing::retry::Reason;
+use super::{Admin, cluster, internal_tls, pods};
+use crate::proxy::log_lines::Log;
 use crate::telemetry;
 use crate::trace::TraceCounts;
+
+mod knative;
+mod requests;
+mod starts;
+mod workers;
 
 /// The metrics of this moment as text.
 pub(super) fn encode(admin: &Admin) -> Result<String, fmt::Error> {
@@ -45,9 +48,12 @@ impl Collector for Moment {
         process(&self.0, &mut out)?;
         tls(&self.0, &mut out)?;
         let revisions = self.0.throttler.state();
-        queues(&revisions, &mut out)?;
-        knative(&self.0, &revisions, &mut out)?;
-        requests(&self.0, &mut out)?;
+        queues(&self.0, &revisions, &mut out)?;
+        endpoints(&revisions, &mut out)?;
+        starts::encode(&self.0, &mut out)?;
+        knative::encode(&self.0, &revisions, &mut out)?;
+        requests::encode(&self.0, &revisions, &mut out)?;
+        workers::encode(&self.0, &mut out)?;
         traces(&self.0.tracer.counts(), &mut out)?;
         if let Some(watches) = &self.0.pods {
             pods::metrics(watches, &mut out)?;
@@ -58,9 +64,12 @@ impl Collector for Moment {
         if let Some(in_cluster) = &self.0.cluster {
             cluster::metrics(in_cluster, &mut out)?;
         }
-        autoscaler(&self.0, &mut out)
+        Ok(())
     }
 }
+
+/// A family: its name, what it is, and how its value is found.
+type Family<T, V> = (&'static str, &'static str, fn(&T) -> V);
 
 pub(super) type Labels = Vec<(&'static str, String)>;
 
@@ -69,17 +78,6 @@ fn labels(id: &RevisionId) -> Labels {
         ("k8s_namespace_name", id.namespace().to_owned()),
         ("kn_revision_name", id.name().to_owned()),
     ]
-}
-
-/// Knative's four attributes.
-fn knative_labels(revision: &RevisionState) -> Labels {
-    let mut labels = labels(&revision.id);
-    labels.push(("kn_service_name", revision.spec.service.to_string()));
-    labels.push((
-        "kn_configuration_name",
-        revision.spec.configuration.to_string(),
-    ));
-    labels
 }
 
 pub(super) fn gauges(
@@ -118,14 +116,15 @@ pub(super) fn counters(
     Ok(())
 }
 
+/// One histogram of a family: its buckets by `bounds`, and one more without an upper bound.
 fn histogram(
     metric_labels: &Labels,
-    buckets: &[u64],
-    sum: f64,
-    metric: &mut prometheus_client::encoding::MetricEncoder<'_>,
+    bounds: &[f64],
+    (counts, sum): (&[u64], f64),
+    metric: &mut MetricEncoder<'_>,
 ) -> fmt::Result {
-    let bounds = DURATION_BOUNDS.into_iter().chain([f64::MAX]);
-    let buckets: Vec<(f64, u64)> = bounds.zip(buckets.iter().copied()).collect();
+    let bounds = bounds.iter().copied().chain([f64::MAX]);
+    let buckets: Vec<(f64, u64)> = bounds.zip(counts.iter().copied()).collect();
     let count = buckets.iter().map(|(_, count)| count).sum();
     metric
         .encode_family(metric_labels)?
@@ -175,6 +174,14 @@ fn process(admin: &Admin, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         "Generation of the routes in effect",
         one(generation),
     )?;
+    if let Some(since) = found.since {
+        gauges(
+            out,
+            "parkway_configuration_age_seconds",
+            "Since when the routes in effect are in effect",
+            one(since.elapsed().as_secs_f64()),
+        )?;
+    }
     let rejected = f64::from(u8::from(found.is_rejected));
     gauges(
         out,
@@ -193,6 +200,16 @@ fn process(admin: &Admin, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         "parkway_panics",
         "Bugs that ended a request or task",
         [(Labels::new(), telemetry::panics())],
+    )?;
+    let lost = Log::ALL.map(|log| {
+        let label = ("log", log.as_str().to_owned());
+        (vec![label], admin.lines.lost(log))
+    });
+    counters(
+        out,
+        "parkway_log_lines_dropped",
+        "Lines about requests that could not be written fast enough",
+        lost,
     )
 }
 
@@ -218,7 +235,7 @@ fn tls(admin: &Admin, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         return Ok(());
     }
     let label = |name: &'static str, value: &str| (name, value.to_owned());
-    let mut ends = Vec::new();
+    let (mut ends, mut resumptions) = (Vec::new(), Vec::new());
     let mut expiries = BTreeMap::new();
     for (entrance, certificates) in &admin.certificates {
         for (end, count) in certificates.handshakes().counts() {
@@ -227,6 +244,10 @@ fn tls(admin: &Admin, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
                 count,
             ));
         }
+        resumptions.push((
+            vec![label("entrance", entrance)],
+            certificates.handshakes().resumptions(),
+        ));
         for certificate in certificates.current().certificates() {
             let until = certificate.not_after().duration_since(UNIX_EPOCH);
             let seconds = until.unwrap_or_default().as_secs_f64();
@@ -239,6 +260,12 @@ fn tls(admin: &Admin, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         "TLS handshakes by how they ended",
         ends,
     )?;
+    counters(
+        out,
+        "parkway_tls_resumptions",
+        "TLS handshakes that went on with a session of before",
+        resumptions,
+    )?;
     gauges(
         out,
         "parkway_tls_certificate_expiry_seconds",
@@ -249,7 +276,33 @@ fn tls(admin: &Admin, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
     )
 }
 
-fn queues(revisions: &[RevisionState], out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+fn queues(
+    admin: &Admin,
+    revisions: &[RevisionState],
+    out: &mut DescriptorEncoder<'_>,
+) -> fmt::Result {
+    let limits = admin.throttler.limits();
+    let bounds = [
+        (
+            "parkway_queue_depth_limit",
+            "Requests that may wait for one Revision",
+            limits.depth,
+        ),
+        (
+            "parkway_queue_bytes_limit",
+            "Bytes that requests which wait for one Revision may hold",
+            limits.bytes,
+        ),
+        (
+            "parkway_queue_total_bytes_limit",
+            "Bytes that all requests which wait may hold",
+            limits.total_bytes,
+        ),
+    ];
+    for (name, help, bound) in bounds {
+        #[expect(clippy::cast_precision_loss, reason = "a gauge; exact to 2^53")]
+        gauges(out, name, help, [(Labels::new(), bound as f64)])?;
+    }
     let each = |value: fn(&RevisionState) -> u64| {
         revisions
             .iter()
@@ -264,6 +317,18 @@ fn queues(revisions: &[RevisionState], out: &mut DescriptorEncoder<'_>) -> fmt::
         "parkway_parked_requests",
         "Requests that wait for an endpoint",
         gauge(|revision| revision.parked as u64),
+    )?;
+    gauges(
+        out,
+        "parkway_parked_requests_max",
+        "The most requests that waited for an endpoint at once",
+        gauge(|revision| revision.most_parked as u64),
+    )?;
+    gauges(
+        out,
+        "parkway_parked_request_bytes",
+        "Bytes held by requests that wait for an endpoint",
+        gauge(|revision| revision.parked_bytes as u64),
     )?;
     gauges(
         out,
@@ -352,205 +417,42 @@ fn histograms(
     let mut metric = out.encode_descriptor(name, help, None, MetricType::Histogram)?;
     for revision in revisions {
         let seconds = of(revision);
-        histogram(
-            &labels(&revision.id),
-            seconds.counts(),
-            seconds.sum().as_secs_f64(),
-            &mut metric,
-        )?;
+        let values = (seconds.counts(), seconds.sum().as_secs_f64());
+        let bounds = &Histogram::BOUNDS;
+        histogram(&labels(&revision.id), bounds, values, &mut metric)?;
     }
     Ok(())
 }
 
-fn knative(
-    admin: &Admin,
-    revisions: &[RevisionState],
-    out: &mut DescriptorEncoder<'_>,
-) -> fmt::Result {
-    let known: Vec<_> = revisions
-        .iter()
-        .filter(|revision| !revision.id.is_service())
-        .collect();
-    let reported = admin.stats.gauges();
-    let concurrency = reported.iter().filter_map(|(id, _, concurrency)| {
-        let revision = known.iter().find(|revision| revision.id == *id)?;
-        Some((knative_labels(revision), *concurrency))
-    });
-    gauges(
-        out,
-        "kn_revision_request_concurrency",
-        "Concurrent requests as reported to the autoscaler",
-        concurrency,
-    )?;
-    #[expect(clippy::cast_precision_loss, reason = "a gauge; exact to 2^53")]
-    let queued = known
-        .iter()
-        .map(|revision| (labels(&revision.id), revision.parked as f64));
-    gauges(
-        out,
-        "kn_revision_request_queued",
-        "Requests that wait for an endpoint",
-        queued,
-    )?;
-    #[expect(clippy::cast_precision_loss, reason = "a gauge; exact to 2^53")]
-    let active = known
-        .iter()
-        .map(|revision| (labels(&revision.id), revision.in_flight as f64));
-    gauges(
-        out,
-        "kn_revision_request_active",
-        "Requests at an endpoint",
-        active,
-    )?;
-    let Autoscaler::Remote(sink) = &admin.autoscaler else {
-        return Ok(());
+/// Endpoints by what may be done with them: each is in one state.
+fn endpoints(revisions: &[RevisionState], out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    const STATES: [&str; 4] = ["idle", "busy", "suspect", "leaving"];
+    let state_of = |endpoint: &EndpointState| match endpoint {
+        EndpointState {
+            is_ready: false, ..
+        } => "leaving",
+        EndpointState {
+            is_suspect: true, ..
+        } => "suspect",
+        EndpointState { in_flight: 0, .. } => "idle",
+        _ => "busy",
     };
-    let connections = sink.connections();
-    let peer = || vec![("peer", "autoscaler".to_owned())];
-    let reachable = connections
-        .iter()
-        .map(|connection| (peer(), f64::from(u8::from(connection.is_connected))))
-        .take(1);
-    gauges(
-        out,
-        "kn_activator_stats_conn_reachable",
-        "1 while the autoscaler can be told",
-        reachable,
-    )?;
-    let errors = connections.iter().map(|connection| connection.errors).sum();
-    counters(
-        out,
-        "kn_activator_stats_conn_errors",
-        "Failed and lost connections to the autoscaler",
-        [(peer(), errors)],
-    )
-}
-
-fn requests(admin: &Admin, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    let total = admin.counts.total();
-    let mut total: Vec<_> = total
-        .iter()
-        .map(|(id, counts)| (id.as_ref().map(labels).unwrap_or_default(), counts))
-        .collect();
-    total.sort_by(|left, right| left.0.cmp(&right.0));
-    let by_status = total.iter().flat_map(|(labels, counts)| {
-        counts.by_status.iter().map(move |(status, count)| {
-            let mut labels = labels.clone();
-            labels.push(("http_response_status_code", status.to_string()));
-            (labels, *count)
+    let states = revisions.iter().flat_map(|revision| {
+        STATES.map(|state| {
+            let endpoints = revision.endpoints.iter();
+            let count = endpoints
+                .filter(|endpoint| state_of(endpoint) == state)
+                .count();
+            let mut labels = labels(&revision.id);
+            labels.push(("state", state.to_owned()));
+            #[expect(clippy::cast_precision_loss, reason = "a gauge; exact to 2^53")]
+            (labels, count as f64)
         })
     });
-    counters(
-        out,
-        "parkway_requests",
-        "Requests that have ended, by status; 0: the client left before there was one",
-        by_status,
-    )?;
-    let each = |value: fn(&Counts) -> u64| {
-        total
-            .iter()
-            .map(move |(labels, counts)| (labels.clone(), value(counts)))
-    };
-    counters(
-        out,
-        "parkway_aborted_requests",
-        "Requests whose response did not reach its end",
-        each(|counts| counts.aborted),
-    )?;
-    counters(
-        out,
-        "parkway_retried_requests",
-        "Requests that were sent to more than one endpoint",
-        each(|counts| counts.retried),
-    )?;
-    let retries = total.iter().flat_map(|(labels, counts)| {
-        let by_reason = Reason::ALL.into_iter().zip(counts.retries);
-        by_reason.map(|(reason, count)| {
-            let mut labels = labels.clone();
-            labels.push(("reason", reason.label().to_owned()));
-            (labels, count)
-        })
-    });
-    counters(
-        out,
-        "parkway_retries",
-        "Times requests were sent again, by what became of the attempt before",
-        retries.filter(|(_, count)| *count > 0),
-    )?;
-    counters(
-        out,
-        "parkway_informational_responses",
-        "Informational responses of endpoints that were not passed on: all but 100 and 101",
-        each(|counts| counts.informational),
-    )?;
-    counters(
-        out,
-        "parkway_response_bytes",
-        "Response body bytes",
-        each(|counts| counts.response_bytes),
-    )?;
-    let mut metric = out.encode_descriptor(
-        "http_server_request_duration_seconds",
-        "From a request's head to the end of its response",
-        None,
-        MetricType::Histogram,
-    )?;
-    for (labels, counts) in &total {
-        histogram(labels, &counts.durations, counts.seconds, &mut metric)?;
-    }
-    Ok(())
-}
-
-fn autoscaler(admin: &Admin, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    let Autoscaler::Embedded(embedded) = &admin.autoscaler else {
-        return Ok(());
-    };
-    let deciders = embedded.state();
-    let each = |value: fn(&parkway_autoscaler_client::embedded::DeciderState) -> f64| {
-        deciders
-            .iter()
-            .map(move |decider| (labels(&decider.revision), value(decider)))
-    };
     gauges(
         out,
-        "kn_revision_pods_desired",
-        "Replicas the autoscaler wants",
-        each(|decider| f64::from(decider.wanted)),
-    )?;
-    gauges(
-        out,
-        "kn_revision_pods_count",
-        "Replicas that are ready",
-        each(|decider| f64::from(decider.ready)),
-    )?;
-    gauges(
-        out,
-        "kn_revision_panic_mode",
-        "1 in panic mode",
-        each(|decider| f64::from(u8::from(decider.is_panicking))),
-    )?;
-    gauges(
-        out,
-        "kn_revision_capacity_excess",
-        "Room for a burst beyond the target burst capacity",
-        each(|decider| f64::from(decider.excess_burst_capacity)),
-    )?;
-    gauges(
-        out,
-        "kn_revision_concurrency_stable",
-        "Average over the stable window",
-        each(|decider| decider.stable),
-    )?;
-    gauges(
-        out,
-        "kn_revision_concurrency_panic",
-        "Average over the panic window",
-        each(|decider| decider.panic),
-    )?;
-    gauges(
-        out,
-        "kn_revision_concurrency_target",
-        "What one replica should get",
-        each(|decider| decider.target),
+        "parkway_endpoint_states",
+        "Endpoints by state: idle, busy, suspect (set aside because it refused a connection), leaving",
+        states,
     )
 }

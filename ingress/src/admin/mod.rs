@@ -14,7 +14,10 @@ mod page;
 mod pods;
 mod starts;
 mod state;
+mod story;
+mod text;
 mod view;
+mod why;
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,6 +35,7 @@ use parkway_autoscaler_client::embedded::Embedded;
 use parkway_autoscaler_client::remote::RemoteSink;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 use tracing::{error, warn};
 
 use self::cluster::InCluster;
@@ -46,6 +50,7 @@ use crate::provider::kubernetes::lease::Leadership;
 use crate::provider::kubernetes::pods::PodWatches;
 use crate::provider::kubernetes::status::StatusBoard;
 use crate::provider::problem::Problem;
+use crate::proxy::log_lines::LogLines;
 use crate::proxy::observe::RequestCounts;
 use crate::proxy::tls::InternalTls;
 use crate::ready::Ready;
@@ -68,6 +73,8 @@ pub struct Admin {
     pub counts: RequestCounts,
     /// Traces.
     pub tracer: Tracer,
+    /// Lines about requests.
+    pub lines: LogLines,
     /// Local processes; none in a cluster.
     pub processes: Option<Processes>,
     /// How the cluster is seen; none without one.
@@ -110,6 +117,8 @@ pub struct Problems(Arc<Mutex<Found>>);
 #[derive(Clone, Debug, Default)]
 struct Found {
     generation: u64,
+    /// When that took effect.
+    since: Option<Instant>,
     is_rejected: bool,
     rejections: u64,
     problems: Vec<Problem>,
@@ -123,6 +132,7 @@ impl Problems {
         let rejections = found.rejections;
         *found = Found {
             generation,
+            since: Some(Instant::now()),
             is_rejected: false,
             rejections,
             problems: warnings.to_vec(),
@@ -207,11 +217,16 @@ pub async fn serve(listener: TcpListener, admin: Admin, guard: Guard) {
             get(async |State(admin): State<Admin>| Json(state::of(&admin))),
         )
         .route("/explain", get(explain::answer))
+        .route("/why", get(why::answer))
         .with_state(admin.clone());
     let guarded = page
         .merge(data)
         .layer(from_fn_with_state(guard, guard::stand));
-    serve_router(listener, health().with_state(admin).merge(guarded)).await;
+    let router = health().with_state(admin.clone()).merge(guarded);
+    tokio::select! {
+        () = serve_router(listener, router) => {}
+        () = admin.counts.starts().follow(admin.throttler.cold_starts()) => {}
+    }
 }
 
 async fn serve_router(listener: TcpListener, router: Router) {

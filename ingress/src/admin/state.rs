@@ -1,5 +1,6 @@
 //! `/state`: everything that is going on at this moment, as JSON.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
@@ -29,6 +30,10 @@ pub(super) fn of(admin: &Admin) -> Value {
         Autoscaler::Embedded(embedded) => embedded.state(),
         Autoscaler::Remote(_) => Vec::new(),
     };
+    let counted = admin.stats.gauges();
+    let counted: HashMap<_, _> = { counted.iter() }
+        .map(|(id, count, _)| (id, *count))
+        .collect();
     let revisions: Vec<_> = admin
         .throttler
         .state()
@@ -37,7 +42,8 @@ pub(super) fn of(admin: &Admin) -> Value {
             let decider = deciders
                 .iter()
                 .find(|decider| decider.revision == revision.id);
-            of_revision(revision, decider, &processes, now)
+            let counted = counted.get(&revision.id).copied();
+            of_revision(revision, counted, decider, &processes, now)
         })
         .collect();
     json!({
@@ -156,6 +162,7 @@ fn autoscaler(autoscaler: &Autoscaler) -> Value {
 
 fn of_revision(
     revision: &RevisionState,
+    counted: Option<u64>,
     decider: Option<&DeciderState>,
     processes: &[ReplicaState],
     now: Instant,
@@ -187,10 +194,13 @@ fn of_revision(
         "service": &*revision.spec.service,
         "containerConcurrency": revision.spec.concurrency.as_number(),
         "parked": revision.parked,
+        "mostParked": revision.most_parked,
         "parkedBytes": revision.parked_bytes,
+        "counted": counted,
         "inFlight": revision.in_flight,
         "endpoints": endpoints.collect::<Vec<_>>(),
         "processes": processes.collect::<Vec<_>>(),
+        "usualStartSeconds": revision.usual_start.map(|usual| usual.as_secs_f64()),
         "startingSeconds": revision.starting_since.map(|since| now.saturating_duration_since(since).as_secs_f64()),
         "failure": revision.failure.as_deref(),
         "counters": {

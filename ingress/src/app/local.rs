@@ -23,9 +23,10 @@ use tracing::{error, info, warn};
 
 use super::applier::{Applied, Applier, Scaling};
 use super::events::{ProcessEvents, RolloutEvent, ScaleProcesses};
+use super::local_tls::{self, LocalTls, OwnCertificates, certificate_files};
 use super::parts::{
-    Workers, guard, joined, limits, policy, proxies, queue_limits, raise_file_limit, start_workers,
-    traces,
+    Workers, guard, joined, limits, log_lines, policy, proxies, queue_limits, raise_file_limit,
+    start_workers, traces, written,
 };
 use super::signals::Signals;
 use super::starts::Noting;
@@ -35,7 +36,8 @@ use crate::cli::{AutoscalerChoice, ProxiedEntrance, Run};
 use crate::frontend::health::Health;
 use crate::frontend::listener;
 use crate::frontend::places::Places;
-use crate::frontend::worker::{Entrance, EntranceKind, RoutePublisher, WorkerParts};
+use crate::frontend::tls::Certificates;
+use crate::frontend::worker::{Entrance, EntranceKind, Policy, RoutePublisher, WorkerParts};
 use crate::provider::file::{FileProvider, Watch};
 use crate::provider::{self, Problem, ServiceUrl, World};
 use crate::proxy::observe::RequestCounts;
@@ -86,14 +88,27 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(UNUSABLE));
         }
     };
+    let files = match tls_files(settings) {
+        Ok(files) => files,
+        Err(problems) => {
+            summary::print_problems(&problems);
+            summary::print_nothing_started();
+            return Ok(ExitCode::from(UNUSABLE));
+        }
+    };
     let entrances = Entrances::bind(settings).await?;
     let addresses = entrances.addresses()?;
+    let tls = files.map(|files| LocalTls::new(files, &world, &settings.domain));
+    let mut tls = tls.transpose()?;
+    let certificates = tls.as_ref().map(LocalTls::certificates);
     let state_dir = state_dir(settings);
     end_leftovers(&state_dir).await;
 
     let ready = Ready::default();
     let starting = ready.wait_for("routes and listeners");
     let drain = CancellationToken::new();
+    let lines = log_lines()?;
+    let policy = policy(&settings.data_path, &lines)?;
     let guard = guard(&settings.admin_access)?;
     let workers = entrances.workers;
     let throttler = Throttler::new(queue_limits(&settings.data_path), workers);
@@ -131,11 +146,14 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
     apply(&mut applier, &world, &problems).await;
 
     let places = Places::default();
-    let (per_worker, admin_listener) = entrances.into_parts(settings);
+    let (per_worker, admin_listener) = entrances.into_parts(settings, certificates.as_ref());
     let parts = WorkerParts {
         workers,
         limits: Arc::new(limits(&settings.data_path, settings.drain())),
-        policy: Arc::new(policy(&settings.data_path)),
+        policy: Arc::new(Policy {
+            https_port: local_tls::https_port(addresses.external_tls),
+            ..policy
+        }),
         routes: routes.clone(),
         health: Health::default(),
         throttler: throttler.clone(),
@@ -151,7 +169,8 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         peeks,
         ended,
     } = start_workers(per_worker, &parts)?;
-    info!(workers, external = %addresses.external, local = %addresses.local, admin = %addresses.admin, "serving");
+    let external_tls = addresses.external_tls.map(tracing::field::display);
+    info!(workers, external = %addresses.external, external_tls, local = %addresses.local, admin = %addresses.admin, "serving");
     let admin = Admin {
         ready: ready.clone(),
         routes,
@@ -159,6 +178,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         stats,
         counts,
         tracer: traces.tracer(),
+        lines: lines.clone(),
         processes: Some(processes.clone()),
         watches: None,
         pods: None,
@@ -170,7 +190,10 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
         places,
         workers,
         peeks,
-        certificates: Vec::new(),
+        certificates: certificates
+            .map(|it| ("external", it))
+            .into_iter()
+            .collect(),
     };
     tasks.spawn(admin::serve(admin_listener, admin, guard));
     drop(starting);
@@ -180,6 +203,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
 
     let news = News {
         signals: &mut signals,
+        tls: &mut tls,
         watch,
         rollout,
         ended,
@@ -197,6 +221,7 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
     )
     .await;
     traces.finish().await;
+    written(&lines).await;
     drop(draining);
     tasks.shutdown().await;
     Ok(code)
@@ -208,6 +233,7 @@ const POD_NAME: &str = "parkway";
 /// What may happen to a running Parkway.
 struct News<'a> {
     signals: &'a mut Signals,
+    tls: &'a mut Option<LocalTls>,
     watch: Watch,
     rollout: mpsc::Receiver<RolloutEvent>,
     ended: mpsc::Receiver<usize>,
@@ -225,6 +251,7 @@ async fn steady(
 ) -> ExitCode {
     let News {
         signals,
+        tls,
         mut watch,
         mut rollout,
         mut ended,
@@ -238,6 +265,10 @@ async fn steady(
             () = watch.changed() => match provider.load() {
                 Ok(world) => {
                     info!(generation = world.generation, "configuration changed");
+                    // Before the routes: whoever finds one may come by TLS.
+                    if let Some(tls) = tls {
+                        tls.take(&world);
+                    }
                     apply(applier, &world, problems).await;
                     summary::log_urls(&world, &urls);
                     urls = world.urls;
@@ -250,6 +281,11 @@ async fn steady(
                     problems.rejected(mistakes);
                 }
             },
+            () = local_tls::changed(tls) => {
+                if let Some(tls) = tls {
+                    tls.reload();
+                }
+            }
             Some(event) = rollout.recv() => {
                 let world = match event {
                     RolloutEvent::Ready(id) => provider.revision_ready(&id),
@@ -315,6 +351,8 @@ const PROCESS_GRACE: Duration = Duration::from_secs(5);
 struct Entrances {
     workers: usize,
     external: Vec<std::net::TcpListener>,
+    /// Empty: there is none.
+    external_tls: Vec<std::net::TcpListener>,
     local: Vec<std::net::TcpListener>,
     admin: TcpListener,
 }
@@ -323,18 +361,21 @@ struct Entrances {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Addresses {
     pub(super) external: SocketAddr,
+    pub(super) external_tls: Option<SocketAddr>,
     pub(super) local: SocketAddr,
     pub(super) admin: SocketAddr,
 }
 
 impl Entrances {
     async fn bind(settings: &Run) -> anyhow::Result<Self> {
-        let by_tls = [ProxiedEntrance::ExternalTls, ProxiedEntrance::LocalTls];
+        let proxied = &settings.data_path.proxy_protocol;
         anyhow::ensure!(
-            !by_tls
-                .iter()
-                .any(|entrance| settings.data_path.proxy_protocol.contains(entrance)),
-            "--proxy-protocol: `parkway run` has no entrances by TLS"
+            !proxied.contains(&ProxiedEntrance::LocalTls),
+            "--proxy-protocol local-tls: `parkway run` has no such entrance"
+        );
+        anyhow::ensure!(
+            settings.tls.listen_tls.is_some() || !proxied.contains(&ProxiedEntrance::ExternalTls),
+            "--proxy-protocol external-tls: there is no such entrance without --listen-tls"
         );
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let workers = settings.data_path.workers.map_or(cores, usize::from);
@@ -346,6 +387,10 @@ impl Entrances {
         Ok(Self {
             workers,
             external: bind("--listen", settings.listen)?,
+            external_tls: match settings.tls.listen_tls {
+                Some(address) => bind("--listen-tls", address)?,
+                None => Vec::new(),
+            },
             local: bind("--listen-local", settings.listen_local)?,
             admin: TcpListener::bind(settings.admin)
                 .await
@@ -354,29 +399,29 @@ impl Entrances {
     }
 
     /// What each worker listens on, and the admin.
-    fn into_parts(self, settings: &Run) -> (Vec<Vec<Entrance>>, TcpListener) {
-        let entrance = |visibility| {
+    fn into_parts(
+        self,
+        settings: &Run,
+        certificates: Option<&Certificates>,
+    ) -> (Vec<Vec<Entrance>>, TcpListener) {
+        let mut per_worker: Vec<Vec<Entrance>> = (0..self.workers).map(|_| Vec::new()).collect();
+        for (listeners, visibility, certificates) in [
+            (self.external, Visibility::ExternalIp, None),
+            (self.external_tls, Visibility::ExternalIp, certificates),
+            (self.local, Visibility::ClusterLocal, None),
+        ] {
             let kind = EntranceKind::Gateway(visibility);
-            let proxies = proxies(&settings.data_path, kind, false);
-            move |listener| Entrance {
-                listener,
-                kind,
-                certificates: None,
-                proxies: proxies.clone(),
+            let proxies = proxies(&settings.data_path, kind, certificates.is_some());
+            for (entrances, listener) in per_worker.iter_mut().zip(listeners) {
+                entrances.push(Entrance {
+                    listener,
+                    kind,
+                    certificates: certificates.cloned(),
+                    proxies: proxies.clone(),
+                });
             }
-        };
-        let external = self
-            .external
-            .into_iter()
-            .map(entrance(Visibility::ExternalIp));
-        let local = self
-            .local
-            .into_iter()
-            .map(entrance(Visibility::ClusterLocal));
-        let per_worker = external
-            .zip(local)
-            .map(|(external, local)| vec![external, local]);
-        (per_worker.collect(), self.admin)
+        }
+        (per_worker, self.admin)
     }
 
     fn addresses(&self) -> std::io::Result<Addresses> {
@@ -386,9 +431,27 @@ impl Entrances {
         };
         Ok(Addresses {
             external: of(&self.external)?,
+            external_tls: match self.external_tls.is_empty() {
+                true => None,
+                false => Some(of(&self.external_tls)?),
+            },
             local: of(&self.local)?,
             admin: self.admin.local_addr()?,
         })
+    }
+}
+
+/// The certificates in files, where there is an entrance for them.
+fn tls_files(settings: &Run) -> Result<Option<OwnCertificates>, Vec<Problem>> {
+    let files = certificate_files(&settings.tls.files)?;
+    match settings.tls.listen_tls {
+        Some(_) => Ok(Some(files)),
+        None => {
+            if let Some(first) = settings.tls.files.tls_cert.first() {
+                warn!(file = %first.display(), "--tls-cert without --listen-tls: nothing is served by TLS");
+            }
+            Ok(None)
+        }
     }
 }
 

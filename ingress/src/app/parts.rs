@@ -10,11 +10,14 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use crate::admin::guard::Guard;
-use crate::cli::{AdminAccess, DataPath, ProxiedEntrance};
+use crate::cli::{AccessLogged, AdminAccess, DataPath, ProxiedEntrance};
 use crate::config::Limits;
 use crate::frontend::exchange::ClientShares;
 use crate::frontend::proxy_protocol::TrustedProxies;
 use crate::frontend::worker::{self, Entrance, EntranceKind, Peek, Policy, WorkerParts};
+use crate::proxy::access_log::{AccessLog, Logged};
+use crate::proxy::log_lines::LogLines;
+use crate::proxy::request_log::Template;
 use crate::routing::rules::Visibility;
 use crate::trace::{Exporting, Settings};
 
@@ -128,17 +131,56 @@ pub(super) fn proxies(
     is_proxied.then(|| TrustedProxies::new(&settings.trusted_proxies))
 }
 
-pub(super) fn policy(settings: &DataPath) -> Policy {
+/// Where lines about requests go: standard output, written by a thread of its own.
+pub(super) fn log_lines() -> anyhow::Result<LogLines> {
+    let (lines, writer) = LogLines::new();
+    std::thread::Builder::new()
+        .name("log-lines".to_owned())
+        .spawn(move || {
+            if let Err(error) = writer.run(std::io::stdout()) {
+                warn!(%error, "requests are not written down any more");
+            }
+        })
+        .context("cannot start the thread that writes requests down")?;
+    Ok(lines)
+}
+
+/// Waits until all lines are written, but not for long: somebody may have stopped reading.
+pub(super) async fn written(lines: &LogLines) {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let written = async {
+        while !lines.is_written() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    if tokio::time::timeout(PATIENCE, written).await.is_err() {
+        warn!("the last lines about requests are lost: nobody reads standard output");
+    }
+}
+
+fn access_log(settings: &DataPath, lines: &LogLines) -> anyhow::Result<AccessLog> {
+    let template = settings.access_log_template.as_deref().map(Template::parse);
+    let template = template.transpose().context("--access-log-template")?;
+    let logged = match settings.access_log {
+        AccessLogged::Off => Logged::Off,
+        AccessLogged::Errors => Logged::Errors,
+        AccessLogged::Share(share) => Logged::Share(share),
+    };
+    Ok(AccessLog::new(logged, template, lines.clone()))
+}
+
+pub(super) fn policy(settings: &DataPath, lines: &LogLines) -> anyhow::Result<Policy> {
     let shares = || ClientShares {
         header: settings.client_header.clone(),
         ..ClientShares::default()
     };
-    Policy {
+    Ok(Policy {
         trusted_hops: settings.trusted_hops,
         client_shares: settings.client_share.map(|_| shares()),
-        access_log: settings.access_log,
+        access_log: access_log(settings, lines)?,
+        cold_start_headers: settings.cold_start_headers,
         ..Policy::default()
-    }
+    })
 }
 
 /// What OpenTelemetry's variables say of traces. What cannot be used turns them off: they are not worth not serving.

@@ -51,6 +51,10 @@ pub(super) fn print(settings: &Run, world: &World, addresses: &Addresses) {
         };
         eprintln!("  {:<24} {}", name(url), reachable(url, entrance));
     }
+    if let Some(tls) = addresses.external_tls {
+        let port = tls.port();
+        eprintln!("  {:<24} the same hosts at https://…:{port}/", "by TLS");
+    }
     eprintln!("  {:<24} http://{}/", "admin", addresses.admin);
     eprintln!("\n  Ready with {} at zero; Ctrl-C ends.\n", services(world));
     if settings.autoscaler != crate::cli::AutoscalerChoice::Embedded {

@@ -76,6 +76,7 @@ pub async fn look(client: &Client, settings: &Live) -> anyhow::Result<Report> {
         system_namespace: namespace.to_owned(),
         gateway: Key::new(namespace, "parkway"),
         default_certificate: None,
+        ticket_keys: None,
         wants_public: false,
     };
     let mut provider = KubernetesProvider::new(client, &watched);

@@ -1,6 +1,7 @@
-//! Who may use the admin entrance of what runs.
+//! Who may use the admin entrance of what runs, and how it is reached.
 
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use clap::Args;
@@ -31,17 +32,49 @@ impl AdminAccess {
     ///
     /// When the file cannot be read, or holds none.
     pub fn token(&self) -> anyhow::Result<Option<String>> {
-        let Some(path) = &self.admin_token_file else {
-            return Ok(None);
-        };
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("--admin-token-file {}", path.display()))?;
-        let token = text.trim();
-        ensure!(
-            !token.is_empty(),
-            "--admin-token-file {}: it holds no token",
-            path.display()
-        );
-        Ok(Some(token.to_owned()))
+        token_in(self.admin_token_file.as_deref())
     }
+}
+
+/// A running Parkway that is asked.
+#[derive(Args, Debug)]
+pub struct AdminTarget {
+    /// Admin address of the running Parkway.
+    #[arg(
+        long,
+        env = "PARKWAY_ADMIN",
+        default_value = "127.0.0.1:9090",
+        value_name = "ADDRESS"
+    )]
+    pub admin: SocketAddr,
+
+    /// File with the token that its admin entrance asks for. Default: it asks for none.
+    #[arg(long, env = "PARKWAY_ADMIN_TOKEN_FILE", value_name = "PATH")]
+    pub admin_token_file: Option<PathBuf>,
+}
+
+impl AdminTarget {
+    /// The token, without white space around it.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read, or holds none.
+    pub fn token(&self) -> anyhow::Result<Option<String>> {
+        token_in(self.admin_token_file.as_deref())
+    }
+}
+
+fn token_in(path: Option<&Path>) -> anyhow::Result<Option<String>> {
+    let Some(path) = path else {
+        return Ok(None);
+    };
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("--admin-token-file {}", path.display()))?;
+    let token = text.trim();
+    ensure!(
+        !token.is_empty(),
+        "--admin-token-file {}: it holds no token",
+        path.display()
+    );
+    Ok(Some(token.to_owned()))
 }

@@ -34,9 +34,27 @@ pub struct DataPath {
     )]
     pub log: String,
 
-    /// Log each request when it ends.
-    #[arg(long, env = "PARKWAY_ACCESS_LOG")]
-    pub access_log: bool,
+    /// Write requests to standard output when they have ended: `all`, `errors`, or a share such as 0.01, of which those
+    /// that waited are always a part.
+    #[arg(
+        long,
+        env = "PARKWAY_ACCESS_LOG",
+        default_value = "off",
+        default_missing_value = "all",
+        num_args = 0..=1,
+        require_equals = true,
+        value_name = "all|errors|SHARE|off"
+    )]
+    pub access_log: AccessLogged,
+
+    /// Form of these lines, as a template in the language of Knative's `logging.request-log-template`. Default: JSON.
+    #[arg(long, env = "PARKWAY_ACCESS_LOG_TEMPLATE", value_name = "TEMPLATE")]
+    pub access_log_template: Option<String>,
+
+    /// Answer requests that waited for a cold start with `Server-Timing` and `X-Parkway-Cold-Start`, which say what it
+    /// has cost them.
+    #[arg(long, env = "PARKWAY_COLD_START_HEADERS")]
+    pub cold_start_headers: bool,
 
     /// How many proxies in front of the external entrance may be believed about X-Forwarded-For and Forwarded.
     #[arg(
@@ -183,9 +201,55 @@ fn network(text: &str) -> Result<IpNet, &'static str> {
         .map_err(|_| "must be a network such as 10.0.0.0/8")
 }
 
+/// Which requests are written to the access log.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum AccessLogged {
+    /// None.
+    #[default]
+    Off,
+    /// Those that failed.
+    Errors,
+    /// This share of them, above 0 and at most 1, and those that waited.
+    Share(f64),
+}
+
+impl std::str::FromStr for AccessLogged {
+    type Err = String;
+
+    fn from_str(written: &str) -> Result<Self, String> {
+        match written {
+            "all" | "true" => return Ok(Self::Share(1.0)),
+            "off" | "false" => return Ok(Self::Off),
+            "errors" => return Ok(Self::Errors),
+            _ => {}
+        }
+        match written.parse() {
+            Ok(share) if share > 0.0 && share <= 1.0 => Ok(Self::Share(share)),
+            _ => Err("expected all, errors, off, or a share such as 0.01".to_owned()),
+        }
+    }
+}
+
 impl DataPath {
     /// The share of a queue one client may hold, if it is bounded.
     pub fn client_share(&self) -> Option<NonZeroU8> {
         self.client_share.and_then(NonZeroU8::new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_logged_is_all_errors_a_share_or_nothing() {
+        assert_eq!("all".parse(), Ok(AccessLogged::Share(1.0)));
+        assert_eq!("true".parse(), Ok(AccessLogged::Share(1.0)));
+        assert_eq!("0.01".parse(), Ok(AccessLogged::Share(0.01)));
+        assert_eq!("errors".parse(), Ok(AccessLogged::Errors));
+        assert_eq!("off".parse(), Ok(AccessLogged::Off));
+        for wrong in ["", "0", "1.1", "-1", "NaN", "some"] {
+            assert!(wrong.parse::<AccessLogged>().is_err(), "{wrong}");
+        }
     }
 }

@@ -5,6 +5,8 @@
 mod admin;
 mod data_path;
 mod install;
+mod look;
+mod run_tls;
 mod serve;
 
 use std::net::SocketAddr;
@@ -13,9 +15,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use admin::AdminAccess;
-pub use data_path::{DataPath, ProxiedEntrance};
+pub use admin::{AdminAccess, AdminTarget};
+pub use data_path::{AccessLogged, DataPath, ProxiedEntrance};
 pub use install::{Access, Install, Live, Target, Uninstall};
+pub use look::{Top, Why};
+pub use run_tls::{RunTls, TlsFiles};
 pub use serve::{DEFAULT_INGRESS_CLASS, PeerAuth, Role, Serve};
 
 /// Parks requests for workloads at zero, wakes them, and routes everything else.
@@ -57,6 +61,11 @@ pub enum Command {
     /// Prints the rule, the split with its shares, the Revision, the header edits and timeouts, and whether a request
     /// would have to wait at this moment.
     Explain(Explain),
+    /// Says in a paragraph why the next request to a host would or would not wait, and what its last cold start spent its
+    /// time on.
+    Why(Why),
+    /// Shows what a running Parkway does, live: Revisions, endpoints, requests that wait, the last cold starts.
+    Top(Top),
     /// Serves a small HTTP workload on $PORT, for examples and tests.
     #[command(hide = true)]
     Hello,
@@ -86,6 +95,10 @@ pub struct Run {
         value_name = "ADDRESS"
     )]
     pub listen_local: SocketAddr,
+
+    /// The external entrance by TLS.
+    #[command(flatten)]
+    pub tls: RunTls,
 
     /// Admin: a page for people at /, and /healthz, /readyz, /metrics, /state, /explain. Not for the public.
     #[arg(
@@ -161,6 +174,10 @@ pub struct Check {
     )]
     pub domain: String,
 
+    /// Certificates to check as well.
+    #[command(flatten)]
+    pub certificates: TlsFiles,
+
     /// Instead of manifests.
     #[command(flatten)]
     pub live: Live,
@@ -191,14 +208,9 @@ pub struct Explain {
     #[arg(long)]
     pub json: bool,
 
-    /// Admin address of the running Parkway.
-    #[arg(
-        long,
-        env = "PARKWAY_ADMIN",
-        default_value = "127.0.0.1:9090",
-        value_name = "ADDRESS"
-    )]
-    pub admin: SocketAddr,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub target: AdminTarget,
 }
 
 /// Who decides how many processes there are.

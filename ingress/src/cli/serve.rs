@@ -129,6 +129,16 @@ pub struct Serve {
     )]
     pub default_tls_secret: Option<(String, String)>,
 
+    /// Secret of the keys of session tickets, for clients to resume at any replica what they began at another. Default:
+    /// each replica has keys of its own.
+    #[arg(
+        long,
+        env = "PARKWAY_TLS_TICKETS_SECRET",
+        value_parser = secret,
+        value_name = "NAMESPACE/NAME"
+    )]
+    pub tls_tickets_secret: Option<(String, String)>,
+
     /// The activator's port for HTTP/1. Knative looks for its number: change it only where nothing else reaches it.
     #[arg(
         long,

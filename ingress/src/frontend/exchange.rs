@@ -8,9 +8,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderValue, Method, Response, Version, header};
+use http::{HeaderValue, Method, Response, Version};
 use parkway_activator::revision::Protocol;
-use parkway_activator::throttler::{Admission, Permit};
+use parkway_activator::throttler::{Admission, Permit, Ticket};
 use tokio::time::Instant;
 
 use super::connection::Peer;
@@ -22,15 +22,19 @@ use crate::proxy::forward::{Framing, Job, Waiting};
 use crate::proxy::head::PackedHead;
 use crate::proxy::held::Held;
 use crate::proxy::observe::Observation;
+use crate::proxy::waiting_page::Notice;
 use crate::routing::headers::{EntranceKind, Present};
 use crate::routing::host::{Host, WrittenHost};
 use crate::routing::identify;
+use crate::routing::names::X_FORWARDED_CLIENT_CERT;
 use crate::routing::policy::RoutePolicy;
 use crate::routing::probe::{ProbeAnswer, activator_answer, probe_answer};
 use crate::routing::redirect::redirect;
 use crate::routing::rules::{Target, Visibility};
 use crate::routing::timeout::parse_grpc_timeout;
+use crate::routing::tls::ClientCertificate;
 use crate::routing::validate::{self, Checked};
+use crate::routing::waiting_page::is_navigation;
 use crate::routing::websocket::OnStream;
 
 /// How a request begins.
@@ -86,6 +90,13 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
         .as_ref()
         .filter(|_| !only_if_up)
         .map(|stats| stats.enter(worker.index, arrived));
+    let page = policy
+        .as_ref()
+        .and_then(|policy| policy.waiting_page.as_ref());
+    if page.is_some_and(|_| destination.stats.is_some() && is_navigation(head)) {
+        // Counted anew just now: what was kept of its last visit is not needed any more.
+        worker.demand.returns(&destination.id);
+    }
     let has_deadlines = destination.stats.is_some() || policy.is_some();
     let deadlines = has_deadlines.then(|| Deadlines {
         of: Rc::clone(&destination),
@@ -96,6 +107,7 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
                 policy,
                 first_sent: None,
                 only_if_up,
+                notice: None,
             })
         }),
     });
@@ -128,17 +140,19 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
 
 /// Notes what is written down of the head, if anything is.
 fn note(peer: &Peer, head: &Parts, observation: &mut Observation) {
-    if let Some(line) = peer.worker.policy.request_log.begin(head, peer.address) {
+    let tls = tls(peer);
+    let log = &peer.worker.policy.request_log;
+    if let Some(line) = log.begin(head, peer.address, tls) {
         observation.log_request(line);
     }
-    if peer.worker.policy.access_log {
-        let host = head
-            .uri
-            .authority()
-            .map(|authority| authority.as_str().to_owned());
-        let host = host.or_else(|| Some(head.headers.get(header::HOST)?.to_str().ok()?.to_owned()));
-        observation.log(&head.method, &host.unwrap_or_default(), head.uri.path());
-    }
+    observation.asks(head, peer.security.is_some());
+    observation.log(head, peer.address, tls);
+}
+
+/// What the logs show of a connection by TLS.
+fn tls(peer: &Peer) -> Option<&dyn std::fmt::Display> {
+    let security = peer.security.as_deref()?;
+    Some(security)
 }
 
 /// Asks for a permit.
@@ -156,6 +170,8 @@ fn admit(peer: &Peer, head: &Parts, mut job: Job) -> Begin {
                 let stats = job.destination.stats.as_ref();
                 job.in_flight = stats.map(|stats| stats.enter(peer.worker.index, Instant::now()));
             }
+            notify(head, &mut job, &ticket);
+            job.observation.log_parked(head, peer.address, tls(peer));
             job.observation.waits_for(&ticket, head);
             job.observation.has_parked();
             Begin::Parked(Box::new(Waiting {
@@ -165,6 +181,25 @@ fn admit(peer: &Peer, head: &Parts, mut job: Job) -> Begin {
             }))
         }
         Admission::Refused(refusal) => refuse(peer, head, &refusal.into(), job.observation),
+    }
+}
+
+/// A browser that waits for a start is shown a page after a while, where its route says so.
+fn notify(head: &Parts, job: &mut Job, ticket: &Ticket) {
+    let terms = job
+        .deadlines
+        .as_mut()
+        .and_then(|deadlines| deadlines.route.as_mut());
+    if let Some(terms) = terms.filter(|terms| terms.policy.waiting_page.is_some())
+        && let Some(start) = ticket.start()
+        && is_navigation(head)
+    {
+        terms.notice = Some(Rc::new(Notice {
+            policy: Arc::clone(&terms.policy),
+            start: Arc::clone(start),
+            usual: ticket.usual_start(),
+            spec: Arc::clone(&job.destination.spec),
+        }));
     }
 }
 
@@ -226,6 +261,20 @@ fn route(
         && let Some(location) = redirect(&host, &head.uri, &head.headers, port)
     {
         return Ok(Routed::Elsewhere(location));
+    }
+    if visibility == Visibility::ExternalIp
+        && let Some(policy) = resolved.matched.policy
+        && let Some(wanted) = policy.client_certificate
+    {
+        let security = peer.security.as_deref();
+        let shown = security.and_then(|security| security.shown_to(host.as_str()));
+        match (shown, wanted) {
+            (Some(shown), _) => {
+                head.headers.insert(X_FORWARDED_CLIENT_CERT, shown.clone());
+            }
+            (None, ClientCertificate::Required) => return Err(Failure::NoClientCertificate),
+            (None, ClientCertificate::Optional) => {}
+        }
     }
     let destination = worker.destination(target)?;
     let policy = resolved.matched.policy.map(Arc::clone);

@@ -163,6 +163,8 @@ pub(super) async fn serving(
             .header_read_timeout(None)
             .max_headers(fields)
             .max_header_size(limits.header_bytes + OUR_BYTES)
+            // What is read ahead of a slow endpoint, and what waits for a slow client: each for itself.
+            .max_buf_size(limits.header_bytes + OUR_BYTES)
             .serve_connection(input, service),
     );
     let ended = drive(peer, &mut engine, &signals, &desk).await;
@@ -446,6 +448,9 @@ pub(super) async fn parked(
         })
         .await?
     };
+    if let Err(failure) = &decided {
+        peer.worker.demand.outlasts(&mut waiting.job, failure);
+    }
     replay(*waiting, decided, stream, &ahead)
 }
 

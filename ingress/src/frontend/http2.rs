@@ -191,7 +191,7 @@ pub(super) enum After {
     /// No endpoint has answered, and it waits again.
     Parked(Box<Parked>),
     /// It goes on as a tunnel, and what forwarding took is free.
-    Tunnel(LocalBoxFuture<'static, After>),
+    Tunnel(LocalBoxFuture<'static, Self>),
 }
 
 /// How a stream ended.
@@ -357,6 +357,7 @@ impl Parked {
         Some(match decided {
             Ok(permit) => Stream::Running(Box::pin(run(peer, job, permit, head, body, respond))),
             Err(failure) => {
+                peer.worker.demand.outlasts(&mut job, &failure);
                 let response = Asked::of(&peer, &head).respond(&failure, job.observation);
                 Stream::Running(Box::pin(async move {
                     answer(respond, response, None).await;

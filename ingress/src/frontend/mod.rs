@@ -8,6 +8,7 @@
 
 mod chunks;
 mod connection;
+mod demand;
 mod drain;
 pub mod exchange;
 mod framing;

@@ -8,12 +8,14 @@ use axum::response::IntoResponse as _;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use parkway_activator::throttler::Refusal;
+use tokio::time::Instant;
 
 use super::connection::Peer;
 use crate::proxy::body::ResponseBody;
 use crate::proxy::failure::Failure;
 use crate::proxy::held::{Held, Holds};
 use crate::proxy::observe::Observation;
+use crate::proxy::waiting_page::Notice;
 use crate::routing::headers::EntranceKind;
 use crate::routing::identify;
 use crate::routing::names::NETWORK_HASH;
@@ -43,6 +45,9 @@ impl Asked {
 
     /// The answer to a request that no endpoint answered.
     pub(super) fn respond(self, failure: &Failure, observation: Observation) -> Response<Held> {
+        if let Failure::Starting(notice) = failure {
+            return self.page(notice, failure.status(), observation);
+        }
         let not_found = self.not_found(failure, &observation);
         let failure = not_found.as_ref().unwrap_or(failure);
         if self.is_grpc && !matches!(failure, Failure::BadRequest(_)) {
@@ -62,6 +67,40 @@ impl Asked {
             Failure::Incomplete | Failure::SlowBody | Failure::BadRequest(_)
         ) {
             fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    /// A page for somebody who waits in front of a browser. It is no answer yet: nobody should keep it, and robots should
+    /// come again.
+    fn page(
+        self,
+        notice: &Notice,
+        status: StatusCode,
+        mut observation: Observation,
+    ) -> Response<Held> {
+        observation.shows_a_page();
+        let html = notice.html(Instant::now());
+        let mut response = self.local(status, html, Some(observation));
+        let fields = response.headers_mut();
+        let Some(page) = notice.page() else {
+            return response;
+        };
+        let seconds = HeaderValue::from(page.refresh.as_secs());
+        fields.insert(header::REFRESH, seconds.clone());
+        fields.insert(header::RETRY_AFTER, seconds);
+        let fixed = [
+            (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+            (header::CACHE_CONTROL, "no-store"),
+            (header::VARY, "sec-fetch-mode, accept"),
+            (ROBOTS, "noindex"),
+        ];
+        for (name, value) in fixed {
+            fields.insert(name, HeaderValue::from_static(value));
+        }
+        if page.template.is_none() {
+            let alone = HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'");
+            fields.insert(header::CONTENT_SECURITY_POLICY, alone);
         }
         response
     }
@@ -171,6 +210,7 @@ fn grpc(failure: &Failure, mut observation: Observation) -> Response<Held> {
     response
 }
 
+const ROBOTS: HeaderName = HeaderName::from_static("x-robots-tag");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use parkway_activator::revision::{RevisionId, RevisionMap, RevisionSpec};
 use parkway_activator::stats::Stats;
 use parkway_activator::throttler::Throttler;
+use rustix::time::{ClockId, clock_gettime};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::LocalSet;
@@ -22,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use super::connection::{self, Opening, Peer, place_of};
+use super::demand::Demand;
 use super::drain::Drain;
 use super::exchange::ClientShares;
 use super::health::Health;
@@ -31,6 +33,8 @@ use super::published::Current;
 pub use super::published::{RoutePublisher, Routes};
 use super::tls::Certificates;
 use crate::config::Limits;
+use crate::proxy::access_log::AccessLog;
+use crate::proxy::counts::WorkerLoad;
 use crate::proxy::destination::Destination;
 use crate::proxy::failure::Failure;
 use crate::proxy::forward::Forwarder;
@@ -56,8 +60,10 @@ pub struct Policy {
     pub trusted_hops: usize,
     /// How clients are told apart, if the share one may have of a queue is bounded. Default: it is not.
     pub client_shares: Option<ClientShares>,
-    /// Whether each request is logged when it ends.
-    pub access_log: bool,
+    /// Where requests are written down when they end, and which. Default: none.
+    pub access_log: AccessLog,
+    /// Whether answers to requests that waited for a start say what it has cost them. Default: they do not.
+    pub cold_start_headers: bool,
     /// Where requests to Revisions are written down. Default: nowhere.
     pub request_log: RequestLog,
     /// Who restores the Host that a client meant: queue-proxy, or nobody because processes are local. Default: nobody.
@@ -73,7 +79,8 @@ impl Default for Policy {
         Self {
             trusted_hops: 0,
             client_shares: None,
-            access_log: false,
+            access_log: AccessLog::default(),
+            cold_start_headers: false,
             request_log: RequestLog::default(),
             host_mode: HostMode::default(),
             https_port: None,
@@ -123,6 +130,7 @@ pub struct Worker {
     pub(super) request_limits: validate::Limits,
     pub(super) dealer: RefCell<Dealer>,
     pub(super) drain: Rc<Drain>,
+    pub(super) demand: Rc<Demand>,
     pub(super) health: Health,
     pub(super) places: Places,
     turning_away: Arc<Semaphore>,
@@ -150,7 +158,13 @@ impl Worker {
                 host_mode: parts.policy.host_mode,
                 limits: Arc::clone(&parts.limits),
             }),
-            counts: Rc::new(parts.counts.of_worker(index, parts.tracer.of_worker(index))),
+            counts: Rc::new(
+                parts
+                    .counts
+                    .of_worker(index, parts.tracer.of_worker(index))
+                    .logging(parts.policy.access_log.clone())
+                    .telling_starts(parts.policy.cold_start_headers),
+            ),
             request_limits: validate::Limits {
                 uri_bytes: parts.limits.uri_bytes,
                 header_bytes: parts.limits.header_bytes,
@@ -158,6 +172,7 @@ impl Worker {
             },
             dealer: RefCell::new(Dealer::new(u64::try_from(index).unwrap_or_default())),
             drain: Rc::default(),
+            demand: Rc::default(),
             health: parts.health.clone(),
             places: parts.places.clone(),
             turning_away: Arc::new(Semaphore::new(connection::TURNED_AWAY)),
@@ -367,7 +382,7 @@ async fn run(
             let sweep = worker.forwarder.sweep.clone();
             async move { sweep.run().await }
         }),
-        tokio::task::spawn_local(close_unused(Rc::clone(&worker.forwarder))),
+        tokio::task::spawn_local(close_unused(Rc::clone(&worker), connections.clone())),
         tokio::task::spawn_local({
             let (drain, begun) = (Rc::clone(&worker.drain), parts.drain.clone());
             async move {
@@ -522,12 +537,21 @@ async fn answer_peeks(worker: Rc<Worker>, mut peeks: mpsc::Receiver<Peek>) {
     }
 }
 
-/// Closes idle connections to endpoints.
-async fn close_unused(forwarder: Rc<Forwarder>) {
+/// Closes idle connections to endpoints, and says what there is to do here.
+async fn close_unused(worker: Rc<Worker>, connections: TaskTracker) {
     let mut tick = tokio::time::interval(UNUSED);
     loop {
         let now = tick.tick().await;
-        forwarder.pool.sweep(now);
+        worker.forwarder.pool.sweep(now);
+        let used = clock_gettime(ClockId::ThreadCPUTime);
+        worker.counts.publish(WorkerLoad {
+            connections: u64::try_from(connections.len()).unwrap_or(u64::MAX),
+            cpu: Duration::new(
+                u64::try_from(used.tv_sec).unwrap_or_default(),
+                u32::try_from(used.tv_nsec).unwrap_or_default(),
+            ),
+            budget: worker.forwarder.budget.borrow_mut().left(now),
+        });
     }
 }
 

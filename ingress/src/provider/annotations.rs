@@ -15,6 +15,8 @@ use super::problem::{Origin, Problem, did_you_mean};
 use crate::routing::policy::{MOST_NO_WAKE, NoWake, RoutePolicy};
 use crate::routing::retry::{GRPC_CODES, MOST_ATTEMPTS, RetryPolicy};
 use crate::routing::timeout::NEVER;
+use crate::routing::tls::ClientCertificate;
+use crate::routing::waiting_page::{REFRESH, Template, WaitingPage};
 
 /// What the names of our annotations begin with.
 pub const GROUP: &str = "parkway.dev/";
@@ -26,7 +28,7 @@ struct Known {
 }
 
 /// Every annotation.
-const ALL: [Known; 13] = [
+const ALL: [Known; 17] = [
     known("retry-on", retry_on),
     known("retry-attempts", retry_attempts),
     known("retry-methods", retry_methods),
@@ -65,6 +67,28 @@ const ALL: [Known; 13] = [
     }),
     known("no-wake-paths", no_wake_paths),
     known("no-wake-agents", no_wake_agents),
+    known("client-certificate", client_certificate),
+    known("waiting-page", |value, draft| {
+        draft.patience = Some(duration(value, SHORTEST, LONGEST_PAUSE)?);
+        Ok(())
+    }),
+    known("waiting-page-refresh", |value, draft| {
+        let refresh = duration(value, Duration::from_secs(1), LONGEST_PAUSE)?;
+        if refresh.subsec_nanos() > 0 {
+            return Err(wrong(
+                "this is not in whole seconds",
+                "write one such as 2s",
+            ));
+        }
+        draft.refresh = Some(refresh);
+        Ok(())
+    }),
+    known("waiting-page-template", |value, draft| {
+        let template = Template::parse(value);
+        let remedy = "write HTML; {{service}}, {{stage}}, {{elapsed}}, {{estimate}}, {{percent}} and {{refresh}} are filled in";
+        draft.template = Some(template.map_err(|error| wrong(error.to_string(), remedy))?);
+        Ok(())
+    }),
 ];
 
 const fn known(name: &'static str, read: fn(&str, &mut Draft) -> Result<(), Wrong>) -> Known {
@@ -90,6 +114,9 @@ struct Draft {
     policy: RoutePolicy,
     /// Something says when to retry.
     has_cause: bool,
+    patience: Option<Duration>,
+    refresh: Option<Duration>,
+    template: Option<Template>,
 }
 
 impl Draft {
@@ -139,10 +166,34 @@ pub(crate) fn policy(annotations: &Labels, origin: &Origin) -> (Option<RoutePoli
         return (None, problems);
     }
     problems.extend(contradictions(&mut draft, annotations, origin));
+    problems.extend(waiting_page(&mut draft, annotations, origin));
     let policy = draft.policy;
     let is_empty = policy == RoutePolicy::default();
     ((!is_empty).then_some(policy), problems)
 }
+
+/// Puts the page together; without a patience there is none.
+fn waiting_page(draft: &mut Draft, annotations: &Labels, origin: &Origin) -> Option<Problem> {
+    let (refresh, template) = (draft.refresh.take(), draft.template.take());
+    if let Some(patience) = draft.patience {
+        draft.policy.waiting_page = Some(WaitingPage {
+            patience,
+            refresh: refresh.unwrap_or(REFRESH),
+            template,
+        });
+        return None;
+    }
+    let said = annotations.keys().find(|key| key.starts_with(WAITING_PAGE));
+    let key = said.filter(|_| refresh.is_some() || template.is_some())?;
+    let problem = origin.problem(field(key), "nothing says when the page is shown");
+    Some(
+        problem
+            .warning()
+            .remedy(format!("add {GROUP}waiting-page, such as 2s")),
+    )
+}
+
+const WAITING_PAGE: &str = "parkway.dev/waiting-page-";
 
 /// Where an annotation stands in its object.
 fn field(key: &str) -> String {
@@ -220,6 +271,23 @@ fn timeout(value: &str) -> Result<Duration, Wrong> {
         message,
         remedy: format!("{remedy}; off is no timeout"),
     })
+}
+
+fn client_certificate(value: &str, draft: &mut Draft) -> Result<(), Wrong> {
+    let (wanted, read) = match value {
+        "required" => (ClientCertificate::Required, Ok(())),
+        "optional" => (ClientCertificate::Optional, Ok(())),
+        // Whoever wrote this did not mean that everybody may come.
+        _ => (
+            ClientCertificate::Required,
+            Err(wrong(
+                "this must be required or optional, and counts as required until it is",
+                "leave the annotation out for hosts whose clients show none",
+            )),
+        ),
+    };
+    draft.policy.client_certificate = Some(wanted);
+    read
 }
 
 fn retry_attempts(value: &str, draft: &mut Draft) -> Result<(), Wrong> {

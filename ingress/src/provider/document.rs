@@ -258,6 +258,22 @@ pub(crate) fn utf8<'text>(file: &Arc<str>, text: &'text [u8]) -> Result<&'text s
     }
 }
 
+/// The same of text that is kept: it is not copied.
+///
+/// # Errors
+///
+/// When it is not UTF-8.
+pub(crate) fn into_utf8(file: &Arc<str>, text: Vec<u8>) -> Result<String, Box<Problem>> {
+    let mut text = String::from_utf8(text).map_err(|error| {
+        let valid_up_to = error.utf8_error().valid_up_to();
+        Box::new(not_utf8(file, error.as_bytes(), valid_up_to))
+    })?;
+    if let Some(unmarked) = text.strip_prefix('\u{feff}') {
+        text = unmarked.to_owned();
+    }
+    Ok(text)
+}
+
 /// Reads one document from text that is part of another, such as the value of a ConfigMap key.
 ///
 /// # Errors

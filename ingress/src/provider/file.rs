@@ -16,12 +16,14 @@ use std::fs::{self, FileType, Metadata};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use parkway_activator::revision::RevisionId;
 
 use self::known::Files;
 pub(super) use self::known::read_text;
 pub use self::watch::{LONGEST_CHANGE, QUIET, QUIET_AT_REST, Watch};
+use super::certificates::Certificates;
 use super::problem::{Origin, Problem};
 use super::rollout::Rollout;
 use super::world::{Options, Validate, World};
@@ -44,6 +46,8 @@ pub struct FileProvider {
     rollout: Rollout,
     /// What was noticed while reading the files of the present world.
     noticed: Vec<Problem>,
+    /// Those among the files of the present world.
+    certificates: Certificates,
 }
 
 impl FileProvider {
@@ -54,6 +58,7 @@ impl FileProvider {
             files: Files::default(),
             rollout: Rollout::new(options, validate),
             noticed: Vec::new(),
+            certificates: Certificates::default(),
         }
     }
 
@@ -67,6 +72,7 @@ impl FileProvider {
     pub fn load(&mut self) -> Result<World, Vec<Problem>> {
         let mut problems = Vec::new();
         let objects = self.files.read(&self.paths, &mut problems);
+        let certificates = self.certificates.next(&objects, now(), &mut problems);
         if problems.iter().any(Problem::is_error) {
             self.files.let_go_of_texts();
             return Err(problems);
@@ -76,6 +82,7 @@ impl FileProvider {
         match outcome {
             Ok(world) => {
                 self.noticed = problems;
+                self.certificates = certificates;
                 Ok(self.with_noticed(world))
             }
             Err(found) => {
@@ -112,10 +119,19 @@ impl FileProvider {
         Watch::new(&self.paths)
     }
 
-    fn with_noticed(&self, mut world: World) -> World {
+    fn with_noticed(&mut self, mut world: World) -> World {
         world.warnings.splice(0..0, self.noticed.iter().cloned());
+        world.certificates = self.certificates.of(&world.ingresses, &mut world.warnings);
         world
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "certificates are valid by the wall clock"
+)]
+fn now() -> SystemTime {
+    SystemTime::now()
 }
 
 fn about(path: &Path, message: String) -> Problem {

@@ -3,8 +3,9 @@
 //! Source: knative/networking `pkg/apis/networking/v1alpha1/ingress_types.go`. The order of the fields is the order
 //! Go writes them in, because the hash is taken over that text.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -138,6 +139,30 @@ impl fmt::Display for ServicePort {
             Self::Number(number) => write!(f, "{number}"),
             Self::Name(name) => f.write_str(name),
         }
+    }
+}
+
+impl IngressTls {
+    /// Its hosts that rules of such a visibility have too; all of those when it names none.
+    ///
+    /// Source: `GetIngressTLSForVisibility`, knative/networking `pkg/apis/networking/v1alpha1/ingress_helpers.go`, which
+    /// drops an entry as a whole when one of its hosts is not among them; here the others are served.
+    pub fn hosts_in(&self, spec: &IngressSpec, is_visible: impl Fn(&str) -> bool) -> Vec<Arc<str>> {
+        let rules = { spec.rules.iter() }.filter(|rule| is_visible(&rule.visibility));
+        let of_rules: BTreeSet<String> = rules
+            .flat_map(|rule| &rule.hosts)
+            .map(|host| host.to_ascii_lowercase())
+            .collect();
+        if self.hosts.is_empty() {
+            return of_rules.into_iter().map(Into::into).collect();
+        }
+        let has = |host: &String| match host.strip_prefix("*.") {
+            Some(parent) => { of_rules.iter() }
+                .any(|of_rule| of_rule.split_once('.').is_some_and(|(_, it)| it == parent)),
+            None => of_rules.contains(host),
+        };
+        let hosts = self.hosts.iter().map(|host| host.to_ascii_lowercase());
+        hosts.filter(has).map(Into::into).collect()
     }
 }
 

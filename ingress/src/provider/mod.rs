@@ -9,6 +9,8 @@
 //! for a cluster begins there.
 
 pub mod annotations;
+pub mod certificate_files;
+mod certificates;
 mod difference;
 pub mod document;
 mod fields;

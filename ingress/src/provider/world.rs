@@ -11,6 +11,7 @@ use super::object::Labels;
 use super::problem::{Origin, Problem};
 use super::translate::ServiceEndpoints;
 use crate::routing::rules::IngressRules;
+use crate::routing::tls::Binding;
 use crate::workload::Workload;
 
 /// Everything that follows from one state of the configuration.
@@ -30,6 +31,8 @@ pub struct World {
     pub autoscaler_config: BTreeMap<String, String>,
     /// Where the Services can be reached, by namespace and name; tags after the Service itself.
     pub urls: Arc<Vec<Arc<ServiceUrl>>>,
+    /// The certificates of hosts that are visible outside.
+    pub certificates: Arc<Vec<Binding>>,
     /// What was understood but cannot act, or did not work; never an error.
     pub warnings: Vec<Problem>,
 }

@@ -341,6 +341,11 @@ impl Replay {
         !self.0.borrow().is_touched
     }
 
+    /// How many bytes of it were read from the client.
+    pub fn read_bytes(&self) -> usize {
+        self.0.borrow().kept_bytes
+    }
+
     /// Whether all of it was read from the client.
     pub fn is_ended(&self) -> bool {
         let source = self.0.borrow();

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::destination::Destination;
 use super::failure::{Failure, Named};
+use super::waiting_page::Notice;
 use crate::routing::policy::RoutePolicy;
 use crate::routing::timeout::{Milestones, next};
 
@@ -35,6 +36,8 @@ pub struct Terms {
     pub first_sent: Option<Instant>,
     /// The request wakes nobody: it is not parked where no endpoint is ready.
     pub only_if_up: bool,
+    /// A browser waits for a start, and is shown a page in time.
+    pub notice: Option<Rc<Notice>>,
 }
 
 /// A duration in microseconds: half as large as one in nanoseconds, for each request that is parked.
@@ -90,10 +93,14 @@ impl Deadlines {
     /// When a request that is parked since `since` ends.
     pub fn while_parked(&self, since: Instant) -> Instant {
         let due = self.before_response();
-        match self.parked(since) {
-            Some(parked) => due.min(parked),
-            None => due,
-        }
+        let limits = self.parked(since).into_iter().chain(self.page());
+        limits.fold(due, Instant::min)
+    }
+
+    /// When a browser that is parked is shown a page.
+    fn page(&self) -> Option<Instant> {
+        let notice = self.route.as_ref()?.notice.as_ref()?;
+        Some(self.arrived + notice.page()?.patience)
     }
 
     fn parked(&self, since: Instant) -> Option<Instant> {
@@ -133,6 +140,12 @@ impl Deadlines {
             Failure::RouteTimeout(Named::FirstByte)
         } else if has_passed(parked_since.and_then(|since| self.parked(since))) {
             Failure::RouteTimeout(Named::Parked)
+        } else if let Some(notice) = &terms.notice
+            && parked_since.is_some()
+            && has_passed(self.page())
+            && !has_passed(Some(self.before_response()))
+        {
+            Failure::Starting(Rc::clone(notice))
         } else {
             Failure::TimedOut
         }

@@ -2,11 +2,13 @@
 //!
 //! What went wrong and which status it means is decided where it is known; how it is said, in `frontend::respond`.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use http::StatusCode;
 use parkway_activator::throttler::Refusal;
 
+use super::waiting_page::Notice;
 use crate::routing::table;
 use crate::routing::validate::BadRequest;
 
@@ -19,6 +21,9 @@ pub enum Failure {
     /// The connection was secured for other hosts (RFC 9110 section 15.5.20).
     #[error("this connection's certificate is not for this host")]
     Misdirected,
+    /// The route is for clients that show a certificate, by TLS.
+    #[error("this is for clients that show a certificate, by https")]
+    NoClientCertificate,
     /// No rule matches.
     #[error("{0}")]
     NoRoute(#[from] table::NoRoute),
@@ -45,6 +50,9 @@ pub enum Failure {
     /// The endpoint broke off or answered nonsense, and the request must not be sent again.
     #[error("{0}")]
     BadGateway(String),
+    /// Not a failure: a browser that has waited for a start for a while is told how that stands.
+    #[error("the Revision is starting")]
+    Starting(Rc<Notice>),
     /// The client did not send the whole request.
     #[error("the request was not sent completely")]
     Incomplete,
@@ -87,6 +95,7 @@ impl Failure {
         match self {
             Self::BadRequest(bad) => bad.status(),
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::NoClientCertificate => StatusCode::FORBIDDEN,
             Self::NoRoute(missing) => missing.status(),
             Self::NoRevision(_) | Self::Refused(Refusal::UnknownRevision) => StatusCode::NOT_FOUND,
             // Nobody has begun with a request that is parked: asking again does no harm.
@@ -94,6 +103,7 @@ impl Failure {
             | Self::Misconfigured(_)
             | Self::TurnedAway
             | Self::OutOfFiles
+            | Self::Starting(_)
             | Self::RouteTimeout(Named::Parked) => StatusCode::SERVICE_UNAVAILABLE,
             Self::TimedOut | Self::RouteTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::BadGateway(_) => StatusCode::BAD_GATEWAY,
@@ -111,6 +121,7 @@ impl Failure {
             Self::Refused(Refusal::Draining | Refusal::NoEndpoint)
             | Self::TurnedAway
             | Self::OutOfFiles => Some(Duration::from_secs(1)),
+            Self::Starting(notice) => notice.page().map(|page| page.refresh),
             _ => None,
         }
     }

@@ -456,8 +456,10 @@ fn answer(
         carrier,
         upgraded,
     } = answered;
-    observation.answered(head.status);
+    let now = Instant::now();
+    observation.answered(head.status, now);
     headers::edit_response(&mut head.headers, head.status);
+    observation.tell_start(&mut head.headers);
     if let Some(upload) = &upload {
         upload.forget();
         // Answered without having been asked for its body: whether the client sends it is its choice (RFC 9110 section
@@ -474,7 +476,7 @@ fn answer(
         carrier,
         alarm: deadlines.is_some().then_some(alarm),
         deadlines,
-        last_write: Instant::now(),
+        last_write: now,
         observation,
         busy,
         upload,

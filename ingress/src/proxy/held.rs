@@ -68,6 +68,13 @@ impl Holds {
         }
     }
 
+    /// Notes how much of the request's body was read.
+    fn note_upload(&mut self) {
+        if let Some(upload) = &self.upload {
+            self.observation.received(upload.read_bytes());
+        }
+    }
+
     /// Tells the connection when the response may take no longer.
     fn tell_due(&self) {
         if let (Some(busy), Some(deadlines)) = (&self.busy, &self.deadlines) {
@@ -118,6 +125,7 @@ impl Held {
     /// The body ended well: what it held is freed.
     fn finish(&mut self) {
         if let Some(mut holds) = self.holds.take() {
+            holds.note_upload();
             holds.observation.ended();
             if let Some(upload) = holds.upload.take() {
                 finish_upload(upload);
@@ -144,6 +152,7 @@ impl Drop for Holds {
         if let Some(busy) = &self.busy {
             busy.due(None);
         }
+        self.note_upload();
         // Not read to its end: nobody will take the rest of the upload either.
         if let Some(upload) = self.upload.take() {
             upload.abandon();

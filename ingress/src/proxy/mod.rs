@@ -5,7 +5,9 @@
 //! deadlines of all of it. Everything here lives on one worker, but for [`probe`], which asks Pods whether they may
 //! have requests at all.
 
+pub mod access_log;
 pub mod body;
+pub mod counts;
 pub mod deadlines;
 pub mod destination;
 pub mod failure;
@@ -13,6 +15,7 @@ pub mod forward;
 pub mod head;
 pub mod held;
 pub mod http1;
+pub mod log_lines;
 pub mod observe;
 pub mod pace;
 pub mod pool;
@@ -24,3 +27,4 @@ pub mod sweep;
 pub mod tls;
 pub mod tunnel;
 mod turned_away;
+pub mod waiting_page;

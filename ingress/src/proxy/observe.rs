@@ -1,222 +1,29 @@
 //! What is written down about each request when it ends: counters, a duration, a line of the access log, one of the
 //! request log.
-//!
-//! Every worker counts for itself; the admin adds the workers up when it is asked.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
-use http::{HeaderMap, Method, StatusCode};
-use parking_lot::Mutex;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use parkway_activator::cold_start::{ColdStart, Milestone, Seen};
 use parkway_activator::endpoint::Endpoint;
-use parkway_activator::revision::{RevisionId, RevisionMap};
+use parkway_activator::revision::RevisionId;
 use parkway_activator::throttler::Ticket;
+use serde_json::{Map, Value, json};
 use tokio::time::Instant;
-use tracing::info;
 
+use super::access_log::{Begun, Logged};
+use super::counts::{Ended, Kind, MethodName};
+pub use super::counts::{RequestCounts, WorkerCounts};
 use super::destination::Destination;
-use super::request_log::Pending;
+use super::request_log::{self, Pending};
 use super::send::SendError;
 use crate::routing::retry::Reason;
-use crate::trace::{End, Passing, Recording, WorkerTracer};
-
-/// Upper bounds of the duration buckets in seconds, as Knative's histograms have them.
-///
-/// Source: knative/serving `pkg/metrics`, the explicit bounds of Knative-defined durations.
-pub const DURATION_BOUNDS: [f64; 14] = [
-    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
-];
-
-/// All counts about requests, one shard per worker.
-#[derive(Clone, Debug)]
-pub struct RequestCounts(Arc<[Shard]>);
-
-/// On a cache line of its own: only its worker writes it.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-struct Shard(Mutex<Table>);
-
-#[derive(Debug, Default)]
-struct Table {
-    by_revision: RevisionMap<Counts>,
-    unrouted: Counts,
-}
-
-/// What is known of the requests of one Revision, or of those that reached none.
-#[derive(Clone, Debug, Default)]
-pub struct Counts {
-    /// Requests by status, in order of first sight; at most a few dozen.
-    pub by_status: Vec<(u16, u64)>,
-    /// Requests whose response did not reach its end: the client left, the endpoint broke off, a timeout.
-    pub aborted: u64,
-    /// Requests that had to wait for an endpoint.
-    pub parked: u64,
-    /// Requests that were sent again at least once.
-    pub retried: u64,
-    /// Times a request was sent again, by the number of its [`Reason`].
-    pub retries: [u64; Reason::ALL.len()],
-    /// Informational responses of endpoints that ended here: all but 100 and 101.
-    pub informational: u64,
-    /// Response body bytes.
-    pub response_bytes: u64,
-    /// Requests by duration; the last bucket has no upper bound.
-    pub durations: [u64; DURATION_BOUNDS.len() + 1],
-    /// All durations together.
-    pub seconds: f64,
-}
-
-impl RequestCounts {
-    /// Counts for `workers` workers.
-    pub fn new(workers: usize) -> Self {
-        Self((0..workers.max(1)).map(|_| Shard::default()).collect())
-    }
-
-    /// The counts of all workers together.
-    pub fn total(&self) -> HashMap<Option<RevisionId>, Counts> {
-        let mut total: HashMap<Option<RevisionId>, Counts> = HashMap::new();
-        for shard in &*self.0 {
-            let shard = shard.0.lock();
-            total.entry(None).or_default().add(&shard.unrouted);
-            for (revision, counts) in &shard.by_revision {
-                total.entry(Some(revision.clone())).or_default().add(counts);
-            }
-        }
-        total
-    }
-
-    /// Forgets Revisions that are gone, so that the table is bounded by what is configured.
-    pub fn retain(&self, mut keep: impl FnMut(&RevisionId) -> bool) {
-        for shard in &*self.0 {
-            shard
-                .0
-                .lock()
-                .by_revision
-                .retain(|revision, _| keep(revision));
-        }
-    }
-
-    /// The part of worker `index`, which traces like this.
-    pub fn of_worker(&self, index: usize, tracer: WorkerTracer) -> WorkerCounts {
-        WorkerCounts {
-            all: self.clone(),
-            index,
-            tracer,
-        }
-    }
-}
-
-/// The counts that one worker writes, and how it traces.
-#[derive(Debug)]
-pub struct WorkerCounts {
-    all: RequestCounts,
-    index: usize,
-    tracer: WorkerTracer,
-}
-
-impl WorkerCounts {
-    fn record(&self, observation: &Observation) {
-        let Some(shard) = self.all.0.get(self.index) else {
-            return;
-        };
-        let took = observation.arrived.elapsed();
-        let revision = observation
-            .destination
-            .as_ref()
-            .map(|destination| &destination.id);
-        let mut shard = shard.0.lock();
-        let Some(id) = revision else {
-            return shard.unrouted.record(observation, took);
-        };
-        // Looked up without cloning the key: the clone would write a count that all workers share.
-        match shard.by_revision.get_mut(id) {
-            Some(counts) => counts.record(observation, took),
-            None => shard
-                .by_revision
-                .entry(id.clone())
-                .or_default()
-                .record(observation, took),
-        }
-    }
-}
-
-impl WorkerCounts {
-    /// Counts another attempt at once: rare, and so it takes no room in each request.
-    fn retried(&self, revision: &RevisionId, reason: Reason) {
-        let Some(shard) = self.all.0.get(self.index) else {
-            return;
-        };
-        let mut shard = shard.0.lock();
-        let counts = shard.by_revision.entry(revision.clone()).or_default();
-        if let Some(count) = counts.retries.get_mut(reason as usize) {
-            *count += 1;
-        }
-    }
-}
-
-impl WorkerCounts {
-    /// Counts an informational response at once, for the same reason.
-    fn informational(&self, revision: &RevisionId) {
-        let Some(shard) = self.all.0.get(self.index) else {
-            return;
-        };
-        let mut shard = shard.0.lock();
-        let counts = shard.by_revision.entry(revision.clone()).or_default();
-        counts.informational += 1;
-    }
-}
-
-impl Counts {
-    fn record(&mut self, observation: &Observation, took: Duration) {
-        let status = observation.status.map_or(0, |status| status.as_u16());
-        match self
-            .by_status
-            .iter_mut()
-            .find(|(known, _)| *known == status)
-        {
-            Some((_, count)) => *count += 1,
-            None => self.by_status.push((status, 1)),
-        }
-        self.aborted += u64::from(!observation.is_ended);
-        self.parked += u64::from(observation.was_parked);
-        self.retried += u64::from(observation.attempts > 1);
-        self.response_bytes += observation.response_bytes;
-        let seconds = took.as_secs_f64();
-        let bucket = DURATION_BOUNDS
-            .iter()
-            .position(|bound| seconds <= *bound)
-            .unwrap_or(DURATION_BOUNDS.len());
-        if let Some(count) = self.durations.get_mut(bucket) {
-            *count += 1;
-        }
-        self.seconds += seconds;
-    }
-
-    fn add(&mut self, other: &Self) {
-        for (status, count) in &other.by_status {
-            match self.by_status.iter_mut().find(|(known, _)| known == status) {
-                Some((_, total)) => *total += count,
-                None => self.by_status.push((*status, *count)),
-            }
-        }
-        self.aborted += other.aborted;
-        self.parked += other.parked;
-        self.retried += other.retried;
-        for (total, count) in self.retries.iter_mut().zip(other.retries) {
-            *total += count;
-        }
-        self.informational += other.informational;
-        self.response_bytes += other.response_bytes;
-        for (total, count) in self.durations.iter_mut().zip(other.durations) {
-            *total += count;
-        }
-        self.seconds += other.seconds;
-    }
-}
+use crate::trace::{End, Passing, Recording};
 
 /// One request, from its head to its end; its drop writes it down.
 #[derive(Debug)]
@@ -227,20 +34,47 @@ pub struct Observation {
     /// The start it waited for first.
     start: Option<Arc<ColdStart>>,
     passing: Passing,
-    arrived: Instant,
+    marks: Marks,
+    method: MethodName,
+    /// Stops at the greatest number.
+    attempts: u16,
     status: Option<StatusCode>,
-    attempts: u32,
+    arrived: Instant,
     response_bytes: u64,
-    was_parked: bool,
-    is_answered: bool,
-    is_ended: bool,
-    has_timed_out: bool,
+    /// Of the request's body; stops at the greatest number.
+    received: u32,
+    /// Of the last attempt, in microseconds: its beginning since the arrival, and when it is answered, how long that took.
+    attempt_micros: u32,
+}
+
+/// What is so and what is not: bits, because many requests wait at once.
+#[derive(Clone, Copy, Debug, Default)]
+struct Marks(u8);
+
+impl Marks {
+    const PARKED: u8 = 1;
+    const ANSWERED: u8 = 1 << 1;
+    const ENDED: u8 = 1 << 2;
+    const TIMED_OUT: u8 = 1 << 3;
+    const TLS: u8 = 1 << 4;
+    /// A browser was shown a page.
+    const PAGE: u8 = 1 << 5;
+    /// The access log's sample left it out.
+    const NOT_DRAWN: u8 = 1 << 6;
+
+    fn set(&mut self, mark: u8) {
+        self.0 |= mark;
+    }
+
+    fn has(self, mark: u8) -> bool {
+        self.0 & mark != 0
+    }
 }
 
 /// What tells of the request, as far as it is known: lines, the recording of its trace, and what they need besides figures.
 #[derive(Debug, Default)]
 struct Lines {
-    access: Option<Access>,
+    access: Option<Begun>,
     request: Option<Pending>,
     recording: Option<Box<Recording>>,
     parked: Duration,
@@ -253,14 +87,6 @@ struct Lines {
 /// So many reasons the access log tells of one request.
 const MOST_REASONS: usize = 16;
 
-/// What the access log says of a head.
-#[derive(Debug)]
-struct Access {
-    method: Method,
-    host: String,
-    path: String,
-}
-
 impl Observation {
     /// A request that arrived at `arrived`.
     pub fn new(counts: Rc<WorkerCounts>, arrived: Instant) -> Self {
@@ -270,14 +96,22 @@ impl Observation {
             destination: None,
             start: None,
             passing: Passing::Nothing,
-            arrived,
-            status: None,
+            marks: Marks::default(),
+            method: MethodName::OTHER,
             attempts: 0,
+            status: None,
+            arrived,
             response_bytes: 0,
-            was_parked: false,
-            is_answered: false,
-            is_ended: false,
-            has_timed_out: false,
+            received: 0,
+            attempt_micros: 0,
+        }
+    }
+
+    /// Notes what its head asks, and whether that came by TLS.
+    pub fn asks(&mut self, head: &Parts, is_tls: bool) {
+        self.method = MethodName::of(&head.method);
+        if is_tls {
+            self.marks.set(Marks::TLS);
         }
     }
 
@@ -303,13 +137,27 @@ impl Observation {
         self.lines.as_mut()?.recording.as_deref_mut()
     }
 
-    /// Notes what the access log shows.
-    pub fn log(&mut self, method: &Method, host: &str, path: &str) {
-        self.lines().access = Some(Access {
-            method: method.clone(),
-            host: host.to_owned(),
-            path: path.to_owned(),
-        });
+    /// Notes what the access log shows, if this request is to be written down as far as can be said yet.
+    pub fn log(&mut self, head: &Parts, remote: SocketAddr, tls: Option<&dyn fmt::Display>) {
+        let is_noted = match self.counts.access_log.logged() {
+            Logged::Off => return,
+            Logged::Errors => true,
+            Logged::Share(share) => self.counts.draws(share),
+        };
+        if is_noted {
+            let begun = self.counts.access_log.begin(head, remote, tls);
+            self.lines().access = begun;
+        } else {
+            self.marks.set(Marks::NOT_DRAWN);
+        }
+    }
+
+    /// A request that waits is written down, whether or not it was drawn.
+    pub fn log_parked(&mut self, head: &Parts, remote: SocketAddr, tls: Option<&dyn fmt::Display>) {
+        if self.marks.has(Marks::NOT_DRAWN) && self.lines().access.is_none() {
+            let begun = self.counts.access_log.begin(head, remote, tls);
+            self.lines().access = begun;
+        }
     }
 
     /// The line of the request log; it is written if the request turns out to be for a Revision.
@@ -338,7 +186,7 @@ impl Observation {
 
     /// The request had to wait for an endpoint, and does so from now on.
     pub fn has_parked(&mut self) {
-        self.was_parked = true;
+        self.marks.set(Marks::PARKED);
         self.waits();
     }
 
@@ -379,11 +227,12 @@ impl Observation {
     }
 
     /// An endpoint answers.
-    pub fn answered(&mut self, status: StatusCode) {
+    pub fn answered(&mut self, status: StatusCode, now: Instant) {
         self.status(status);
-        self.is_answered = true;
+        self.marks.set(Marks::ANSWERED);
+        self.attempt_micros = self.since_arrival(now).saturating_sub(self.attempt_micros);
         if let Some(start) = &self.start {
-            start.saw(Seen::new(Milestone::FirstByte, Instant::now()));
+            start.saw(Seen::new(Milestone::FirstByte, now));
         }
         if let Some(recording) = self.recording() {
             recording.answered(status);
@@ -410,12 +259,21 @@ impl Observation {
 
     /// The request is sent to an endpoint, perhaps once more.
     pub fn attempt(&mut self, endpoint: Endpoint, headers: &mut HeaderMap) {
-        self.attempts += 1;
+        // The first one of a request that did not wait begins with it: the clock is not asked.
+        if self.attempts > 0 || self.marks.has(Marks::PARKED) {
+            self.attempt_micros = self.since_arrival(Instant::now());
+        }
+        self.attempts = self.attempts.saturating_add(1);
         if let Some(lines) = &mut self.lines
             && let Some(recording) = &mut lines.recording
         {
             recording.attempt(&self.counts.tracer, endpoint, headers);
         }
+    }
+
+    fn since_arrival(&self, now: Instant) -> u32 {
+        let micros = now.saturating_duration_since(self.arrived).as_micros();
+        u32::try_from(micros).unwrap_or(u32::MAX)
     }
 
     /// The attempt brought no answer.
@@ -454,11 +312,39 @@ impl Observation {
         self.response_bytes += u64::try_from(bytes).unwrap_or(u64::MAX);
     }
 
+    /// So many bytes of the request's body were read.
+    pub fn received(&mut self, bytes: usize) {
+        self.received = u32::try_from(bytes).unwrap_or(u32::MAX);
+    }
+
+    /// The answer is a page for people who wait.
+    pub fn shows_a_page(&mut self) {
+        self.marks.set(Marks::PAGE);
+    }
+
+    /// The start it waited for first.
+    pub fn start(&self) -> Option<&Arc<ColdStart>> {
+        self.start.as_ref()
+    }
+
+    /// Writes into an answer what the start has cost this request, if answers are to say so and there was one.
+    pub fn tell_start(&self, answer: &mut HeaderMap) {
+        let Some(start) = self.start.as_ref().filter(|_| self.counts.tells_starts) else {
+            return;
+        };
+        let (timing, told) = start_fields(start, self.arrived);
+        if let (Ok(timing), Ok(told)) = (HeaderValue::try_from(timing), HeaderValue::try_from(told))
+        {
+            answer.append(SERVER_TIMING, timing);
+            answer.insert(COLD_START, told);
+        }
+    }
+
     /// The response reached its end.
     pub fn ended(&mut self) {
-        self.is_ended = true;
+        self.marks.set(Marks::ENDED);
         if let Some(start) = &self.start
-            && self.is_answered
+            && self.marks.has(Marks::ANSWERED)
         {
             start.saw(Seen::new(Milestone::Finished, Instant::now()));
         }
@@ -466,13 +352,14 @@ impl Observation {
 
     /// A timeout cut the response.
     pub fn timed_out(&mut self) {
-        self.has_timed_out = true;
+        self.marks.set(Marks::TIMED_OUT);
     }
 }
 
 impl Drop for Observation {
     fn drop(&mut self) {
-        self.counts.record(self);
+        let revision = self.destination.as_ref().map(|to| &to.id);
+        self.counts.record(revision, &self.figures());
         if let Some(mut lines) = self.lines.take() {
             if let Some(recording) = lines.recording.take() {
                 self.leave(recording);
@@ -497,36 +384,130 @@ impl Observation {
             revision: destination.map(|to| (to.id.clone(), Arc::clone(&to.spec))),
             status: self.status,
             bytes: self.response_bytes,
-            is_whole: self.is_ended,
-            has_timed_out: self.has_timed_out,
+            is_whole: self.marks.has(Marks::ENDED),
+            has_timed_out: self.marks.has(Marks::TIMED_OUT),
         };
         self.counts.tracer.end(recording, end);
     }
 
-    fn write(&self, lines: Lines) {
+    fn code(&self) -> u16 {
+        self.status.map_or(0, |status| status.as_u16())
+    }
+
+    fn figures(&self) -> Ended {
+        let answered = self.marks.has(Marks::ANSWERED);
+        Ended {
+            kind: Kind {
+                method: self.method,
+                is_tls: self.marks.has(Marks::TLS),
+                status: self.code(),
+            },
+            took: self.arrived.elapsed(),
+            attempt: answered.then(|| Duration::from_micros(self.attempt_micros.into())),
+            received: self.received.into(),
+            sent: self.response_bytes,
+            is_whole: self.marks.has(Marks::ENDED),
+            was_parked: self.marks.has(Marks::PARKED),
+            was_retried: self.attempts > 1,
+            was_shown_a_page: self.marks.has(Marks::PAGE),
+        }
+    }
+
+    fn write(&self, mut lines: Lines) {
         let took = self.arrived.elapsed();
-        let retries = lines.told_retries();
-        if let (Some(line), Some(destination)) = (lines.request, &self.destination)
+        if let (Some(line), Some(destination)) = (lines.request.take(), &self.destination)
             && destination.stats.is_some()
         {
             line.end(destination, self.status, self.response_bytes, took);
         }
-        let Some(access) = lines.access else { return };
-        info!(
-            target: "parkway::access",
-            method = %access.method,
-            host = %access.host,
-            path = %access.path,
-            status = self.status.map_or(0, |status| status.as_u16()),
-            revision = self.destination.as_ref().map(|destination| tracing::field::display(&destination.id)),
-            bytes = self.response_bytes,
-            attempts = self.attempts,
-            retries,
-            parked_ms = u64::try_from(lines.parked.as_millis()).unwrap_or(u64::MAX),
-            took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            ended = self.is_ended,
-            timed_out = self.has_timed_out,
-            "request"
+        let Some(access) = lines.access.take() else {
+            return;
+        };
+        let is_error = self.code() >= 500 || !self.marks.has(Marks::ENDED);
+        if self.counts.access_log.logged() == Logged::Errors && !is_error {
+            return;
+        }
+        let ended = request_log::Ended {
+            destination: self.destination.as_deref(),
+            code: self.code(),
+            size: self.response_bytes,
+            took,
+        };
+        self.counts
+            .access_log
+            .end(access, &ended, || self.fields(&lines, took));
+    }
+
+    /// What a line of the access log says of how it went.
+    fn fields(&self, lines: &Lines, took: Duration) -> Map<String, Value> {
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let mut fields = Map::new();
+        let mut say = |name: &str, value: Value| fields.insert(name.to_owned(), value);
+        if let Some(destination) = &self.destination {
+            say("revision", destination.id.to_string().into());
+        }
+        say("bytes", self.response_bytes.into());
+        say("received_bytes", self.received.into());
+        say("attempts", self.attempts.into());
+        if let Some(retries) = lines.told_retries() {
+            say("retries", retries.into());
+        }
+        say("parked_ms", millis(lines.parked).into());
+        say("took_ms", millis(took).into());
+        say("ended", self.marks.has(Marks::ENDED).into());
+        say("timed_out", self.marks.has(Marks::TIMED_OUT).into());
+        if self.marks.has(Marks::PAGE) {
+            say("waiting_page", true.into());
+        }
+        if let Some(start) = &self.start {
+            say("cold_start", start_of_line(start));
+        }
+        fields
+    }
+}
+
+/// What a line says of the start its request waited for: which, how it stood when the request ended, and its phases.
+fn start_of_line(start: &ColdStart) -> Value {
+    let state = start.state(Instant::now());
+    let mut phases = Map::new();
+    for phase in &state.phases {
+        let ms = rounded_ms(phase.duration());
+        let before = phases.get(phase.name.as_str()).and_then(Value::as_f64);
+        phases.insert(
+            phase.name.as_str().to_owned(),
+            json!(before.unwrap_or(0.0) + ms),
         );
     }
+    json!({
+        "number": state.number,
+        "outcome": state.outcome.as_str(),
+        "phases_ms": phases,
+    })
+}
+
+fn rounded_ms(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// Source: W3C Server Timing, section 4 (the header field); phases become metrics named `cold-…`.
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+const COLD_START: HeaderName = HeaderName::from_static("x-parkway-cold-start");
+
+/// `Server-Timing` with the phases as far as they have come, and a summary: which start, and how long this request waited.
+fn start_fields(start: &ColdStart, arrived: Instant) -> (String, String) {
+    let now = Instant::now();
+    let state = start.state(now);
+    let waited = rounded_ms(now.saturating_duration_since(arrived));
+    let mut timing = format!("parkway;dur={waited}");
+    for phase in &state.phases {
+        let (name, ms) = (phase.name.as_str(), rounded_ms(phase.duration()));
+        timing.push_str(&format!(", cold-{name};dur={ms}"));
+    }
+    let told = format!(
+        "start={}, outcome={}, waited-ms={waited}, total-ms={}",
+        state.number,
+        state.outcome.as_str(),
+        rounded_ms(state.total)
+    );
+    (timing, told)
 }

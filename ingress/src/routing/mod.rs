@@ -24,6 +24,7 @@ pub mod table;
 pub mod timeout;
 pub mod tls;
 pub mod validate;
+pub mod waiting_page;
 pub mod websocket;
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ use serde::Serialize;
 
 use super::retry::{GRPC_CODES, RetryPolicy};
 use super::timeout::{NEVER, RouteTimeouts};
+use super::tls::ClientCertificate;
+use super::waiting_page::WaitingPage;
 
 /// What a route asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +25,11 @@ pub struct RoutePolicy {
     pub no_wake: NoWake,
     /// Plain requests at the external entrance are sent to TLS, where it is served ([`redirect`](super::redirect)).
     pub redirects: bool,
+    /// Clients at the external entrance show certificates, by TLS. It is not enough that a handshake would ask for them:
+    /// what comes plainly, or by a connection that was not asked, is turned away here.
+    pub client_certificate: Option<ClientCertificate>,
+    /// What a browser is shown that waits for a start.
+    pub waiting_page: Option<WaitingPage>,
 }
 
 /// Something that a route asks for, as a person would write it.
@@ -62,8 +69,14 @@ impl RoutePolicy {
         ] {
             say(name, limit.map(written).unwrap_or_default());
         }
+        if let Some(page) = &self.waiting_page {
+            say("waiting-page", format!("{:?}", page.patience));
+            say("waiting-page-refresh", format!("{:?}", page.refresh));
+        }
         say("no-wake-paths", list(self.no_wake.paths.iter()));
         say("no-wake-agents", list(self.no_wake.agents.iter()));
+        let wanted = self.client_certificate.map(ClientCertificate::as_str);
+        say("client-certificate", wanted.unwrap_or_default().to_owned());
         terms
     }
 }
@@ -170,7 +183,13 @@ mod tests {
                 ..RouteTimeouts::default()
             },
             no_wake: no_wake(),
+            waiting_page: Some(WaitingPage {
+                patience: Duration::from_millis(500),
+                refresh: super::super::waiting_page::REFRESH,
+                template: None,
+            }),
             redirects: true,
+            client_certificate: Some(ClientCertificate::Required),
         };
         let told: Vec<_> = { policy.terms().into_iter() }
             .map(|term| format!("{}={}", term.name, term.value))
@@ -184,8 +203,11 @@ mod tests {
             "timeout-try=2s",
             "timeout-idle=1.5s",
             "timeout-total=off",
+            "waiting-page=500ms",
+            "waiting-page-refresh=2s",
             "no-wake-paths=/healthz,/robots.txt",
             "no-wake-agents=googlebot,uptime",
+            "client-certificate=required",
         ];
         assert_eq!(told, expected);
     }

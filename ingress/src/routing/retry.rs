@@ -283,14 +283,27 @@ impl Budget {
 
     fn spend(&mut self, cost: u64, now: Instant) -> bool {
         self.second(now);
-        let arrived: u64 = self.seconds.iter().map(|second| second.arrived).sum();
-        let spent: u64 = self.seconds.iter().map(|second| second.spent).sum();
-        let floor = u64::from(self.limits.floor_per_second) * WINDOW.as_secs() * COST_MAYBE_STARTED;
-        let may_spend = spent + cost <= arrived * u64::from(self.limits.percent) + floor;
+        let (may, spent) = self.account();
+        let may_spend = spent + cost <= may;
         if may_spend {
             self.second(now).spent += cost;
         }
         may_spend
+    }
+
+    /// How many requests could be sent again now that may have been started.
+    pub fn left(&mut self, now: Instant) -> u64 {
+        self.second(now);
+        let (may, spent) = self.account();
+        may.saturating_sub(spent) / COST_MAYBE_STARTED
+    }
+
+    /// What may be spent within the window, and what has been.
+    fn account(&self) -> (u64, u64) {
+        let arrived: u64 = self.seconds.iter().map(|second| second.arrived).sum();
+        let spent: u64 = self.seconds.iter().map(|second| second.spent).sum();
+        let floor = u64::from(self.limits.floor_per_second) * WINDOW.as_secs() * COST_MAYBE_STARTED;
+        (arrived * u64::from(self.limits.percent) + floor, spent)
     }
 
     /// The second `now` lies in, after those that no longer count are forgotten.

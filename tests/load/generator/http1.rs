@@ -6,26 +6,29 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use super::{Generate, Way, zeroes};
 use crate::endpoint::Head;
 use crate::machine::Random;
+use crate::tls::{self, Stream};
 
 /// Room for an answer's head, and for as much of a body as is read at once.
 const BUFFER: usize = 64 * 1024;
 
 /// What is asked, of whom, and how long the answer must be.
-#[derive(Debug)]
 pub(crate) struct Requests {
     to: SocketAddr,
     /// One for each host.
     requests: Vec<Bytes>,
     answer_bytes: usize,
     random: Random,
+    /// By TLS, for this host.
+    tls: Option<(TlsConnector, String)>,
 }
 
 impl Requests {
-    pub(crate) fn new(options: &Generate) -> Self {
+    pub(crate) fn new(options: &Generate) -> Result<Self> {
         let close = options.way == Way::Close;
         let request =
             |host: &str| request(host, &bytes_path(options.answer), options.upload, close);
@@ -35,12 +38,23 @@ impl Requests {
                 .collect(),
             None => vec![request(&options.host)],
         };
-        Self {
+        let requests = Self {
             to: options.to,
             requests,
             answer_bytes: options.answer,
             random: Random::new(),
+            tls: None,
+        };
+        match options.tls {
+            true => requests.by_tls(&options.host),
+            false => Ok(requests),
         }
+    }
+
+    /// The same by TLS.
+    pub(crate) fn by_tls(mut self, host: &str) -> Result<Self> {
+        self.tls = Some((tls::connector()?, host.to_owned()));
+        Ok(self)
     }
 
     /// A GET of so many bytes, or of a path.
@@ -52,6 +66,16 @@ impl Requests {
             requests,
             answer_bytes,
             random: Random::new(),
+            tls: None,
+        }
+    }
+
+    async fn connect(&self) -> Result<Stream> {
+        let stream = TcpStream::connect(self.to).await.context("connecting")?;
+        stream.set_nodelay(true)?;
+        match &self.tls {
+            None => Ok(Stream::Left(stream)),
+            Some((connector, host)) => tls::secure(connector, stream, host).await,
         }
     }
 
@@ -87,16 +111,15 @@ fn request(host: &str, path: &str, upload: usize, close: bool) -> Bytes {
 }
 
 /// A client that keeps its connection.
-#[derive(Debug)]
 pub(crate) struct Client {
-    stream: TcpStream,
+    stream: Stream,
     requests: Requests,
     buffer: Vec<u8>,
 }
 
 impl Client {
     pub(crate) async fn connect(requests: Requests) -> Result<Self> {
-        let stream = connect(requests.to).await?;
+        let stream = requests.connect().await?;
         let buffer = vec![0; BUFFER.min(requests.answer_bytes + 1024)];
         Ok(Self {
             stream,
@@ -113,7 +136,8 @@ impl Client {
 
     pub(crate) async fn send(&mut self) -> Result<()> {
         let request = self.requests.next();
-        self.stream.write_all(&request).await.context("sending")
+        self.stream.write_all(&request).await.context("sending")?;
+        self.stream.flush().await.context("sending")
     }
 
     pub(crate) async fn receive(&mut self) -> Result<()> {
@@ -128,28 +152,25 @@ impl Client {
 
 /// Connects, asks, and reads until the proxy has closed the connection.
 pub(crate) async fn exchange_and_close(requests: &mut Requests) -> Result<()> {
-    let mut stream = connect(requests.to).await?;
+    let mut stream = requests.connect().await?;
     stream
         .write_all(&requests.next())
         .await
         .context("sending")?;
+    stream.flush().await.context("sending")?;
     let mut buffer = [0; 4096];
     receive(&mut stream, &mut buffer, requests.answer_bytes).await?;
-    ensure!(
-        stream.read(&mut buffer).await? == 0,
-        "bytes behind the answer"
-    );
+    let behind = match stream.read(&mut buffer).await {
+        // Not everybody says goodbye by TLS.
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => 0,
+        read => read?,
+    };
+    ensure!(behind == 0, "bytes behind the answer");
     Ok(())
 }
 
-async fn connect(to: SocketAddr) -> Result<TcpStream> {
-    let stream = TcpStream::connect(to).await.context("connecting")?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
 /// Reads one answer, which must be 200 and of this length.
-async fn receive(stream: &mut TcpStream, buffer: &mut [u8], answer_bytes: usize) -> Result<()> {
+async fn receive(stream: &mut Stream, buffer: &mut [u8], answer_bytes: usize) -> Result<()> {
     let mut filled = 0;
     let head = loop {
         match stream

@@ -160,6 +160,44 @@ pub(super) fn workers(bench: &Bench) -> Result<Vec<Table>> {
     Ok(vec![table])
 }
 
+/// Parkway without traces, with one request of a hundred kept, and with all of them; they are sent to a collector that takes
+/// everything.
+pub(super) fn tracing(bench: &Bench) -> Result<Vec<Table>> {
+    let load = Load {
+        connections: 64,
+        ..Load::of("http1")
+    };
+    let (_endpoint, address) = bench.endpoint()?;
+    let (_collector, collector) = bench.endpoint()?;
+    let mut entrants = Vec::new();
+    for share in [None, Some("0.01"), Some("1")] {
+        let environment = share.map_or_else(Vec::new, |share| {
+            vec![
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{collector}")),
+                ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio".to_owned()),
+                ("OTEL_TRACES_SAMPLER_ARG", share.to_owned()),
+            ]
+        });
+        let how = Start {
+            environment,
+            ..bench.ready(address)
+        };
+        let label = share.map_or_else(
+            || "Parkway, traces: off".to_owned(),
+            |share| format!("Parkway, traces: {share} of the requests"),
+        );
+        let program = Program::Parkway;
+        entrants.push(Entrant::start(bench, &how, program, &label, &load)?);
+    }
+    take_turns(bench, &mut entrants);
+    let title = "tracing: http1, off and sampled, spans exported by OTLP over HTTP";
+    let mut table = table(title, "0.01 ≤ 1.03 × off", entrants);
+    table
+        .notes
+        .push("The exporter's thread runs on the proxy's CPU and is part of its cost.".to_owned());
+    Ok(vec![table])
+}
+
 /// Requests at a rate, with everything on one CPU.
 pub(super) fn latency(bench: &Bench) -> Result<Vec<Table>> {
     let one = Bench {
@@ -255,6 +293,10 @@ impl Load {
         add("streams", self.streams.to_string());
         add("answer", self.answer.to_string());
         add("upload", self.upload.to_string());
+        if self.route == Route::Tls {
+            arguments.push("--tls".to_owned());
+        }
+        let mut add = |name: &str, value: String| arguments.extend([format!("--{name}"), value]);
         if let Some(hosts) = self.hosts {
             add("hosts", hosts.to_string());
         }
@@ -406,7 +448,7 @@ pub(super) fn take_turns(bench: &Bench, entrants: &mut [Entrant]) {
     }
 }
 
-fn busy(
+pub(super) fn busy(
     bench: &Bench,
     title: &str,
     reach: &'static str,
@@ -420,13 +462,11 @@ fn busy(
             .iter()
             .any(|entrant| entrant.label == program.name());
         let label = format!("{}{}", program.name(), if again { ", again" } else { "" });
-        entrants.push(Entrant::start(
-            bench,
-            &bench.ready(address),
-            *program,
-            &label,
-            load,
-        )?);
+        let how = Start {
+            tls: load.route == Route::Tls,
+            ..bench.ready(address)
+        };
+        entrants.push(Entrant::start(bench, &how, *program, &label, load)?);
     }
     take_turns(bench, &mut entrants);
     Ok(table(title, reach, entrants))

@@ -2,10 +2,10 @@
 
 use maud::{Markup, html};
 
+use super::super::text::{bytes, count_of};
 use super::super::view::View;
 use super::super::{Admin, Autoscaler};
 use super::Part;
-use super::text::{bytes, count_of};
 use crate::provider::problem::{Problem, Severity};
 use crate::telemetry;
 

@@ -9,7 +9,6 @@ mod lane;
 mod revisions;
 mod routes;
 mod starts;
-mod text;
 
 use axum::extract::{Query, State};
 use axum::http::{Uri, header};

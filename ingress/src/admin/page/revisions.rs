@@ -5,9 +5,9 @@ use parkway_activator::throttler::{Parking, RevisionState};
 use parkway_autoscaler_client::embedded::DeciderState;
 use tokio::time::Instant;
 
+use super::super::text::{bytes, count_of, seconds};
 use super::super::view::View;
 use super::lane::lane;
-use super::text::{bytes, count_of, seconds};
 use super::{Asked, Part};
 use crate::standalone::{ReplicaPhase, ReplicaState};
 

@@ -2,8 +2,8 @@
 
 use maud::{Markup, html};
 
+use super::super::text::count_of;
 use super::super::view::{ListedHost, View};
-use super::text::count_of;
 use super::{Asked, Part};
 use crate::explain::Answer;
 use crate::routing::rules::{Backend, Target, Visibility};

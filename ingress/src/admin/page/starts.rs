@@ -1,13 +1,12 @@
 //! The last cold starts as waterfalls: what the time went into, from top to bottom, until it adds up.
 
-use std::time::Duration;
-
 use maud::{Markup, html};
 use parkway_activator::cold_start::{ColdStartState, Outcome, Phase, PhaseName};
 use tokio::time::Instant;
 
+use super::super::story::{ms, sentence, told};
+use super::super::text::{count_of, millis, moment};
 use super::super::view::View;
-use super::text::{count_of, millis, moment};
 use super::{Asked, Part};
 use crate::telemetry::Clock;
 
@@ -88,37 +87,6 @@ fn outcome(outcome: &Outcome) -> Markup {
         Outcome::Abandoned => ("rest", "abandoned"),
     };
     html! { span class=(format_args!("chip {class}")) { (word) } }
-}
-
-/// What most of the time went into, in a sentence.
-fn sentence(start: &ColdStartState) -> String {
-    let total = ms(start.total);
-    let Some(longest) = start.phases.iter().max_by_key(|phase| phase.duration()) else {
-        return "It has only just begun.".to_owned();
-    };
-    let share = match total {
-        0.0 => 100.0,
-        total => ms(longest.duration()) / total * 100.0,
-    };
-    let what = match longest.name {
-        PhaseName::Waiting => format!("waiting (seen last: {})", longest.after.as_str()),
-        name => told(name).0.to_owned(),
-    };
-    let of = format!(
-        "{} of {} ({share:.0} %)",
-        millis(ms(longest.duration())),
-        millis(total)
-    );
-    match start.outcome {
-        Outcome::Starting => format!(
-            "Under way for {}; longest so far: {what}, {of}.",
-            millis(total)
-        ),
-        Outcome::Ready => format!("Most of it was {what}: {of}."),
-        Outcome::Failed(_) | Outcome::Abandoned => {
-            format!("It came to nothing; most of it was {what}: {of}.")
-        }
-    }
 }
 
 /// All phases in one bar.
@@ -215,10 +183,6 @@ fn milestones(start: &ColdStartState) -> Markup {
     }
 }
 
-fn ms(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e3
-}
-
 /// Whose time it is: Parkway's, the platform's, the workload's, or nobody knows.
 fn group(phase: PhaseName) -> &'static str {
     use PhaseName as P;
@@ -234,62 +198,5 @@ fn group(phase: PhaseName) -> &'static str {
         P::Readiness | P::FirstByte | P::Response => "workload",
         P::Waiting => "waiting",
         P::Gap => "gap",
-    }
-}
-
-/// A phase within a sentence, and what it is made of.
-fn told(phase: PhaseName) -> (&'static str, &'static str) {
-    use PhaseName as P;
-    match phase {
-        P::Parking => (
-            "parking",
-            "From the request's arrival until it had its place in the queue.",
-        ),
-        P::Signal => (
-            "telling the autoscaler",
-            "Until the autoscaler was told that somebody waits.",
-        ),
-        P::Decision => (
-            "the autoscaler's decision",
-            "Until the autoscaler asked for replicas.",
-        ),
-        P::Spawn => ("starting the process", "Until the process was started."),
-        P::PodCreation => (
-            "creating the Pod",
-            "Until there was a Pod: the autoscaler decided, and the cluster's controllers acted.",
-        ),
-        P::Scheduling => ("scheduling", "Until the Pod had a node."),
-        P::Sandbox => (
-            "the Pod's network",
-            "Until the Pod had a sandbox with an address.",
-        ),
-        P::ImagePull => ("pulling the image", "Until the images were on the node."),
-        P::ContainerStart => (
-            "starting the containers",
-            "Until the containers ran; with the pull, where nobody says when that ended.",
-        ),
-        P::FirstProbe => (
-            "reaching the first probe",
-            "Until the replica was asked for the first time whether it serves.",
-        ),
-        P::Readiness => (
-            "the workload getting ready",
-            "From the first probe until the replica said that it serves: the workload's own start.",
-        ),
-        P::Release => (
-            "letting the request go",
-            "Until the first parked request was let go.",
-        ),
-        P::Connect => (
-            "connecting",
-            "Until the request had a connection to its endpoint.",
-        ),
-        P::FirstByte => ("the workload's first answer", "Until the response began."),
-        P::Response => ("the response", "Until the response ended."),
-        P::Waiting => (
-            "waiting for what comes next",
-            "Nothing further has been seen since.",
-        ),
-        P::Gap => ("a gap", "Nobody saw what this time went into."),
     }
 }

@@ -20,6 +20,7 @@ use parkway_activator::throttler::Throttler;
 use parkway_autoscaler_client::remote::RemoteSink;
 use parkway_autoscaler_client::reporter;
 use parkway_autoscaler_client::sink::StatSink;
+use rustls::server::ProducesTickets;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -29,8 +30,8 @@ use tracing::{error, info, warn};
 use super::endpoints::{ClusterEndpoints, ProbeLimits};
 use super::names;
 use super::parts::{
-    Workers, guard, joined, limits, policy, proxies, queue_limits, raise_file_limit, start_workers,
-    trace_settings, traces,
+    Workers, guard, joined, limits, log_lines, policy, proxies, queue_limits, raise_file_limit,
+    start_workers, trace_settings, traces, written,
 };
 use super::signals::Signals;
 use super::starts::{self, Noting};
@@ -40,7 +41,7 @@ use crate::cli::{DataPath, Role, Serve};
 use crate::frontend::health::{HealthPublisher, HealthState, TERMINATING};
 use crate::frontend::listener;
 use crate::frontend::places::Places;
-use crate::frontend::tls::{CertificatePublisher, Certificates, TlsSettings};
+use crate::frontend::tls::{CertificatePublisher, Certificates, SharedTickets, TlsSettings};
 use crate::frontend::worker::{Entrance, EntranceKind, Policy, RoutePublisher, WorkerParts};
 use crate::provider::kubernetes::client::client;
 use crate::provider::kubernetes::pods::PodWatches;
@@ -95,7 +96,8 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     let guard = guard(&settings.admin_access)?;
     let (system_internal_tls, internal_tls) = SystemInternalTls::new();
     let internal_certificates = system_internal_tls.certificates();
-    let (certificates, readers) = Certified::new();
+    let tickets = Arc::new(SharedTickets::new());
+    let (certificates, readers) = Certified::new(&tickets);
     let entrances = Entrances::bind(settings, &readers, internal_certificates.clone()).await?;
     let addresses = entrances.addresses()?;
     let client = client(settings.kubeconfig.as_deref(), settings.context.as_deref()).await?;
@@ -114,15 +116,9 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     ];
     let traces = traces(workers, &names);
     let (publisher, routes) = RoutePublisher::new(RouteSnapshot::default());
-    let (request_log_publisher, request_log, request_log_writer) = RequestLogPublisher::new();
-    std::thread::Builder::new()
-        .name("request-log".to_owned())
-        .spawn(move || {
-            if let Err(error) = request_log_writer.run(std::io::stdout()) {
-                warn!(%error, "requests are not written down any more");
-            }
-        })
-        .context("cannot start the thread of the request log")?;
+    let lines = log_lines()?;
+    let policy = policy(&settings.data_path, &lines)?;
+    let (request_log_publisher, request_log) = RequestLogPublisher::new(lines.clone());
     let (health_publisher, health) = HealthPublisher::new(HealthState::Healthy);
 
     let mut tasks = JoinSet::new();
@@ -160,7 +156,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         applied: Applied::default(),
     };
 
-    let in_cluster = InCluster::new(provider.health(), request_log.clone());
+    let in_cluster = InCluster::new(provider.health());
     let places = Places::default();
     let parts = WorkerParts {
         workers,
@@ -170,7 +166,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
             request_log,
             https_port: Some(HTTPS),
             cluster_domain: cluster_domain.as_str().into(),
-            ..policy(&settings.data_path)
+            ..policy
         }),
         routes: routes.clone(),
         health,
@@ -197,6 +193,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         stats,
         counts,
         tracer: traces.tracer(),
+        lines: lines.clone(),
         processes: None,
         watches: Some(provider.health()),
         pods: pods.clone(),
@@ -243,6 +240,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
         pods,
         internal_tls: system_internal_tls,
         certificates,
+        tickets,
         sink,
         request_log: request_log_publisher,
         traces,
@@ -296,6 +294,7 @@ async fn run(settings: &Serve) -> anyhow::Result<ExitCode> {
     });
     let code = code.await;
     running.traces.finish().await;
+    written(&lines).await;
     running.tasks.shutdown().await;
     Ok(code)
 }
@@ -308,6 +307,7 @@ struct Running {
     pods: Option<PodWatches>,
     internal_tls: SystemInternalTls,
     certificates: Certified<CertificatePublisher>,
+    tickets: Arc<SharedTickets>,
     sink: RemoteSink,
     request_log: RequestLogPublisher,
     traces: Exporting,
@@ -435,6 +435,16 @@ impl Running {
         if let Some(certificates) = changes.certificates.take() {
             self.certificates.publish(certificates);
         }
+        match changes.ticket_keys.take() {
+            Some(Ok(keys)) => {
+                info!(?keys, "session tickets are shared");
+                self.tickets.set(&keys);
+            }
+            Some(Err(why)) => {
+                warn!(%why, "the Secret of --tls-tickets-secret cannot be used; tickets are made as before");
+            }
+            None => {}
+        }
         let gone = std::mem::take(&mut changes.gone);
         if let Some(leading) = &self.leading {
             leading.leave(&changes.given_away);
@@ -533,6 +543,10 @@ fn provider_settings(settings: &Serve) -> kubernetes::Settings {
             .default_tls_secret
             .as_ref()
             .map(|(namespace, name)| Key::new(namespace.as_str(), name.as_str())),
+        ticket_keys: settings
+            .tls_tickets_secret
+            .as_ref()
+            .map(|(namespace, name)| Key::new(namespace.as_str(), name.as_str())),
     }
 }
 
@@ -594,9 +608,13 @@ struct Certified<T> {
 }
 
 impl Certified<CertificatePublisher> {
-    fn new() -> (Self, Certified<Certificates>) {
-        let (external, external_readers) = CertificatePublisher::new(TlsSettings::new());
-        let (local, local_readers) = CertificatePublisher::new(TlsSettings::new());
+    fn new(tickets: &Arc<SharedTickets>) -> (Self, Certified<Certificates>) {
+        let settings = TlsSettings {
+            tickets: Some(Arc::clone(tickets) as Arc<dyn ProducesTickets>),
+            ..TlsSettings::new()
+        };
+        let (external, external_readers) = CertificatePublisher::new(settings.clone());
+        let (local, local_readers) = CertificatePublisher::new(settings);
         let readers = Certified {
             external: external_readers,
             local: local_readers,

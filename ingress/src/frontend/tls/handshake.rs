@@ -90,19 +90,31 @@ const NO_CERTIFICATE: &str = "no server certificate chain resolved";
 
 /// How many handshakes have ended how.
 #[derive(Debug, Default)]
-pub struct Handshakes([AtomicU64; HandshakeEnd::ALL.len()]);
+pub struct Handshakes {
+    ended: [AtomicU64; HandshakeEnd::ALL.len()],
+    resumed: AtomicU64,
+}
 
 impl Handshakes {
     fn count(&self, end: HandshakeEnd) {
         let at = HandshakeEnd::ALL.iter().position(|one| *one == end);
-        if let Some(count) = at.and_then(|at| self.0.get(at)) {
+        if let Some(count) = at.and_then(|at| self.ended.get(at)) {
             count.fetch_add(1, Ordering::Relaxed);
         }
     }
 
+    fn resumed(&self) {
+        self.resumed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many of those that are done have resumed a session.
+    pub fn resumptions(&self) -> u64 {
+        self.resumed.load(Ordering::Relaxed)
+    }
+
     /// Each way to end, and how often it has been.
     pub fn counts(&self) -> impl Iterator<Item = (HandshakeEnd, u64)> {
-        let counts = self.0.iter().map(|count| count.load(Ordering::Relaxed));
+        let counts = self.ended.iter().map(|count| count.load(Ordering::Relaxed));
         HandshakeEnd::ALL.into_iter().zip(counts)
     }
 }
@@ -191,9 +203,12 @@ async fn greet(
         _ => Agreed::Open,
     };
     let secured = chosen.ok_or(HandshakeEnd::NoCertificate)?;
+    if stream.is_resumed() {
+        certificates.handshakes().resumed();
+    }
     Ok(Greeted {
+        security: Security::new(certificates.clone(), secured, &stream),
         stream,
-        security: Security::new(certificates.clone(), secured),
         protocol,
     })
 }
@@ -255,7 +270,7 @@ async fn choose(
                     .server_name()
                     .map(str::to_ascii_lowercase);
                 let ca = name.and_then(|name| compiled.snapshot.client_ca(&name).cloned());
-                let closed = ca.and_then(|ca| compiled.closed.get(&ca.source));
+                let closed = ca.and_then(|ca| compiled.closed(&ca));
                 return Ok(Arc::clone(closed.unwrap_or(open)));
             }
             Ok(None) => read(tcp, hello).await?,

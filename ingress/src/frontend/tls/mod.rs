@@ -5,6 +5,7 @@
 
 mod handshake;
 mod stream;
+mod tickets;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use http::HeaderValue;
 use rustls::crypto::CryptoProvider;
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier,
@@ -24,8 +26,11 @@ use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 pub(super) use handshake::{Agreed, Greeted, handshake};
 pub use handshake::{HandshakeEnd, Handshakes};
 pub(super) use stream::TlsStream;
+pub use tickets::{SharedTickets, TICKET_LIFETIME};
 
-use crate::routing::tls::{Certificate, CertificateSnapshot, ClientCa, Secured};
+use crate::routing::tls::{
+    Certificate, CertificateSnapshot, ClientCa, ClientCertificate, Secured, told_of,
+};
 
 /// The certificates of an entrance, for the workers; the holder of [`CertificatePublisher`] changes them.
 #[derive(Clone, Debug)]
@@ -81,8 +86,22 @@ struct Compiled {
     snapshot: CertificateSnapshot,
     /// For clients that need to show nothing.
     open: Option<Arc<ServerConfig>>,
-    /// For those that have to, by whose certificates they show.
-    closed: HashMap<Arc<str>, Arc<ServerConfig>>,
+    /// For those that are asked for a certificate, by whose they show.
+    closed: HashMap<CaKey, Arc<ServerConfig>>,
+}
+
+/// What tells a [`ClientCa`] from others of its snapshot.
+type CaKey = (Arc<str>, ClientCertificate);
+
+impl Compiled {
+    fn key_of(ca: &ClientCa) -> CaKey {
+        (Arc::clone(&ca.source), ca.wanted)
+    }
+
+    /// The configuration for those that show certificates of these.
+    fn closed(&self, ca: &ClientCa) -> Option<&Arc<ServerConfig>> {
+        self.closed.get(&Self::key_of(ca))
+    }
 }
 
 impl fmt::Debug for Compiled {
@@ -120,8 +139,9 @@ impl CertificatePublisher {
         let open = Some(self.config(&snapshot, None)?);
         let mut closed = HashMap::new();
         for ca in snapshot.client_cas() {
-            if !closed.contains_key(&ca.source) {
-                closed.insert(Arc::clone(&ca.source), self.config(&snapshot, Some(ca))?);
+            let key = Compiled::key_of(ca);
+            if !closed.contains_key(&key) {
+                closed.insert(key, self.config(&snapshot, Some(ca))?);
             }
         }
         let published = &self.readers.0;
@@ -146,13 +166,17 @@ impl CertificatePublisher {
             None => builder.with_no_client_auth(),
             Some(ca) => {
                 let mut roots = RootCertStore::empty();
-                for root in &ca.roots {
+                for root in ca.roots.iter() {
                     roots.add(root.clone())?;
                 }
                 let verifier = WebPkiClientVerifier::builder_with_provider(
                     Arc::new(roots),
                     Arc::clone(&settings.provider),
                 );
+                let verifier = match ca.wanted {
+                    ClientCertificate::Required => verifier,
+                    ClientCertificate::Optional => verifier.allow_unauthenticated(),
+                };
                 let verifier = verifier
                     .build()
                     .map_err(|error| rustls::Error::General(error.to_string()))?;
@@ -165,8 +189,8 @@ impl CertificatePublisher {
         }));
         config.alpn_protocols = settings.protocols.iter().map(|&name| name.into()).collect();
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        // A ticket says nothing about whom its client was checked against: one that had to show a certificate has to
-        // show it again.
+        // A ticket says nothing about whom its client was checked against: one that was asked for a certificate is asked
+        // again.
         if client_ca.is_none()
             && let Some(tickets) = &settings.tickets
         {
@@ -235,15 +259,21 @@ impl ResolvesServerCert for Resolver {
 pub(super) struct Security {
     certificates: Certificates,
     secured: Secured,
+    /// What endpoints are told of the certificate its client has shown.
+    shown: Option<HeaderValue>,
+    agreed: AgreedOn,
     /// The last host that was found to be right, and by which generation of certificates.
     right: RefCell<(u64, Box<str>)>,
 }
 
 impl Security {
-    fn new(certificates: Certificates, secured: Secured) -> Self {
+    fn new(certificates: Certificates, secured: Secured, stream: &TlsStream) -> Self {
+        let shown = stream.shown();
         Self {
             certificates,
             secured,
+            shown: shown.map(told_of),
+            agreed: stream.agreed(),
             right: RefCell::default(),
         }
     }
@@ -261,5 +291,42 @@ impl Security {
             *right = (generation, host.into());
         }
         is_right
+    }
+
+    /// What endpoints are told of the certificate that was shown, if this host wants those of the same issuers.
+    pub(super) fn shown_to(&self, host: &str) -> Option<&HeaderValue> {
+        let shown = self.shown.as_ref()?;
+        let now = self.certificates.current();
+        let wanted = now.client_ca(host)?;
+        (self.secured.client_ca.as_ref() == Some(wanted)).then_some(shown)
+    }
+}
+
+/// What a handshake has agreed on.
+#[derive(Clone, Copy, Debug)]
+struct AgreedOn {
+    /// The version and the cipher suite, as they are sent.
+    version: u16,
+    cipher: u16,
+    is_resumed: bool,
+    is_http2: bool,
+}
+
+/// As Go shows the beginning of a `tls.ConnectionState`, up to the name: that is what Knative's request log has as
+/// `.Request.TLS` (golang/go `src/crypto/tls/common.go`).
+impl fmt::Display for Security {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let AgreedOn {
+            version,
+            cipher,
+            is_resumed,
+            is_http2,
+        } = self.agreed;
+        let protocol = if is_http2 { "h2" } else { "" };
+        let name = self.secured.name.as_deref().unwrap_or_default();
+        write!(
+            f,
+            "{{{version} true {is_resumed} {cipher} {protocol} true {name}}}"
+        )
     }
 }

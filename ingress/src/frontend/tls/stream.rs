@@ -12,13 +12,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, InsufficientSizeError, UnbufferedStatus,
 };
+use rustls::{HandshakeKind, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+
+use super::AgreedOn;
 
 /// Memory of the thread in which records are put together and taken apart.
 struct Scratch {
@@ -111,6 +114,28 @@ impl TlsStream {
     /// What the client and we have agreed to speak, if we have.
     pub(super) fn protocol(&self) -> Option<&[u8]> {
         self.session.alpn_protocol()
+    }
+
+    /// The certificate that the client has shown, if it was asked for one.
+    pub(super) fn shown(&self) -> Option<&CertificateDer<'static>> {
+        self.session.peer_certificates()?.first()
+    }
+
+    /// Whether the handshake has gone on with a session of before.
+    pub(super) fn is_resumed(&self) -> bool {
+        self.session.handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
+    /// What the handshake has agreed on.
+    pub(super) fn agreed(&self) -> AgreedOn {
+        let version = self.session.protocol_version().map_or(0, u16::from);
+        let suite = self.session.negotiated_cipher_suite();
+        AgreedOn {
+            version,
+            cipher: suite.map_or(0, |suite| u16::from(suite.suite())),
+            is_resumed: self.is_resumed(),
+            is_http2: self.protocol() == Some(b"h2"),
+        }
     }
 
     /// The socket, to wait on it.

@@ -52,7 +52,14 @@ fn each_annotation_is_read_into_the_policy() {
         ("timeout-total", "off"),
         ("no-wake-paths", "/healthz, /robots.txt"),
         ("no-wake-agents", "GoogleBot"),
+        ("waiting-page", "1500ms"),
+        ("waiting-page-refresh", "5s"),
+        ("waiting-page-template", "<p>{{service}}</p>"),
     ]);
+    let page = policy.waiting_page.unwrap();
+    assert_eq!(page.patience, Duration::from_millis(1500));
+    assert_eq!(page.refresh, Duration::from_secs(5));
+    assert_eq!(page.template, Template::parse("<p>{{service}}</p>").ok());
     let retry = policy.retry.unwrap();
     let statuses = [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE];
     assert_eq!(*retry.statuses, statuses);

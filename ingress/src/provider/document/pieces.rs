@@ -1,5 +1,7 @@
 //! A file cut into its documents.
 
+use memchr::memmem;
+
 /// Cuts a file into documents, so that those which did not change need not be read again.
 ///
 /// A line that begins with `---` begins a document wherever it stands (YAML 1.2, section 9.1.2 and `c-forbidden`), even
@@ -11,14 +13,15 @@ pub(crate) fn pieces(text: &str) -> Vec<&str> {
             "\n%", "\n...", "\r---", "\0", "|+", ">+", "\u{2028}", "\u{2029}", "\u{85}",
         ]
         .iter()
-        .any(|mark| text.contains(mark));
+        .any(|mark| memmem::find(text.as_bytes(), mark.as_bytes()).is_some());
     if !is_plain_stream {
         return vec![text];
     }
     let mut pieces = Vec::new();
     let mut rest = text;
     let mut from = 0;
-    while let Some(at) = rest.get(from..).and_then(|text| text.find("\n---")) {
+    let marker = memmem::Finder::new("\n---");
+    while let Some(at) = { rest.as_bytes().get(from..) }.and_then(|text| marker.find(text)) {
         let at = from + at + 1;
         let is_marker = matches!(
             rest.as_bytes().get(at + 3),

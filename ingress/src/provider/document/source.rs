@@ -12,14 +12,14 @@ use parking_lot::Mutex;
 
 use super::super::file::read_text;
 use super::reader::read_source;
-use super::{Document, utf8};
+use super::{Document, into_utf8};
 
 /// The text of a file, or text that is in no file.
 pub struct Text {
     name: Arc<str>,
     file: Option<PathBuf>,
     /// None until it is read again.
-    held: Mutex<Option<Arc<str>>>,
+    held: Mutex<Option<Arc<String>>>,
 }
 
 impl Text {
@@ -28,7 +28,7 @@ impl Text {
         Arc::new(Self {
             name: name.into(),
             file: None,
-            held: Mutex::new(Some(text.into())),
+            held: Mutex::new(Some(Arc::new(text.to_owned()))),
         })
     }
 
@@ -47,7 +47,7 @@ impl Text {
     }
 
     /// The file says this now.
-    pub(crate) fn hold(&self, text: Arc<str>) {
+    pub(crate) fn hold(&self, text: Arc<String>) {
         *self.held.lock() = Some(text);
     }
 
@@ -59,13 +59,13 @@ impl Text {
     }
 
     /// What it says, read again if need be and then held. None when that is not possible any more.
-    fn get(&self) -> Option<Arc<str>> {
+    fn get(&self) -> Option<Arc<String>> {
         let held = self.held.lock().clone();
         if held.is_some() {
             return held;
         }
         let bytes = read_text(self.file.as_deref()?).ok()?;
-        let text: Arc<str> = utf8(&self.name, &bytes).ok()?.into();
+        let text = Arc::new(into_utf8(&self.name, bytes).ok()?);
         self.hold(Arc::clone(&text));
         Some(text)
     }

@@ -130,16 +130,18 @@ fn look(path: &Path, metadata: &Metadata, before: Option<Known>) -> Result<Known
         Some(before) => (before.text, before.parts),
         None => (Text::of_file(path), Vec::new()),
     };
-    Ok(Known::read(text, stamp, &bytes, parts))
+    Ok(Known::read(text, stamp, bytes, parts))
 }
 
 /// The text of a file, if it is small enough.
 pub(in super::super) fn read_text(path: &Path) -> io::Result<Vec<u8>> {
     let file = File::open(path)?;
-    if !file.metadata()?.is_file() {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
-    let mut text = Vec::new();
+    let expected = metadata.len().min(MAX_FILE_BYTES) + 1; // one more, to see that it ends there
+    let mut text = Vec::with_capacity(usize::try_from(expected).unwrap_or_default());
     file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text)?;
     if u64::try_from(text.len()).is_ok_and(|bytes| bytes <= MAX_FILE_BYTES) {
         Ok(text)
@@ -151,7 +153,7 @@ pub(in super::super) fn read_text(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 impl Known {
-    fn read(text: Arc<Text>, stamp: Option<Stamp>, bytes: &[u8], before: Vec<Part>) -> Self {
+    fn read(text: Arc<Text>, stamp: Option<Stamp>, bytes: Vec<u8>, before: Vec<Part>) -> Self {
         let mut known = Self {
             stamp,
             bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
@@ -159,8 +161,8 @@ impl Known {
             problems: Vec::new(),
             text,
         };
-        let said: Arc<str> = match document::utf8(known.text.name(), bytes) {
-            Ok(said) => said.into(),
+        let said = match document::into_utf8(known.text.name(), bytes) {
+            Ok(said) => Arc::new(said),
             Err(problem) => {
                 known.problems.push(*problem);
                 return known;

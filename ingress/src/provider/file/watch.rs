@@ -39,7 +39,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(paths: &[PathBuf]) -> notify::Result<Self> {
+    pub(in super::super) fn new(paths: &[PathBuf]) -> notify::Result<Self> {
         let roots: Vec<PathBuf> = paths
             .iter()
             .map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()))

@@ -27,6 +27,7 @@ use super::few::Few;
 use super::internal_tls::KnownInternalTls;
 use super::kept::{KeptIngress, KeptRevision, KeptSlice};
 use super::secrets::Secrets;
+use super::ticket_keys::KnownTicketKeys;
 use super::watch::Key;
 use crate::routing::rules::{IngressName, IngressRules};
 
@@ -61,6 +62,7 @@ pub struct Cluster {
     /// Something has been told: from then on nothing waits for a kind that was not needed before.
     has_told: bool,
     secrets: Secrets,
+    ticket_keys: KnownTicketKeys,
     marks: Marks,
 }
 
@@ -159,6 +161,7 @@ impl Cluster {
             internal_tls: KnownInternalTls::default(),
             has_told: false,
             secrets: Secrets::default(),
+            ticket_keys: KnownTicketKeys::default(),
             marks: Marks::default(),
         }
     }
@@ -201,6 +204,7 @@ impl Cluster {
                 let concerned = self.secrets.learn(&scope, change);
                 self.marks.ingresses.extend(concerned);
             }
+            News::TicketKeys(change) => self.ticket_keys.learn(change),
         }
     }
 
@@ -267,6 +271,7 @@ impl Cluster {
             changes.config = Some(Arc::new(self.config.clone()));
         }
         changes.certificates = self.secrets.changes();
+        changes.ticket_keys = self.ticket_keys.change();
         Some(changes)
     }
 }

@@ -20,6 +20,7 @@ pub mod pods;
 mod random;
 pub mod secrets;
 pub mod status;
+pub mod ticket_keys;
 pub mod watch;
 
 #[cfg(test)]
@@ -46,6 +47,7 @@ use cluster::{Cluster, News};
 use internal_tls::{CERTIFICATES, Certificates};
 use kept::{KeptRevision, KeptService, KeptSlice, SeenIngress};
 use secrets::KeptSecret;
+use ticket_keys::KeptTicketKeys;
 use watch::Watch;
 
 /// How much news may wait. When full, the watches wait too, and the API server after them.
@@ -72,6 +74,8 @@ pub struct Settings {
     pub wants_public: bool,
     /// The Secret with the certificate for names that no KIngress binds.
     pub default_certificate: Option<Key>,
+    /// The Secret with the keys of session tickets that all replicas share.
+    pub ticket_keys: Option<Key>,
 }
 
 /// Configuration from a cluster.
@@ -106,7 +110,13 @@ impl KubernetesProvider {
             cluster,
             let_go: BTreeMap::new(),
             news: heard,
-            watches: watches(client, settings, &news, &health),
+            watches: {
+                let mut watches = watches(client, settings, &news, &health);
+                if let Some(secret) = &settings.ticket_keys {
+                    watches.spawn(ticket_keys(client, secret, &news, &health).run());
+                }
+                watches
+            },
             certificates: Some(certificates(client, settings, news.clone(), health.clone())),
             secrets: SecretWatches {
                 client: client.clone(),
@@ -350,6 +360,25 @@ fn watches(
         .run(),
     );
     watches
+}
+
+fn ticket_keys(
+    client: &Client,
+    secret: &Key,
+    news: &mpsc::Sender<News>,
+    health: &WatchHealth,
+) -> Watch<Secret, KeptTicketKeys, News> {
+    Watch {
+        kind: "Secret",
+        api: Api::namespaced(client.clone(), &secret.namespace),
+        labels: String::new(),
+        // By name, which a right may be restricted to.
+        fields: format!("metadata.name={}", secret.name),
+        keep: Box::new(|secret| Some(KeptTicketKeys::of(&secret))),
+        wrap: Box::new(News::TicketKeys),
+        news: news.clone(),
+        health: health.clone(),
+    }
 }
 
 fn certificates(

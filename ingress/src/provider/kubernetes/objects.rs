@@ -309,7 +309,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The values that matter here, both in PEM.
+/// The values that matter here, all in PEM.
 #[derive(Clone, Default, Deserialize)]
 #[serde(default)]
 #[expect(missing_debug_implementations, reason = "it holds a private key")]
@@ -320,6 +320,9 @@ pub struct TlsData {
     /// The private key.
     #[serde(rename = "tls.key")]
     pub key: Option<ByteString>,
+    /// Who issues clients' certificates.
+    #[serde(rename = "ca.crt")]
+    pub client_ca: Option<ByteString>,
 }
 
 impl SliceEndpoint {

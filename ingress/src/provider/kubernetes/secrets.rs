@@ -9,12 +9,16 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::CertificateDer;
 
 use super::super::kingress::{IngressSpec, IngressTls};
 use super::cluster::Outcome;
 use super::objects;
 use super::watch::{Change, Key};
-use crate::routing::tls::{Binding, Certificate, CertificateError, CertificateSnapshot};
+use crate::routing::tls::{
+    Binding, CLIENT_CA_FIELD, Certificate, CertificateError, CertificateSnapshot, ClientCa,
+    ClientCertificate, InvalidIssuers, parse_issuers,
+};
 
 /// How many namespaces are watched for Secrets one by one. Beyond, one watch sees all namespaces: each watch is a
 /// connection to the API server.
@@ -30,6 +34,8 @@ pub struct KeptSecret {
     pub key: Key,
     /// Its certificate, or why that cannot be served.
     pub certificate: Result<Arc<Certificate>, CertificateError>,
+    /// Who issues the certificates of its hosts' clients, or why nobody does.
+    pub issuers: Result<Arc<[CertificateDer<'static>]>, InvalidIssuers>,
 }
 
 impl KeptSecret {
@@ -46,6 +52,7 @@ impl KeptSecret {
         Self {
             key,
             certificate: parsed.map(Arc::new),
+            issuers: parse_issuers(&bytes(&object.data.client_ca)),
         }
     }
 }
@@ -87,6 +94,8 @@ struct Claim {
     certificate: Arc<Certificate>,
     external: Vec<Arc<str>>,
     local: Vec<Arc<str>>,
+    /// Whose certificates its clients outside show.
+    client_ca: Option<Arc<ClientCa>>,
 }
 
 /// What is wrong with the certificates of a KIngress.
@@ -245,6 +254,7 @@ impl Secrets {
         ingress: &Key,
         created: i64,
         spec: &IngressSpec,
+        wanted: Option<ClientCertificate>,
     ) -> Option<Trouble> {
         let before = self.served.remove(ingress);
         let (_, before) = before.unwrap_or_default();
@@ -252,11 +262,15 @@ impl Secrets {
         let mut trouble: Option<Trouble> = None;
         for (index, tls) in spec.tls.iter().enumerate() {
             let secret = secret_of(ingress, tls);
-            let certificate = match self.certificate(&secret) {
-                Ok(certificate) => Some(certificate),
+            let mut others = before.iter();
+            let last = others.find(|claim| claim.secret == secret);
+            let found = self.certificate(&secret).and_then(|certificate| {
+                let client_ca = wanted.map(|wanted| self.client_ca(&secret, wanted));
+                Ok((certificate, client_ca.transpose()?))
+            });
+            let served = match found {
+                Ok(found) => Some(found),
                 Err((reason, why)) => {
-                    let mut others = before.iter();
-                    let last = others.find(|claim| claim.secret == secret);
                     let trouble = trouble.get_or_insert_with(|| Trouble {
                         outcome: Outcome::Waiting {
                             reason,
@@ -265,14 +279,21 @@ impl Secrets {
                         is_covered: true,
                     });
                     trouble.is_covered &= last.is_some();
-                    last.map(|claim| Arc::clone(&claim.certificate))
+                    // What was asked of clients before is no answer to what is wanted now; without an issuer nobody can
+                    // show a certificate, and the route turns everybody away who has to.
+                    let still = |ca: &&Arc<ClientCa>| Some(ca.wanted) == wanted;
+                    last.map(|claim| {
+                        let client_ca = claim.client_ca.as_ref().filter(still);
+                        (Arc::clone(&claim.certificate), client_ca.cloned())
+                    })
                 }
             };
-            if let Some(certificate) = certificate {
+            if let Some((certificate, client_ca)) = served {
                 claims.push(Claim {
                     certificate,
-                    external: hosts_of(tls, spec, |visibility| visibility != CLUSTER_LOCAL),
-                    local: hosts_of(tls, spec, |visibility| visibility == CLUSTER_LOCAL),
+                    client_ca,
+                    external: tls.hosts_in(spec, |visibility| visibility != CLUSTER_LOCAL),
+                    local: tls.hosts_in(spec, |visibility| visibility == CLUSTER_LOCAL),
                     secret,
                 });
             }
@@ -317,6 +338,30 @@ impl Secrets {
         })
     }
 
+    /// Who issues the certificates of a host's clients by the Secret of its own.
+    fn client_ca(
+        &self,
+        secret: &Key,
+        wanted: ClientCertificate,
+    ) -> Result<Arc<ClientCa>, (&'static str, String)> {
+        let missing = &Err(InvalidIssuers::None);
+        let known = self.known.get(secret);
+        match known.map_or(missing, |kept| &kept.issuers) {
+            Ok(roots) => Ok(Arc::new(ClientCa {
+                source: format!("Secret {secret}").into(),
+                roots: Arc::clone(roots),
+                wanted,
+            })),
+            Err(error) => {
+                let remedy = InvalidIssuers::REMEDY;
+                let why = format!(
+                    ": {CLIENT_CA_FIELD}: {error}, and the route's clients show certificates: {remedy}"
+                );
+                Err(("SecretUnusable", why))
+            }
+        }
+    }
+
     /// What the entrances serve, if that has changed.
     ///
     /// A host belongs to the oldest KIngress that has a certificate for it: nobody can put another in its place. This
@@ -334,19 +379,19 @@ impl Secrets {
         for (ingress, (_, claims)) in oldest {
             for claim in claims {
                 // A binding without hosts would be for all that the certificate names.
-                let bind = |bindings: &mut Vec<Binding>, hosts: Vec<Arc<str>>| {
+                let bind = |bindings: &mut Vec<Binding>, hosts: Vec<Arc<str>>, client_ca| {
                     if !hosts.is_empty() {
                         bindings.push(Binding {
                             hosts,
                             certificate: Arc::clone(&claim.certificate),
-                            client_ca: None,
+                            client_ca,
                         });
                     }
                 };
                 let outside = owned(&mut owners, ingress, &claim.external);
                 let within = owned(&mut owners, ingress, &claim.local);
-                bind(&mut local, [outside.as_slice(), &within].concat());
-                bind(&mut external, outside);
+                bind(&mut local, [outside.as_slice(), &within].concat(), None);
+                bind(&mut external, outside, claim.client_ca.clone());
             }
         }
         let default = self.default.iter().filter_map(|(_, it)| it.clone());
@@ -376,32 +421,6 @@ fn secret_of(ingress: &Key, tls: &IngressTls) -> Key {
         namespace => namespace.into(),
     };
     Key::new(namespace, tls.secret_name.as_str())
-}
-
-/// The hosts of an entry that rules of such a visibility have too; all of those when the entry names none.
-///
-/// Source: `GetIngressTLSForVisibility`, knative/networking `pkg/apis/networking/v1alpha1/ingress_helpers.go`, which
-/// drops an entry as a whole when one of its hosts is not among them; here the others are served.
-fn hosts_of(
-    tls: &IngressTls,
-    spec: &IngressSpec,
-    is_visible: impl Fn(&str) -> bool,
-) -> Vec<Arc<str>> {
-    let rules = { spec.rules.iter() }.filter(|rule| is_visible(&rule.visibility));
-    let of_rules: BTreeSet<String> = rules
-        .flat_map(|rule| &rule.hosts)
-        .map(|host| host.to_ascii_lowercase())
-        .collect();
-    if tls.hosts.is_empty() {
-        return of_rules.into_iter().map(Into::into).collect();
-    }
-    let has = |host: &String| match host.strip_prefix("*.") {
-        Some(parent) => { of_rules.iter() }
-            .any(|of_rule| of_rule.split_once('.').is_some_and(|(_, it)| it == parent)),
-        None => of_rules.contains(host),
-    };
-    let hosts = tls.hosts.iter().map(|host| host.to_ascii_lowercase());
-    hosts.filter(has).map(Into::into).collect()
 }
 
 #[cfg(test)]

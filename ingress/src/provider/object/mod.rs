@@ -9,6 +9,7 @@ mod core;
 mod ingress;
 mod labels;
 mod revision;
+mod secret;
 mod service;
 
 use std::cell::RefCell;
@@ -20,6 +21,7 @@ pub use core::{
 pub use ingress::Ingress;
 pub use labels::Labels;
 pub use revision::{Container, Probe, ProbeHandler, Revision, RevisionTemplate, TemplateSpec};
+pub use secret::{Entry, Secret};
 pub use service::{Service, TrafficTarget};
 
 use super::document::{Document, Node, Value};
@@ -62,6 +64,8 @@ pub enum Object {
     CoreService(Arc<CoreService>),
     /// `v1` ConfigMap.
     ConfigMap(Arc<ConfigMap>),
+    /// `v1` Secret with a certificate.
+    Secret(Arc<Secret>),
 }
 
 impl Object {
@@ -74,6 +78,7 @@ impl Object {
             Self::EndpointSlice(object) => &object.meta,
             Self::CoreService(object) => &object.meta,
             Self::ConfigMap(object) => &object.meta,
+            Self::Secret(object) => &object.meta,
         }
     }
 
@@ -86,6 +91,7 @@ impl Object {
             (Self::EndpointSlice(one), Self::EndpointSlice(other)) => Arc::ptr_eq(one, other),
             (Self::CoreService(one), Self::CoreService(other)) => Arc::ptr_eq(one, other),
             (Self::ConfigMap(one), Self::ConfigMap(other)) => Arc::ptr_eq(one, other),
+            (Self::Secret(one), Self::Secret(other)) => Arc::ptr_eq(one, other),
             _ => false,
         }
     }
@@ -99,18 +105,20 @@ impl Object {
             Self::EndpointSlice(_) => "EndpointSlice",
             Self::CoreService(_) => "Service",
             Self::ConfigMap(_) => "ConfigMap",
+            Self::Secret(_) => "Secret",
         }
     }
 }
 
 /// The kinds that are read, with the API versions they are read in.
-const KINDS: [(&str, &str); 6] = [
+const KINDS: [(&str, &str); 7] = [
     ("serving.knative.dev/v1", "Service"),
     ("serving.knative.dev/v1", "Revision"),
     ("networking.internal.knative.dev/v1alpha1", "Ingress"),
     ("discovery.k8s.io/v1", "EndpointSlice"),
     ("v1", "Service"),
     ("v1", "ConfigMap"),
+    ("v1", "Secret"),
 ];
 
 /// How deep Lists may stand within Lists.
@@ -204,6 +212,7 @@ fn read_object(reading: &Reading, node: &Node) -> Option<Object> {
         (_, "ConfigMap") => core::read_config_map(fields, meta)
             .map(Arc::new)
             .map(Object::ConfigMap),
+        (_, "Secret") => secret::read(fields, meta).map(Arc::new).map(Object::Secret),
         _ => core::read_service(fields, meta)
             .map(Arc::new)
             .map(Object::CoreService),

@@ -148,7 +148,7 @@ impl Input {
                 Object::Ingress(ingress) => input.ingresses.push((*order, Arc::clone(ingress))),
                 Object::CoreService(service) => input.core_services.push(Arc::clone(service)),
                 Object::ConfigMap(config) => configs.push(Arc::clone(config)),
-                Object::Service(_) | Object::EndpointSlice(_) => {}
+                Object::Service(_) | Object::EndpointSlice(_) | Object::Secret(_) => {}
             }
         }
         input.others = objects.others;

@@ -126,6 +126,7 @@ impl Made {
             revisions: Arc::new(self.revisions),
             services: translation.services,
             autoscaler_config: input.settings.autoscaler.clone(),
+            certificates: Arc::default(),
             warnings,
         };
         let products = self.fresh.into_iter().zip(rules_of);

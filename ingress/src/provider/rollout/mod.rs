@@ -103,7 +103,7 @@ impl Rollout {
     fn apply_as_a_whole(
         &mut self,
         objects: Sorted,
-        make: fn(&Self, &mut [Arc<Entry>], &Input) -> Result<World, Vec<Problem>>,
+        make: impl Fn(&Self, &mut [Arc<Entry>], &Input) -> Result<World, Vec<Problem>>,
     ) -> Result<World, Vec<Problem>> {
         let input = Input::read(objects, &self.options, self.validate.as_ref())?;
         let mut problems = self.changed_documents(&input);

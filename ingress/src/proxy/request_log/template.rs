@@ -5,6 +5,7 @@
 //! `urlquery` and `printf "%q"`, in front of a value or behind a `|`. All else (conditions, loops, variables, other
 //! functions) is refused when the template is read, so that writing a line cannot fail.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -74,7 +75,7 @@ enum RequestField {
     Proto,
     ProtoMajor,
     ProtoMinor,
-    /// No connection is encrypted.
+    /// What was agreed on in the handshake.
     Tls,
 }
 
@@ -103,22 +104,24 @@ enum Filter {
 }
 
 /// A request that has arrived.
-pub(super) struct Arrived<'a> {
-    pub(super) head: &'a Parts,
-    pub(super) remote: SocketAddr,
+pub(in crate::proxy) struct Arrived<'a> {
+    pub(in crate::proxy) head: &'a Parts,
+    pub(in crate::proxy) remote: SocketAddr,
+    /// Its connection's, as Go shows it.
+    pub(in crate::proxy) tls: Option<&'a dyn fmt::Display>,
 }
 
-/// A request that has ended.
-pub(super) struct Ended<'a> {
-    pub(super) destination: &'a Destination,
-    pub(super) code: u16,
-    pub(super) size: u64,
-    pub(super) took: Duration,
+/// A request that has ended; without a destination where no rule led anywhere.
+pub(in crate::proxy) struct Ended<'a> {
+    pub(in crate::proxy) destination: Option<&'a Destination>,
+    pub(in crate::proxy) code: u16,
+    pub(in crate::proxy) size: u64,
+    pub(in crate::proxy) took: Duration,
 }
 
 /// What is left of a template when the request is known.
 #[derive(Debug)]
-pub(super) struct Rest(Vec<Piece>);
+pub(in crate::proxy) struct Rest(Vec<Piece>);
 
 impl Template {
     /// Reads a template.
@@ -142,7 +145,7 @@ impl Template {
     }
 
     /// Writes what the request's head says.
-    pub(super) fn begin(&self, arrived: &Arrived<'_>) -> Rest {
+    pub(in crate::proxy) fn begin(&self, arrived: &Arrived<'_>) -> Rest {
         let mut rest = Vec::new();
         let mut text = String::new();
         for piece in &self.0 {
@@ -164,7 +167,7 @@ impl Template {
 
 impl Rest {
     /// Writes the rest.
-    pub(super) fn end(self, ended: &Ended<'_>) -> String {
+    pub(in crate::proxy) fn end(self, ended: &Ended<'_>) -> String {
         let mut line = String::new();
         for piece in self.0 {
             match piece {
@@ -229,7 +232,10 @@ impl Arrived<'_> {
                 Version::HTTP_11 => "1".to_owned(),
                 _ => "0".to_owned(),
             },
-            RequestField::Tls => "<nil>".to_owned(),
+            RequestField::Tls => match self.tls {
+                Some(tls) => tls.to_string(),
+                None => "<nil>".to_owned(),
+            },
         }
     }
 
@@ -240,15 +246,17 @@ impl Arrived<'_> {
 
 impl Ended<'_> {
     fn value(&self, of: &Of) -> String {
-        let Destination { id, spec, .. } = self.destination;
+        let to = |text: fn(&Destination) -> String| self.destination.map(text).unwrap_or_default();
         match of {
             Of::Response(ResponseField::Code) => self.code.to_string(),
             Of::Response(ResponseField::Size) => self.size.to_string(),
             Of::Response(ResponseField::Latency) => float(self.took.as_secs_f64()),
-            Of::Revision(RevisionField::Name) => id.name().to_owned(),
-            Of::Revision(RevisionField::Namespace) => id.namespace().to_owned(),
-            Of::Revision(RevisionField::Service) => spec.service.to_string(),
-            Of::Revision(RevisionField::Configuration) => spec.configuration.to_string(),
+            Of::Revision(RevisionField::Name) => to(|to| to.id.name().to_owned()),
+            Of::Revision(RevisionField::Namespace) => to(|to| to.id.namespace().to_owned()),
+            Of::Revision(RevisionField::Service) => to(|to| to.spec.service.to_string()),
+            Of::Revision(RevisionField::Configuration) => {
+                to(|to| to.spec.configuration.to_string())
+            }
             // Written when the request arrived.
             Of::Request(_) | Of::Header(_) | Of::Headers(_) | Of::Nothing | Of::Text(_) => {
                 String::new()

@@ -19,6 +19,7 @@ use parkway_activator::endpoint::Endpoint;
 use super::names::{
     ACTIVATOR, DIRECT_LB, HASH_OVERRIDE, KUBELET_PROBE, NETWORK_HASH, ORIGINAL_HOST,
     PASSTHROUGH_LB, PROXY_REQUEST, SERVING_DEFAULT_ROUTE, SERVING_NAMESPACE, SERVING_REVISION,
+    X_FORWARDED_CLIENT_CERT,
 };
 use super::rules::{Backend, Target, Visibility};
 use super::table::Match;
@@ -31,7 +32,7 @@ pub use present::Present;
 ///
 /// `Knative-Serving-Tag` is missing here because it takes part in matching:
 /// [`RouteSnapshot::resolve`](super::table::RouteSnapshot::resolve) removes it afterwards.
-pub const NOT_FROM_OUTSIDE: [HeaderName; 8] = [
+pub const NOT_FROM_OUTSIDE: [HeaderName; 9] = [
     PROXY_REQUEST,
     ORIGINAL_HOST,
     PASSTHROUGH_LB,
@@ -40,6 +41,7 @@ pub const NOT_FROM_OUTSIDE: [HeaderName; 8] = [
     SERVING_REVISION,
     SERVING_NAMESPACE,
     SERVING_DEFAULT_ROUTE,
+    X_FORWARDED_CLIENT_CERT,
 ];
 
 /// What an entrance is: who asks there, and what is believed of what they say.
@@ -134,6 +136,9 @@ impl Entry {
         parts.headers.reserve(OURS);
         match self.arrival.entrance {
             EntranceKind::Gateway(visibility) => {
+                if present.has(Present::UNDERSCORED) {
+                    remove_underscored(&mut parts.headers);
+                }
                 let is_outside = visibility == Visibility::ExternalIp;
                 if is_outside && present.has(Present::NOT_FROM_OUTSIDE) {
                     remove_untrusted(&mut parts.headers);
@@ -178,6 +183,15 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
 /// Removes what outsiders may not say: [`NOT_FROM_OUTSIDE`].
 pub fn remove_untrusted(headers: &mut HeaderMap) {
     for name in NOT_FROM_OUTSIDE {
+        headers.remove(name);
+    }
+}
+
+/// Removes fields that a workload might take for those that we remove, read or write: [`Present::UNDERSCORED`]. Other names
+/// with underscores are the workload's business.
+fn remove_underscored(headers: &mut HeaderMap) {
+    let is_underscored = |name: &&HeaderName| Present::of(name).has(Present::UNDERSCORED);
+    while let Some(name) = headers.keys().find(is_underscored).cloned() {
         headers.remove(name);
     }
 }

@@ -6,6 +6,10 @@
 
 use http::{HeaderMap, HeaderName};
 
+/// Lengths of the names that have a hyphen: `keep-alive` and `knative-serving-default-route`.
+const SHORTEST_HYPHENED: usize = 10;
+const LONGEST: usize = 29;
+
 /// A set of kinds of fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Present(u16);
@@ -43,6 +47,9 @@ impl Present {
     pub const NETWORK_PROBE: Self = Self(1 << 13);
     /// `Knative-Serving-Tag`.
     pub const SERVING_TAG: Self = Self(1 << 14);
+    /// A name of the kinds above with an underscore in the place of a hyphen. Programs that are given fields as variables
+    /// (RFC 3875 section 4.1.18, WSGI, PHP) cannot tell the two apart.
+    pub const UNDERSCORED: Self = Self(1 << 15);
 
     /// Looks at each name once.
     pub fn in_head(headers: &HeaderMap) -> Self {
@@ -81,7 +88,26 @@ impl Present {
             | "k-passthrough-lb"
             | "k-kubelet-probe"
             | "knative-direct-lb"
-            | "knative-serving-default-route" => Self::NOT_FROM_OUTSIDE,
+            | "knative-serving-default-route"
+            | "x-forwarded-client-cert" => Self::NOT_FROM_OUTSIDE,
+            other => Self::of_underscored(other.as_bytes()),
+        }
+    }
+
+    /// Nearly all names that are left are told from these by their first letter or their length.
+    fn of_underscored(name: &[u8]) -> Self {
+        let may_be = matches!(name, [b'c' | b'h' | b'k' | b'p' | b't' | b'x', ..])
+            && (SHORTEST_HYPHENED..=LONGEST).contains(&name.len());
+        if !may_be || !name.contains(&b'_') {
+            return Self::default();
+        }
+        let hyphened: Vec<u8> = name
+            .iter()
+            .map(|byte| if *byte == b'_' { b'-' } else { *byte })
+            .collect();
+        match HeaderName::from_bytes(&hyphened) {
+            // It has no underscore, so this goes no deeper.
+            Ok(hyphened) if Self::of(&hyphened) != Self::default() => Self::UNDERSCORED,
             _ => Self::default(),
         }
     }
@@ -155,6 +181,25 @@ mod tests {
         all_of(Present::NETWORK_HASH, &[NETWORK_HASH]);
         all_of(Present::NETWORK_PROBE, &[NETWORK_PROBE]);
         all_of(Present::SERVING_TAG, &[SERVING_TAG]);
+    }
+
+    #[test]
+    fn a_name_with_any_hyphen_written_as_an_underscore_is_noticed() {
+        for name in listed() {
+            let hyphens = name.as_str().match_indices('-');
+            for (at, _) in hyphens {
+                let mut written = name.as_str().to_owned();
+                written.replace_range(at..=at, "_");
+                for written in [written, name.as_str().replace('-', "_")] {
+                    let written: HeaderName = written.parse().unwrap();
+                    assert_eq!(Present::of(&written), Present::UNDERSCORED, "{written}");
+                }
+            }
+        }
+        for ordinary in ["x_custom_name", "api_key", "knative_serving", "x_forwarded"] {
+            let ordinary = HeaderName::from_static(ordinary);
+            assert_eq!(Present::of(&ordinary), Present::default(), "{ordinary}");
+        }
     }
 
     #[test]

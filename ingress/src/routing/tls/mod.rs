@@ -6,14 +6,20 @@
 //! are cheap to sign with before the others.
 
 mod certificate;
+mod client;
+mod ticket_keys;
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 
 use rustls::SignatureScheme;
 
 pub use certificate::{CERTIFICATE_FIELD, Certificate, CertificateError, KEY_FIELD, Names};
+pub use client::{
+    CLIENT_CA_FIELD, ClientCa, ClientCertificate, InvalidIssuers, LONGEST_NAME, MOST_NAMES,
+    parse_issuers, told_of,
+};
+pub use ticket_keys::{InvalidTicketKeys, MOST_TICKET_KEYS, NAME_BYTES, TicketKeys};
 
 /// A certificate and the hosts it is served for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,23 +28,8 @@ pub struct Binding {
     pub hosts: Vec<Arc<str>>,
     /// The certificate.
     pub certificate: Arc<Certificate>,
-    /// Whose certificates clients have to show for these hosts, if any.
+    /// Whose certificates clients show for these hosts, if any.
     pub client_ca: Option<Arc<ClientCa>>,
-}
-
-/// Who may issue the certificates that clients show.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ClientCa {
-    /// Where it is from, for people.
-    pub source: Arc<str>,
-    /// The issuers' certificates, each in DER.
-    pub roots: Vec<rustls::pki_types::CertificateDer<'static>>,
-}
-
-impl fmt::Debug for ClientCa {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ClientCa({}, {} roots)", self.source, self.roots.len())
-    }
 }
 
 /// What one name is served with: certificates in order of preference, and who may ask.
@@ -130,14 +121,14 @@ impl CertificateSnapshot {
         self.bound(host).is_some()
     }
 
-    /// Whose certificates clients have to show to reach this host.
-    pub fn client_ca(&self, host: &str) -> Option<&Arc<ClientCa>> {
-        self.bound(host)?.client_ca.as_ref()
+    /// The certificates that are bound to this host, in lower case, by its name or a wildcard.
+    pub fn bound_certificates(&self, host: &str) -> &[Arc<Certificate>] {
+        self.bound(host).map_or(&[], |served| &*served.certificates)
     }
 
-    /// Whether clients have to show certificates for some host.
-    pub fn has_client_ca(&self) -> bool {
-        self.served().any(|served| served.client_ca.is_some())
+    /// Whose certificates clients show to reach this host.
+    pub fn client_ca(&self, host: &str) -> Option<&Arc<ClientCa>> {
+        self.bound(host)?.client_ca.as_ref()
     }
 
     /// The issuers of clients' certificates.
@@ -173,7 +164,7 @@ pub struct Secured {
     pub name: Option<Box<str>>,
     /// What it was shown.
     pub certificate: Arc<Certificate>,
-    /// Whose certificate it has shown.
+    /// Whose certificate it was asked for, and has shown if it had to.
     pub client_ca: Option<Arc<ClientCa>>,
 }
 
@@ -182,8 +173,8 @@ impl Secured {
     ///
     /// It may for the name that the handshake was about, for whatever the certificate covers, as HTTP/2 lets clients
     /// use one connection for several hosts (RFC 9113 section 9.1.1), and for hosts to which no certificate is bound
-    /// if it was shown the default one. It may not for a host whose clients have to show certificates that this one
-    /// has not shown. All else is 421 (RFC 9110 section 15.5.20).
+    /// if it was shown the default one. It may not for a host whose clients show certificates for which this one was
+    /// not asked. All else is 421 (RFC 9110 section 15.5.20).
     pub fn is_for(&self, host: &str, now: &CertificateSnapshot) -> bool {
         let wanted = now.client_ca(host);
         if wanted.is_some_and(|wanted| self.client_ca.as_ref() != Some(wanted)) {

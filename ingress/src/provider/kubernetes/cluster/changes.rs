@@ -12,8 +12,10 @@ use super::super::internal_tls::{Certificates, InternalTlsChange};
 use super::super::kept::{KeptRevision, KeptService, KeptSlice, SeenIngress};
 use super::super::objects;
 use super::super::secrets::{CertificateChange, KeptSecret};
+use super::super::ticket_keys::KeptTicketKeys;
 use super::super::watch::{Change, Key};
 use crate::routing::rules::IngressRules;
+use crate::routing::tls::TicketKeys;
 
 /// What one watch tells.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ pub enum News {
     Certificates(Change<Certificates>),
     /// Secrets with certificates, of this namespace; of all when it is empty.
     Secret(Arc<str>, Change<KeptSecret>),
+    /// The Secret with the keys of session tickets.
+    TicketKeys(Change<KeptTicketKeys>),
 }
 
 /// What has to be different from now on.
@@ -57,6 +61,8 @@ pub struct Changes {
     pub internal_tls: Option<InternalTlsChange>,
     /// What the entrances prove themselves with, all of it.
     pub certificates: Option<CertificateChange>,
+    /// The keys of session tickets, or why there are none.
+    pub ticket_keys: Option<Result<TicketKeys, String>>,
 }
 
 /// A KIngress as it is now.

@@ -109,7 +109,11 @@ impl Cluster {
         let kept = &entry.kept;
         let trouble = match outcome {
             Outcome::Refused { .. } => None,
-            _ => self.secrets.look(key, kept.created, &ingress.spec),
+            _ => {
+                let policy = translated.rules.policy.as_ref();
+                let wanted = policy.and_then(|policy| policy.client_certificate);
+                self.secrets.look(key, kept.created, &ingress.spec, wanted)
+            }
         };
         let is_covered = trouble.as_ref().is_none_or(|trouble| trouble.is_covered);
         let may_go = match outcome {

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use kube::{Api, Client};
 use parking_lot::Mutex;
-use parkway_activator::cold_start::{ColdStart, ColdStarts};
+use parkway_activator::cold_start::{ColdStart, ColdStarts, Milestone};
 use parkway_activator::revision::RevisionId;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -50,6 +50,9 @@ pub const LINGERS: Duration = Duration::from_secs(2);
 
 /// No start is watched for longer: its clients may have left long ago, and its Pods never come.
 pub const LONGEST: Duration = Duration::from_secs(600);
+
+/// How long the first list of Pods is waited for before a Revision is believed that says that they have no node.
+const LISTS_WITHIN: Duration = Duration::from_secs(2);
 
 /// How much news of one start may wait. When full, its watches wait too.
 const NEWS: usize = 64;
@@ -128,7 +131,8 @@ impl PodWatches {
         self.0.health.state().into_iter()
     }
 
-    /// Whether a Pod of a start of this Revision has no node, and is waited for until there is one or no hope.
+    /// Whether a Pod of a start of this Revision has no node, and is waited for until there is one or no hope. So it is
+    /// also until the Pods have been listed.
     pub fn lacks_node(&self, id: &RevisionId) -> bool {
         self.0.lack_node.lock().contains(id)
     }
@@ -209,15 +213,17 @@ impl Follower {
         };
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut until = Instant::now() + LONGEST;
+        let begun = Instant::now();
+        let mut until = begun + LONGEST;
         let mut is_over = false;
         loop {
             tokio::select! {
                 Some(said) = heard.recv() => {
-                    for seen in told.hear(said, Instant::now()) {
-                        start.saw(seen);
+                    let seen = told.hear(said, Instant::now());
+                    if !start.is_under_way() && !start.has_seen(Milestone::Ready) {
+                        return; // it has failed, and ends there
                     }
-                    lacks_node.set(told.lacks_node());
+                    seen.into_iter().for_each(|seen| start.saw(seen));
                     for pod in told.coming() {
                         if with_events.len() < EVENTS_OF && !with_events.contains(pod) {
                             with_events.insert(pod.into());
@@ -228,12 +234,18 @@ impl Follower {
                 _ = tick.tick() => {}
             }
             let now = Instant::now();
+            // What a Revision says of nodes comes after what its Pods say, if those can be read.
+            let is_asking = !told.is_listed() && now < begun + LISTS_WITHIN;
+            lacks_node.set(is_asking || told.lacks_node());
             if now >= until {
                 return;
             }
             if !is_over && !start.is_under_way() {
                 is_over = true;
-                until = until.min(now + LINGERS);
+                until = match start.has_seen(Milestone::Ready) {
+                    true => until.min(now + LINGERS),
+                    false => now,
+                };
             }
             if !is_over && let Some(verdict) = told.verdict().filter(|it| it.from <= now) {
                 let failure = CannotStart {

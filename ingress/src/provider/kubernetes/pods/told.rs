@@ -16,6 +16,9 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a Pod may be without a node until whoever makes nodes has said that one comes: they look around every 10 s.
 pub const NODE_PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long ago that may have been said when the start begins, in seconds: a node that has not come by then does not.
+const NODE_COMES_WITHIN: i64 = 600;
+
 /// Pods of one start that are remembered; further ones are not looked at.
 pub const PODS: usize = 256;
 
@@ -50,9 +53,17 @@ struct Known {
     pull: Option<(Box<str>, Option<i64>)>,
     /// Containers that were started, as Events say.
     started: BTreeMap<Box<str>, Option<i64>>,
-    /// Since when it cannot start.
-    stuck: Option<Instant>,
+    stuck: Option<Stuck>,
     expects_node: bool,
+}
+
+/// Since when a Pod cannot start.
+#[derive(Clone, Copy, Debug)]
+enum Stuck {
+    /// Since before the start began.
+    Before,
+    /// Since then.
+    Since(Instant),
 }
 
 /// That a start has come to nothing.
@@ -111,6 +122,11 @@ impl Told {
         }
     }
 
+    /// Whether it is known which Pods there are.
+    pub fn is_listed(&self) -> bool {
+        self.is_listed
+    }
+
     /// The Pods that may become endpoints, by their own numbers.
     pub fn coming(&self) -> impl Iterator<Item = &str> {
         let coming = self.pods.values().filter(|known| !known.pod.is_leaving);
@@ -129,7 +145,7 @@ impl Told {
     pub fn verdict(&self) -> Option<Verdict> {
         let mut worst: Option<(Instant, &str)> = None;
         for known in self.pods.values().filter(|known| !known.pod.is_leaving) {
-            let (from, reason) = known.cannot()?;
+            let (from, reason) = known.cannot(self.arrived)?;
             if worst.is_none_or(|(latest, _)| from > latest) {
                 worst = Some((from, reason));
             }
@@ -146,8 +162,8 @@ impl Told {
         }
         // What was said before the start began is no reason to give it up at once.
         let since = match is_first && pod.created.is_some_and(|created| self.is_before(created)) {
-            true => self.arrived + PATIENCE,
-            false => now,
+            true => Stuck::Before,
+            false => Stuck::Since(now),
         };
         let known = self.pods.entry(pod.uid.clone());
         let known = known.or_insert_with(|| Known::new(pod.clone()));
@@ -177,7 +193,10 @@ impl Told {
             PodNews::Started(container) => {
                 known.started.entry(container).or_insert(event.stamp);
             }
-            PodNews::NodeComes => known.expects_node = true,
+            PodNews::NodeComes => {
+                let recent = self.arrived_unix.saturating_sub(NODE_COMES_WITHIN);
+                known.expects_node |= event.stamp.is_none_or(|stamp| stamp >= recent);
+            }
         }
     }
 
@@ -265,13 +284,16 @@ impl Known {
     }
 
     /// From when on it counts as one that cannot start, and why.
-    fn cannot(&self) -> Option<(Instant, &str)> {
-        let stuck = self.stuck?;
-        match self.pod.obstacle.as_ref()? {
-            Obstacle::GivenUp(reason) => Some((stuck, reason)),
-            Obstacle::NoNode(_) if self.expects_node => None,
-            Obstacle::NoNode(reason) => Some((stuck + NODE_PATIENCE, reason)),
-        }
+    fn cannot(&self, arrived: Instant) -> Option<(Instant, &str)> {
+        let (patience, reason) = match self.pod.obstacle.as_ref()? {
+            Obstacle::NoNode(_) if self.expects_node => return None,
+            Obstacle::NoNode(reason) => (NODE_PATIENCE, reason),
+            Obstacle::GivenUp(reason) => (Duration::ZERO, reason),
+        };
+        Some(match self.stuck? {
+            Stuck::Before => (arrived + PATIENCE, reason),
+            Stuck::Since(since) => (since + patience, reason),
+        })
     }
 }
 

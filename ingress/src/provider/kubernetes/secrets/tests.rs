@@ -94,14 +94,14 @@ fn a_host_is_served_where_its_rules_are_visible() {
     let spec = spec(&rules, &tls);
     secrets.name(&key("a"), &spec);
     listed(&mut secrets, vec![kept("a", "a.example.com")]);
-    assert!(secrets.look(&key("a"), 1, &spec).is_none());
+    assert!(secrets.look(&key("a"), 1, &spec, None).is_none());
     let now = secrets.changes().unwrap();
     let found = ["a.example.com", "a.shop.svc", "elsewhere.example.com"].map(|host| {
         let at = |snapshot| source(snapshot, host).is_some();
         (at(&now.external), at(&now.local))
     });
     assert_eq!(found, [(true, true), (false, true), (false, false)]);
-    assert!(secrets.look(&key("a"), 1, &spec).is_none());
+    assert!(secrets.look(&key("a"), 1, &spec, None).is_none());
     assert!(secrets.changes().is_none(), "nothing is different");
 }
 
@@ -114,7 +114,7 @@ fn a_host_belongs_to_the_oldest_kingress_that_has_a_certificate_for_it() {
     }
     listed(&mut secrets, vec![kept("old", host), kept("new", host)]);
     for (name, created) in [("new", 2), ("old", 1)] {
-        let trouble = secrets.look(&key(name), created, &one(host, name));
+        let trouble = secrets.look(&key(name), created, &one(host, name), None);
         assert!(trouble.is_none());
     }
     let now = secrets.changes().unwrap();
@@ -132,7 +132,7 @@ fn what_was_served_stays_while_a_secret_is_bad_or_gone_or_another_is_not_there()
     let spec = one(host, "a");
     secrets.name(&key("a"), &spec);
     listed(&mut secrets, vec![kept("a", host)]);
-    assert!(secrets.look(&key("a"), 1, &spec).is_none());
+    assert!(secrets.look(&key("a"), 1, &spec, None).is_none());
     assert!(secrets.changes().is_some());
     for change in [
         Change::Set(secret("a", "nothing", "at all")),
@@ -140,13 +140,13 @@ fn what_was_served_stays_while_a_secret_is_bad_or_gone_or_another_is_not_there()
     ] {
         let concerned = secrets.learn(&"shop".into(), change);
         assert_eq!(concerned, BTreeSet::from([key("a")]));
-        let trouble = secrets.look(&key("a"), 1, &spec).unwrap();
+        let trouble = secrets.look(&key("a"), 1, &spec, None).unwrap();
         assert!(trouble.is_covered, "{trouble:?}");
         assert!(secrets.changes().is_none(), "the same is served");
     }
     let other = one(host, "b");
     secrets.name(&key("a"), &other);
-    let trouble = secrets.look(&key("a"), 1, &other).unwrap();
+    let trouble = secrets.look(&key("a"), 1, &other, None).unwrap();
     assert!(!trouble.is_covered, "{trouble:?}");
     assert!(secrets.changes().is_none(), "the same is served");
     let Outcome::Waiting { reason, message } = &trouble.outcome else {

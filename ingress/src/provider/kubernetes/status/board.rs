@@ -17,6 +17,8 @@ use super::{GRACE, IngressObject, IngressStatus, Key, Outcome, Settings, Verdict
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest wait after failures about one KIngress.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Room that tables of what is not settled keep when a storm is over.
+const USUAL: usize = 1_024;
 /// How many names a message has; the others are counted.
 const NAMES_TOLD: usize = 5;
 
@@ -118,7 +120,8 @@ impl Board {
         }
         let is_settled = object.is_settled(&open.status, settings);
         if is_settled && !open.is_from_write {
-            self.unsettled.remove(&object.uid);
+            let uid = Arc::clone(&object.uid);
+            self.settle(&uid);
             return;
         }
         if !is_same {
@@ -137,7 +140,14 @@ impl Board {
 
     pub(super) fn forget(&mut self, key: &Key) {
         if let Some(object) = self.objects.remove(key) {
-            self.unsettled.remove(&object.uid);
+            self.settle(&object.uid);
+        }
+    }
+
+    fn settle(&mut self, uid: &str) {
+        self.unsettled.remove(uid);
+        if self.unsettled.is_empty() {
+            self.unsettled.shrink_to(USUAL);
         }
     }
 
@@ -214,7 +224,10 @@ impl Board {
     /// The next one to look at.
     pub(super) fn next_marked(&mut self) -> Option<Key> {
         loop {
-            let key = self.marked.pop_front()?;
+            let Some(key) = self.marked.pop_front() else {
+                self.marked.shrink_to(USUAL);
+                return None;
+            };
             // One that went, or went and came back, is marked anew if need be.
             if let Some(object) = self.objects.get_mut(&key)
                 && std::mem::take(&mut object.is_marked)
@@ -302,7 +315,7 @@ impl Board {
             if !open.is_from_write {
                 object.open = None;
             }
-            self.unsettled.remove(&uid);
+            self.settle(&uid);
         }
         Plan::Wait(look_again)
     }
