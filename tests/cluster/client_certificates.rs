@@ -6,7 +6,7 @@ use parkway_tests::tls::{Authority, TlsClient};
 use parkway_tests::{Parkway, QueueProxy, Site, certificates, eventually, settled};
 use serde_json::{Value, json};
 
-fn annotate(cluster: &Cluster, shop: &Serving, mode: Value) {
+fn annotate(cluster: &Cluster, shop: &Serving, mode: &Value) {
     let annotations = json!({"parkway.dev/client-certificate": mode});
     let change = json!({ "metadata": { "annotations": annotations } });
     cluster
@@ -57,7 +57,7 @@ async fn a_kingress_asks_for_certificates_and_stops_asking_while_requests_pass()
     assert_eq!(by(&nobody).await, Some(Ok(Value::Null)), "nobody asks");
     assert_eq!(by(&known).await, Some(Ok(Value::Null)));
 
-    annotate(&cluster, &shop, json!("required"));
+    annotate(&cluster, &shop, &json!("required"));
 
     eventually("it to be asked for", async || {
         by(&nobody).await.is_none().then_some(())
@@ -83,7 +83,7 @@ async fn a_kingress_asks_for_certificates_and_stops_asking_while_requests_pass()
     let other = nobody.clone().showing(others.issue(&["till-8"]));
     assert!(by(&other).await.unwrap().is_ok());
 
-    annotate(&cluster, &shop, json!("optional"));
+    annotate(&cluster, &shop, &json!("optional"));
     eventually("those without", async || {
         (by(&nobody).await == Some(Ok(Value::Null))).then_some(())
     })
@@ -91,12 +91,12 @@ async fn a_kingress_asks_for_certificates_and_stops_asking_while_requests_pass()
     assert!(by(&other).await.unwrap().unwrap().is_string());
     assert_eq!(by(&known).await, None, "a stranger");
 
-    annotate(&cluster, &shop, json!("requierd"));
+    annotate(&cluster, &shop, &json!("requierd"));
     eventually("a slip of the hand to close it", async || {
         by(&nobody).await.is_none().then_some(())
     })
     .await;
-    annotate(&cluster, &shop, Value::Null);
+    annotate(&cluster, &shop, &Value::Null);
     eventually("everybody", async || {
         (by(&nobody).await == Some(Ok(Value::Null))).then_some(())
     })
@@ -112,7 +112,7 @@ async fn without_an_issuer_in_the_secret_the_kingress_says_so_and_serves_nobody(
     let identity = authority.issue(&[&host]);
     cluster.api.put(identity.secret("certificates", "shop"));
     cluster.put(&shop);
-    annotate(&cluster, &shop, json!("required"));
+    annotate(&cluster, &shop, &json!("required"));
     ask_for_tls(&cluster, &shop);
     let pod = QueueProxy::start("shop-1", 10).await;
     cluster.pods(&shop, &[(pod.address(), PodIs::Ready)]);

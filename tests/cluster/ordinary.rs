@@ -78,14 +78,13 @@ async fn a_pod_that_is_ready_before_it_listens_costs_nobody_a_request() {
     cluster.ready("shop").await;
     let site = parkway.at(shop.host());
 
-    let (answer, serving) = tokio::join!(site.get("/"), async {
-        parkway.says("endpoint set aside").await;
-        let listener = socket.listen(16).unwrap();
-        let app = Router::new().fallback(async || "at last");
-        tokio::spawn(axum::serve(listener, app).into_future())
-    });
+    let request = tokio::spawn(async move { site.get("/").await });
+    parkway.says("endpoint set aside").await;
+    let listener = socket.listen(16).unwrap();
+    let app = Router::new().fallback(async || "at last");
+    let serving = tokio::spawn(axum::serve(listener, app).into_future());
 
-    answer.expect(200);
+    request.await.unwrap().expect(200);
     parkway.finish().await;
     serving.abort();
 }

@@ -23,7 +23,7 @@ pub(crate) enum Source {
 pub(crate) enum Place {
     Files,
     ApiServer {
-        cluster: cluster::Cluster,
+        cluster: Box<cluster::Cluster>,
         /// What is there, as it was put.
         put: Objects,
     },
@@ -40,7 +40,7 @@ impl Place {
                 (Self::Files, parkway.start().await)
             }
             Source::ApiServer => {
-                let cluster = cluster::Cluster::start();
+                let cluster = Box::new(cluster::Cluster::start());
                 let mut put = Objects::new();
                 synchronise(&cluster, &mut put, objects);
                 let parkway = cluster.parkway().await;
