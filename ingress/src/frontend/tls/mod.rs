@@ -9,6 +9,7 @@ mod tickets;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -139,9 +140,8 @@ impl CertificatePublisher {
         let open = Some(self.config(&snapshot, None)?);
         let mut closed = HashMap::new();
         for ca in snapshot.client_cas() {
-            let key = Compiled::key_of(ca);
-            if !closed.contains_key(&key) {
-                closed.insert(key, self.config(&snapshot, Some(ca))?);
+            if let Entry::Vacant(vacant) = closed.entry(Compiled::key_of(ca)) {
+                vacant.insert(self.config(&snapshot, Some(ca))?);
             }
         }
         let published = &self.readers.0;
