@@ -2,7 +2,8 @@
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
-use std::process::{Output, Stdio};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Output, Stdio};
 use std::sync::Arc;
 use std::thread;
 
@@ -244,10 +245,8 @@ async fn top_prints_once_what_there_is_for_scripts() {
     parkway.finish().await;
 }
 
-#[tokio::test]
-async fn top_shows_a_cold_start_live_in_a_terminal_and_ends_at_q() {
-    let gate = Gate::closed();
-    let parkway = Parkway::with(gate.holds(hello_service("shop"))).await;
+/// A terminal, and `parkway top` that has it for its own.
+fn top_at_a_terminal(parkway: &Parkway) -> (OwnedFd, Child) {
     let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&ours).unwrap();
     unlockpt(&ours).unwrap();
@@ -261,13 +260,34 @@ async fn top_shows_a_cold_start_live_in_a_terminal_and_ends_at_q() {
     let name = ptsname(&ours, Vec::new()).unwrap().into_string().unwrap();
     let theirs = || Stdio::from(File::options().read(true).write(true).open(&name).unwrap());
     let admin = parkway.admin().to_string();
-    let mut top = command(&["top", "--interval", "100", "--admin", &admin])
+    let top = command(&["top", "--interval", "100", "--admin", &admin])
         .env("TERM", "xterm")
         .stdin(theirs())
         .stdout(theirs())
         .stderr(theirs())
         .spawn()
         .unwrap();
+    (ours, top)
+}
+
+#[tokio::test]
+async fn top_ends_when_its_terminal_has_gone() {
+    let parkway = Parkway::with(hello_service("shop")).await;
+    let (ours, mut top) = top_at_a_terminal(&parkway);
+    let mut ours = File::from(ours);
+    ours.read_exact(&mut [0; 100]).unwrap();
+
+    drop(ours);
+
+    eventually("its end", async || top.try_wait().unwrap()).await;
+    parkway.finish().await;
+}
+
+#[tokio::test]
+async fn top_shows_a_cold_start_live_in_a_terminal_and_ends_at_q() {
+    let gate = Gate::closed();
+    let parkway = Parkway::with(gate.holds(hello_service("shop"))).await;
+    let (ours, mut top) = top_at_a_terminal(&parkway);
     let mut ours = File::from(ours);
     let screen = Arc::new(Mutex::new(Screen::new()));
     let reader = thread::spawn({

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
@@ -63,7 +64,7 @@ fn show(
 ) -> anyhow::Result<()> {
     let mut view = View::new(settings.target.admin, settings.filter.clone());
     let every = Duration::from_millis(settings.interval);
-    loop {
+    while !has_hung_up() {
         let next = Instant::now() + every;
         view.saw(look(runtime, settings).map_err(|error| format!("{error:#}")));
         loop {
@@ -80,6 +81,19 @@ fn show(
             }
         }
     }
+    Ok(())
+}
+
+/// Whether nobody is at the other end of the terminal any more: then nothing would ever be read or seen again. A signal
+/// (`SIGHUP`) says so only to those whose controlling terminal it is.
+fn has_hung_up() -> bool {
+    let stdout = std::io::stdout();
+    let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
+    let asked = poll(&mut watched, Some(&Timespec::default()));
+    asked.is_ok()
+        && watched[0]
+            .revents()
+            .intersects(PollFlags::HUP | PollFlags::ERR)
 }
 
 /// What a key does; `false`: that was enough.
