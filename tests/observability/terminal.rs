@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
-use std::process::{Child, Output, Stdio};
+use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::thread;
 
@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use parkway_tests::{Gate, Parkway, command, eventually, hello_service, service};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
+use tokio::process::{Child, Command};
 
 /// As much of a terminal as it takes to read what it shows: letters, where they go, and nothing else.
 struct Screen {
@@ -247,7 +248,7 @@ async fn top_prints_once_what_there_is_for_scripts() {
 
 /// A terminal, and `parkway top` that has it for its own.
 fn top_at_a_terminal(parkway: &Parkway) -> (OwnedFd, Child) {
-    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     grantpt(&ours).unwrap();
     unlockpt(&ours).unwrap();
     let size = Winsize {
@@ -260,8 +261,9 @@ fn top_at_a_terminal(parkway: &Parkway) -> (OwnedFd, Child) {
     let name = ptsname(&ours, Vec::new()).unwrap().into_string().unwrap();
     let theirs = || Stdio::from(File::options().read(true).write(true).open(&name).unwrap());
     let admin = parkway.admin().to_string();
-    let top = command(&["top", "--interval", "100", "--admin", &admin])
+    let top = Command::from(command(&["top", "--interval", "100", "--admin", &admin]))
         .env("TERM", "xterm")
+        .kill_on_drop(true)
         .stdin(theirs())
         .stdout(theirs())
         .stderr(theirs())

@@ -7,13 +7,14 @@ mod state;
 mod text;
 mod view;
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, stdin, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::ensure;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
@@ -37,8 +38,12 @@ pub fn run(settings: &Top) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     ensure!(
-        std::io::stdout().is_terminal(),
+        stdout().is_terminal(),
         "standard output is no terminal: use --once"
+    );
+    ensure!(
+        stdin().is_terminal(),
+        "standard input is no terminal: use --once"
     );
     let mut terminal = ratatui::try_init()?;
     let shown = show(&runtime, settings, &mut terminal);
@@ -64,36 +69,48 @@ fn show(
 ) -> anyhow::Result<()> {
     let mut view = View::new(settings.target.admin, settings.filter.clone());
     let every = Duration::from_millis(settings.interval);
-    while !has_hung_up() {
+    loop {
         let next = Instant::now() + every;
         view.saw(look(runtime, settings).map_err(|error| format!("{error:#}")));
         loop {
             terminal.draw(|frame| view.draw(frame))?;
             let left = next.saturating_duration_since(Instant::now());
-            if left.is_zero() || !event::poll(left)? {
-                break;
+            match wait(left)? {
+                Waited::InVain => break,
+                Waited::HungUp => return Ok(()),
+                Waited::ForEvents => {}
             }
-            if let Event::Key(key) = event::read()?
-                && key.kind != KeyEventKind::Release
-                && !pressed(&mut view, key)
-            {
-                return Ok(());
+            while event::poll(Duration::ZERO)? {
+                if let Event::Key(key) = event::read()?
+                    && key.kind != KeyEventKind::Release
+                    && !pressed(&mut view, key)
+                {
+                    return Ok(());
+                }
             }
         }
     }
-    Ok(())
 }
 
-/// Whether nobody is at the other end of the terminal any more: then nothing would ever be read or seen again. A signal
-/// (`SIGHUP`) says so only to those whose controlling terminal it is.
-fn has_hung_up() -> bool {
-    let stdout = std::io::stdout();
-    let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
-    let asked = poll(&mut watched, Some(&Timespec::default()));
-    asked.is_ok()
-        && watched[0]
-            .revents()
-            .intersects(PollFlags::HUP | PollFlags::ERR)
+/// What came while we waited for somebody at the terminal.
+enum Waited {
+    InVain,
+    ForEvents,
+    HungUp,
+}
+
+/// Waits for a key, for a change of the terminal's size, or for its end: that nobody is at the other end any more is
+/// told by a signal (`SIGHUP`) only to those whose controlling terminal it is, and crossterm would read on for ever.
+fn wait(most: Duration) -> anyhow::Result<Waited> {
+    let stdin = stdin();
+    let mut watched = [PollFd::new(&stdin, PollFlags::IN)];
+    match poll(&mut watched, Some(&Timespec::try_from(most)?)) {
+        Ok(0) => Ok(Waited::InVain),
+        Ok(_) if watched[0].revents() == PollFlags::IN => Ok(Waited::ForEvents),
+        Ok(_) => Ok(Waited::HungUp),
+        Err(Errno::INTR) => Ok(Waited::ForEvents),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// What a key does; `false`: that was enough.
