@@ -29,19 +29,24 @@ pub async fn run(stats: Stats, sink: Arc<dyn StatSink>, pod_name: String) {
     let mut ticks = interval_at(Instant::now() + REPORT_INTERVAL, REPORT_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let messages: Vec<StatMessage> = tokio::select! {
+        tokio::select! {
             biased; // first requests before the report that leaves them out
             revisions = stats.poked() => {
-                revisions.into_iter().map(|id| StatMessage::first_request(id, &pod_name)).collect()
+                let first = revisions.into_iter().map(|id| StatMessage::first_request(id, &pod_name));
+                send(first.collect(), |messages| sink.send_first_requests(messages));
             }
             _ = ticks.tick() => {
-                let reports = stats.report(Instant::now());
-                reports.into_iter().map(|report| StatMessage::of_report(report, &pod_name)).collect()
+                let reports = stats.report(Instant::now()).into_iter();
+                let reports = reports.map(|report| StatMessage::of_report(report, &pod_name));
+                send(reports.collect(), |messages| sink.send(messages));
             }
-        };
-        if !messages.is_empty() {
-            sink.send(messages);
         }
+    }
+}
+
+fn send(messages: Vec<StatMessage>, to: impl FnOnce(Vec<StatMessage>)) {
+    if !messages.is_empty() {
+        to(messages);
     }
 }
 

@@ -119,7 +119,8 @@ fn ended_by(milestone: Milestone) -> (PhaseName, &'static [Milestone]) {
     match milestone {
         M::Arrived => (PhaseName::Gap, &[]),
         M::Parked => (PhaseName::Parking, &[M::Arrived]),
-        M::Signalled => (PhaseName::Signal, &[M::Parked]),
+        // It is counted before it parks: either may be seen first.
+        M::Signalled => (PhaseName::Signal, &[M::Arrived]),
         M::Scaled => (PhaseName::Decision, &[M::Signalled]),
         M::Spawned => (PhaseName::Spawn, &[M::Scaled]),
         M::Created => (PhaseName::PodCreation, &[M::Signalled]),

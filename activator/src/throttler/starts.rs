@@ -65,7 +65,10 @@ impl Starts {
         self.give_up(Outcome::Abandoned, now);
         let record = record();
         record.saw(Seen::new(Milestone::Parked, now));
-        for seen in early {
+        // Of whom the autoscaler was told before this request came, it was not this one.
+        let is_of_another =
+            |seen: &Seen| seen.milestone == Milestone::Signalled && seen.at < record.arrived();
+        for seen in early.into_iter().filter(|seen| !is_of_another(seen)) {
             record.saw(seen);
         }
         self.under_way = Some(UnderWay { since: now, record });
