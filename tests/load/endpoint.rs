@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `/bytes/N` | 200 and N bytes, after the request's body has been read |
 //! | `/trailers` | 200, 128 bytes and the trailer `grpc-status: 0`, chunked over HTTP/1.1 |
+//! | `/v1/traces` | 200 and nothing, as a collector of OTLP that has taken all of it |
 //! | `/hold` | none, as long as the connection lasts |
 //!
 //! An `Upgrade` is answered 101, then each WebSocket message is sent back. A request that is not understood closes the
@@ -241,6 +242,9 @@ fn answer(path: &[u8]) -> Result<Bytes> {
              transfer-encoding: chunked\r\n\r\n80\r\n{body}\r\n0\r\ngrpc-status: 0\r\n\r\n"
         )
         .into());
+    }
+    if path == b"/v1/traces" {
+        return Ok(with_length(b""));
     }
     let count = path
         .strip_prefix(b"/bytes/")

@@ -143,6 +143,17 @@ impl Running {
         }
     }
 
+    /// What Parkway has counted under this name, whatever the labels.
+    pub(crate) fn counted(&self, name: &str) -> Result<f64> {
+        let (_status, metrics) = get(self.ports.admin, "localhost", "/metrics")?;
+        let samples = metrics.lines().filter_map(|line| {
+            let value = line.strip_prefix(name)?;
+            let (_labels, value) = value.rsplit_once(' ')?;
+            value.parse::<f64>().ok()
+        });
+        Ok(samples.sum())
+    }
+
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
