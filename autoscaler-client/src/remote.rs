@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
 use futures::{Sink, SinkExt, Stream, StreamExt};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use parkway_activator::subset::choose_subset;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -170,6 +170,8 @@ pub struct ConnectionState {
     pub errors: u64,
     /// Lists dropped so far, because there was no connection or the peer did not read.
     pub dropped: u64,
+    /// Why the last attempt failed or the last connection was lost.
+    pub last_error: Option<Arc<str>>,
 }
 
 impl RemoteSink {
@@ -395,6 +397,7 @@ impl Connection {
             is_connected: self.status.is_connected(),
             errors: self.status.errors.load(Ordering::Relaxed),
             dropped: self.status.dropped.load(Ordering::Relaxed),
+            last_error: self.status.last_error.lock().clone(),
         }
     }
 }
@@ -404,9 +407,15 @@ struct Status {
     connected: AtomicBool,
     errors: AtomicU64,
     dropped: AtomicU64,
+    last_error: Mutex<Option<Arc<str>>>,
 }
 
 impl Status {
+    fn fails(&self, why: &str) {
+        self.errors.fetch_add(1, Ordering::Relaxed);
+        *self.last_error.lock() = Some(why.into());
+    }
+
     fn is_connected(&self) -> bool {
         self.connected.load(Ordering::Acquire)
     }
@@ -487,23 +496,19 @@ impl Driver {
     /// Dials until it succeeds; nothing when nobody can send any more.
     async fn connect(&mut self, attempt: &mut u32) -> Option<Socket> {
         while !self.lists.is_closed() {
-            match timeout(self.timing.handshake, dial(&self.url)).await {
+            let why = match timeout(self.timing.handshake, dial(&self.url)).await {
                 Ok(Ok(socket)) => return Some(socket),
-                Ok(Err(error)) => {
-                    debug!(url = self.url, attempt, %error, "autoscaler not reachable");
-                }
-                Err(_elapsed) => debug!(
-                    url = self.url,
-                    attempt, "autoscaler did not answer the handshake"
-                ),
-            }
+                Ok(Err(error)) => error.to_string(),
+                Err(_elapsed) => "the handshake was not answered".to_owned(),
+            };
+            debug!(url = self.url, attempt, why, "autoscaler not reachable");
             if *attempt == 0 {
                 warn!(
                     url = self.url,
                     "autoscaler not reachable, stats are dropped"
                 );
             }
-            self.status.errors.fetch_add(1, Ordering::Relaxed);
+            self.status.fails(&why);
             self.back_off(attempt).await;
         }
         None
@@ -541,7 +546,7 @@ impl Driver {
     }
 
     fn note_loss(&self, end: &End) {
-        self.status.errors.fetch_add(1, Ordering::Relaxed);
+        self.status.fails(&end.to_string());
         warn!(url = self.url, reason = %end, "connection to autoscaler lost");
     }
 }

@@ -94,7 +94,7 @@ async fn it_says_that_a_request_would_wait_and_why() {
     parkway.quiet().await;
     let free = served(&parkway.explain(&["GET", SHOP]));
     assert!(
-        free.contains("would go at once: 1 endpoints ready"),
+        free.contains("would go at once: 1 endpoint ready"),
         "{free}"
     );
     parkway.finish().await;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use http::{Method, Request};
 use parkway_tests::metrics::{Metrics, Sample};
-use parkway_tests::{Gate, Parkway, eventually, hello_service, service, settled};
+use parkway_tests::{Gate, Parkway, anonymous_kib, eventually, hello_service, service, settled};
 
 /// The attributes of a Revision in Knative's metrics, in Prometheus' form.
 const FOUR: [&str; 4] = [
@@ -451,6 +451,21 @@ async fn a_flood_of_hosts_methods_and_paths_makes_no_new_series() {
     ];
     let counted = after.sum("http_server_request_duration_seconds_count", &unrouted);
     assert_eq!(counted, Some(2_001.0));
+
+    const MORE: u64 = 8_000;
+    let before_kib = anonymous_kib(parkway.pid());
+    for number in 0..MORE {
+        let host = format!("{}{number}.example.com", "flood.".repeat(38));
+        client
+            .send(ask(host, "GET", format!("/{number}")))
+            .await
+            .expect(404);
+    }
+    let grown_kib = anonymous_kib(parkway.pid()).saturating_sub(before_kib);
+    assert!(
+        grown_kib * 1_024 < MORE * 128,
+        "{grown_kib} KiB: half of the hosts' bytes"
+    );
     drop(client);
     parkway.finish().await;
 }

@@ -194,10 +194,7 @@ fn assert_are_as_jaeger_wants_them(spans: &[Value]) {
     let ns = |span: &Value| span["ns"].as_u64().unwrap();
     let mut at = start["from"].as_u64().unwrap();
     for phase in &phases {
-        assert_eq!(
-            phase["from"], at,
-            "neither overlaps nor holes: {phases:#?}"
-        );
+        assert_eq!(phase["from"], at, "neither overlaps nor holes: {phases:#?}");
         at += ns(phase);
     }
     let sum: u64 = phases.iter().map(|phase| ns(phase)).sum();

@@ -31,6 +31,8 @@ const FLAGS: [&str; 10] = [
 /// What screens a picture is taken of.
 pub(crate) const DESK: (u32, u32) = (1280, 1500);
 pub(crate) const PHONE: (u32, u32) = (500, 1400);
+/// The one that is looked through already.
+pub(crate) const AS_IT_IS: (u32, u32) = (0, 0);
 
 /// A browser with one window and a profile of its own.
 pub(crate) struct Browser {
@@ -217,6 +219,39 @@ impl Browser {
         self.in_session("actions", &keyboard).await;
     }
 
+    /// Moves the focus by the tabulator, as often as it takes, to an element that fits.
+    pub(crate) async fn tab_to(&self, selector: &str) {
+        const STEPS: u32 = 100;
+        let script = "return document.activeElement.matches(arguments[0])";
+        for _ in 0..STEPS {
+            // The tabulator, as WebDriver writes it.
+            self.press("\u{e004}").await;
+            if self.run(script, &[selector]).await == true {
+                return;
+            }
+        }
+        panic!("{selector} cannot be reached by keys");
+    }
+
+    /// A screen so wide, of somebody who prefers this colour scheme.
+    pub(crate) async fn looks_through(&self, width: u32, scheme: &str) {
+        let screen =
+            json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600 });
+        self.devtools("Emulation.setDeviceMetricsOverride", &screen)
+            .await
+            .unwrap();
+        let media = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        self.devtools("Emulation.setEmulatedMedia", &media)
+            .await
+            .unwrap();
+    }
+
+    /// What cannot be seen or read well: what is wider than the screen, and text that stands out too little from what is
+    /// behind it (WCAG 2.2, success criterion 1.4.3).
+    pub(crate) async fn unreadable(&self) -> Value {
+        self.run(include_str!("unreadable.js"), &[]).await
+    }
+
     /// Errors and warnings that the page has caused, what the browser found wrong with it included.
     pub(crate) async fn complaints(&self) -> Vec<String> {
         let log = self
@@ -232,10 +267,13 @@ impl Browser {
         let Some(folder) = env::var_os("PAGE_PICTURES") else {
             return;
         };
-        self.in_session("window/rect", &json!({ "width": width, "height": height }))
-            .await;
-        let path = format!("/session/{}/screenshot", self.session);
-        let taken = self.command(Method::GET, &path, &Value::Null).await;
+        if width > 0 {
+            let size = json!({ "width": width, "height": height });
+            self.in_session("window/rect", &size).await;
+        }
+        let whole = json!({ "captureBeyondViewport": true });
+        let taken = self.devtools("Page.captureScreenshot", &whole).await;
+        let taken = taken.unwrap()["data"].clone();
         let folder = std::path::PathBuf::from(folder);
         fs::create_dir_all(&folder).unwrap();
         // As the driver gives it; `base64 --decode` makes it a picture.

@@ -8,6 +8,9 @@
 mod access;
 mod browser;
 mod cluster;
+mod health;
 mod live;
+mod looks;
 mod plain;
+mod secrets;
 mod waiting;

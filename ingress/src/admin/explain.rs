@@ -8,6 +8,7 @@ use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::Admin;
+use super::text::count_of;
 use crate::explain::{Answer, QUESTION, Question};
 use crate::frontend::worker::Peek;
 use crate::routing::explain::{Explanation, explain};
@@ -207,5 +208,6 @@ fn wait(state: &RevisionState) -> String {
     if parked > 0 {
         return format!("would wait: {parked} parked before it");
     }
-    format!("would go at once: {ready} endpoints ready, {in_flight} requests in flight")
+    let (ready, in_flight) = (count_of(ready, "endpoint"), count_of(in_flight, "request"));
+    format!("would go at once: {ready} ready, {in_flight} in flight")
 }

@@ -17,6 +17,7 @@ use crate::provider::kubernetes::status::StatusBoard;
 use crate::routing::rules::Visibility;
 use crate::standalone::{Processes, ReplicaState};
 use crate::telemetry::Clock;
+use crate::trace::Tracer;
 
 /// The state as one JSON value.
 pub(super) fn of(admin: &Admin) -> Value {
@@ -67,6 +68,7 @@ pub(super) fn of(admin: &Admin) -> Value {
         },
         "tls": admin.certificates.iter().map(certified).collect::<Vec<_>>(),
         "autoscaler": autoscaler(&admin.autoscaler),
+        "traces": traces(&admin.tracer),
         "watches": admin.watches.as_ref().map(WatchHealth::state),
         "podWatches": admin.pods.as_ref().map(pods::state),
         "leader": admin.leading.as_ref().map(leading),
@@ -153,11 +155,25 @@ fn autoscaler(autoscaler: &Autoscaler) -> Value {
                     "connected": connection.is_connected,
                     "errors": connection.errors,
                     "dropped": connection.dropped,
+                    "lastError": connection.last_error.as_deref(),
                 })
             });
             json!({ "kind": "remote", "connections": connections.collect::<Vec<_>>() })
         }
     }
+}
+
+/// Nothing while there are none.
+fn traces(tracer: &Tracer) -> Value {
+    if !tracer.is_on() {
+        return Value::Null;
+    }
+    let counts = tracer.counts();
+    json!({
+        "spansExported": counts.exported,
+        "spansDropped": { "queue-full": counts.full, "not-taken": counts.failed },
+        "failing": tracer.failing().as_deref(),
+    })
 }
 
 fn of_revision(

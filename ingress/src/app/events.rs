@@ -96,8 +96,11 @@ impl Scaler for ScaleProcesses {
     fn scale(&self, id: &RevisionId, replicas: u32) {
         if replicas > 0 {
             let seen = Seen::new(Milestone::Scaled, Instant::now());
-            self.throttler
-                .saw(id, seen.with_detail(&format!("{replicas} replicas")));
+            let detail = match replicas {
+                1 => "1 replica".to_owned(),
+                _ => format!("{replicas} replicas"),
+            };
+            self.throttler.saw(id, seen.with_detail(&detail));
         }
         self.processes.scale(id, replicas);
     }

@@ -100,7 +100,6 @@ impl Exporting {
             resource: resource(&self.resource),
             exporter: None,
             pending: Vec::new(),
-            is_failing: false,
         };
         let (settings, stop) = (self.settings.subscribe(), self.stop.clone());
         std::thread::Builder::new()
@@ -152,7 +151,6 @@ struct Sender {
     exporter: Option<SpanExporter>,
     /// Starts that are not over.
     pending: Vec<StartToTell>,
-    is_failing: bool,
 }
 
 impl Sender {
@@ -179,6 +177,7 @@ impl Sender {
 
     fn connect(&mut self, settings: &Settings) {
         self.exporter = None;
+        self.tracer.fails(None);
         let Some(collector) = &settings.collector else {
             return;
         };
@@ -188,7 +187,10 @@ impl Sender {
                 info!(?collector, sampler = ?settings.sampler, "traces are sent");
                 self.exporter = Some(exporter);
             }
-            Err(error) => warn!(%error, "traces cannot be sent"),
+            Err(error) => {
+                self.tracer.fails(Some(&error.to_string()));
+                warn!(%error, "traces cannot be sent");
+            }
         }
     }
 
@@ -236,13 +238,13 @@ impl Sender {
         match failure {
             None => {
                 self.tracer.exported(count);
-                if std::mem::take(&mut self.is_failing) {
+                if self.tracer.fails(None) {
                     info!("traces are sent again");
                 }
             }
             Some(error) => {
                 self.tracer.failed(count);
-                if !std::mem::replace(&mut self.is_failing, true) {
+                if self.tracer.fails(Some(&error)) {
                     warn!(%error, "traces are lost: the collector does not take them; it is asked again with the next ones");
                 }
             }

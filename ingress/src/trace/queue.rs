@@ -36,6 +36,8 @@ struct Shared {
     exported: AtomicU64,
     full: AtomicU64,
     failed: AtomicU64,
+    /// Why the collector does not take them now.
+    failing: Mutex<Option<Arc<str>>>,
 }
 
 /// On a cache line of its own: only its worker puts something in.
@@ -149,6 +151,24 @@ impl Tracer {
             full: self.0.full.load(Ordering::Relaxed),
             failed: self.0.failed.load(Ordering::Relaxed),
         }
+    }
+
+    /// Whether traces are kept and sent.
+    pub fn is_on(&self) -> bool {
+        self.0.is_on.load(Ordering::Relaxed)
+    }
+
+    /// Why spans are lost now: the collector did not take the last ones.
+    pub fn failing(&self) -> Option<Arc<str>> {
+        self.0.failing.lock().clone()
+    }
+
+    /// From now on the collector takes spans, or fails like this. Says whether that was not so before.
+    pub(super) fn fails(&self, why: Option<&str>) -> bool {
+        let mut failing = self.0.failing.lock();
+        let is_news = failing.is_some() != why.is_some();
+        *failing = why.map(Arc::from);
+        is_news
     }
 
     fn dropped_full(&self, spans: usize) {

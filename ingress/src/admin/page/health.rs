@@ -8,6 +8,7 @@ use super::super::{Admin, Autoscaler};
 use super::Part;
 use crate::provider::problem::{Problem, Severity};
 use crate::telemetry;
+use crate::trace::Tracer;
 
 /// How many problems of the configuration are listed.
 const PROBLEMS: usize = 20;
@@ -67,7 +68,7 @@ fn summary(admin: &Admin, view: &View, items: &[Item]) -> Markup {
                 li { b { (view.revisions.len()) } " " @if view.revisions.len() == 1 { "Revision" } @else { "Revisions" } }
                 li { b { (admin.throttler.parked()) } " parked" @if admin.throttler.parked() > 0 { span.of { ", " (bytes(admin.throttler.parked_bytes())) } } }
                 li { b { (in_flight) } " in flight" }
-                li { b { (admin.places.open()) } " connections" }
+                li { b { (admin.places.open()) } @if admin.places.open() == 1 { " connection" } @else { " connections" } }
             }
             @if unwell.is_empty() {
                 p.verdict { span.chip.good { "all well" } }
@@ -110,6 +111,7 @@ fn items(admin: &Admin, view: &View) -> Vec<Item> {
     items.extend(autoscaler(&admin.autoscaler));
     items.extend(watches(admin));
     items.extend(leader(admin));
+    items.extend(traces(&admin.tracer));
     if telemetry::panics() > 0 {
         let count = count_of(telemetry::panics(), "bug");
         items.push(Item::new("Bugs", false, count).note(
@@ -206,7 +208,8 @@ fn autoscaler(autoscaler: &Autoscaler) -> Vec<Item> {
             true => item,
             false => item.note(
                 format!(
-                    "{} and {} dropped so far",
+                    "{}\n{} and {} dropped so far",
+                    connection.last_error.as_deref().unwrap_or("not tried yet"),
                     count_of(connection.errors, "failure"),
                     count_of(connection.dropped, "report")
                 ),
@@ -258,4 +261,23 @@ fn leader(admin: &Admin) -> Option<Item> {
         );
     }
     Some(item)
+}
+
+/// Nothing while there are none.
+fn traces(tracer: &Tracer) -> Option<Item> {
+    if !tracer.is_on() {
+        return None;
+    }
+    let counts = tracer.counts();
+    let sent = format!("{} sent", count_of(counts.exported, "span"));
+    let Some(failing) = tracer.failing() else {
+        return Some(Item::new("Traces", true, sent));
+    };
+    let lost = count_of(counts.failed + counts.full, "span");
+    let item = Item::new("Traces", false, format!("spans are lost; {sent}"));
+    Some(item.note(
+        format!("{failing}\n{lost} lost so far"),
+        "Requests are served all the same. Check that the collector runs, and that OTEL_EXPORTER_OTLP_ENDPOINT or \
+         tracing-endpoint of config-observability names it and its protocol.",
+    ))
 }

@@ -6,6 +6,8 @@
 use maud::{Markup, html};
 use parkway_activator::throttler::{EndpointState, RevisionState};
 
+use super::super::text::count_of;
+
 const WIDTH: u32 = 300;
 const HEIGHT: u32 = 28;
 /// Where the gate stands.
@@ -48,8 +50,10 @@ fn label(revision: &RevisionState, ready: usize, starting: usize) -> String {
         count => format!(", {count} starting"),
     };
     format!(
-        "{} parked, {} in flight, {ready} endpoints ready{starting}",
-        revision.parked, revision.in_flight
+        "{} parked, {} in flight, {} ready{starting}",
+        revision.parked,
+        revision.in_flight,
+        count_of(ready, "endpoint")
     )
 }
 

@@ -8,6 +8,10 @@
 //! A pause after failures is never longer than [`LONGEST_PAUSE`], unless the API server asks for one: however long it
 //! was away, what it says is known soon after it is back. (client-go and kube wait up to a minute.)
 //!
+//! [`kube::runtime::watcher()`] does not say that a watch has begun again, only what that tells; where nothing changes, that
+//! is nothing. So a watch that failed works again when it tells something, or when it has not failed for as long as an
+//! answer could take at most.
+//!
 //! Every [`RELIST`] the list is asked for again even though nothing failed: an event that was lost on the way, which
 //! nobody would notice, is made good then.
 
@@ -27,6 +31,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::client::{CONNECT_TIMEOUT, READ_TIMEOUT};
 use super::random;
 
 /// How long a watch lasts until it is asked for again, in seconds. A connection that has died without a word is noticed
@@ -41,6 +46,10 @@ pub const FIRST_PAUSE: Duration = Duration::from_millis(400);
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Failures count as further ones until the watch has told something, or there was none for so long.
 const FORGIVE_AFTER: Duration = Duration::from_secs(30);
+/// A watch that was asked for so long ago and has not failed since has begun.
+const BEGUN_AFTER: Duration = CONNECT_TIMEOUT
+    .saturating_add(READ_TIMEOUT)
+    .saturating_add(Duration::from_secs(5));
 /// The longest that an API server is left alone that asks for it (`Retry-After`).
 const LONGEST_ASKED: Duration = Duration::from_secs(30);
 
@@ -215,18 +224,28 @@ where
     ) -> Result<Relist, mpsc::error::SendError<N>> {
         let mut events = std::pin::pin!(events);
         let mut listed = None;
-        while let Ok(event) = tokio::time::timeout_at(until, events.next()).await {
-            let event = match event {
-                Some(Ok(event)) => event,
-                Some(Err(error)) => {
+        // After a failure: when it will have begun again.
+        let mut has_begun: Option<Instant> = None;
+        loop {
+            let wakes = has_begun.map_or(until, |begun| begun.min(until));
+            let event = match tokio::time::timeout_at(wakes, events.next()).await {
+                Ok(Some(Ok(event))) => event,
+                Ok(Some(Err(error))) => {
                     self.failed(&error);
                     pauses.failed(&error).await;
                     if is_lost(&error) {
                         return Ok(Relist::Lost);
                     }
+                    has_begun = Some(Instant::now() + BEGUN_AFTER);
                     continue;
                 }
-                None => return Ok(Relist::Due),
+                Ok(None) => return Ok(Relist::Due),
+                Err(_elapsed) if wakes < until => {
+                    has_begun = None;
+                    self.works();
+                    continue;
+                }
+                Err(_elapsed) => return Ok(Relist::Due),
             };
             let change = match event {
                 watcher::Event::Init => {
@@ -255,13 +274,14 @@ where
                 }
                 watcher::Event::Delete(object) => Change::Gone(Key::of(&object)),
             };
+            has_begun = None;
+            self.health.change(self.kind, |state| state.events += 1);
             self.works();
             if !matches!(change, Change::All(_)) {
                 pauses.failures = 0; // it gets on; a list alone may be all that works
             }
             self.news.send((self.wrap)(change)).await?;
         }
-        Ok(Relist::Due)
     }
 
     fn failed(&self, error: &watcher::Error) {
@@ -283,10 +303,9 @@ where
     }
 
     fn works(&self) {
-        let has_recovered = self.health.change(self.kind, |state| {
-            state.events += 1;
-            state.failing.take().is_some()
-        });
+        let has_recovered = self
+            .health
+            .change(self.kind, |state| state.failing.take().is_some());
         if has_recovered {
             info!(kind = self.kind, "the watch works again");
         }
@@ -363,4 +382,71 @@ fn with_causes(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::Stream;
+    use futures::stream;
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    use super::*;
+
+    type Events = watcher::Result<watcher::Event<ConfigMap>>;
+
+    /// A watch that follows this, and how it is; the clock is paused, and nothing is asked.
+    fn following(events: impl Stream<Item = Events> + Send + 'static) -> WatchHealth {
+        let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let (news, mut heard) = mpsc::channel(1);
+        let health = WatchHealth::default();
+        let watch: Watch<ConfigMap, Key, Change<Key>> = Watch {
+            kind: "kind",
+            api: Api::all(super::super::client::of(config).unwrap()),
+            labels: String::new(),
+            fields: String::new(),
+            keep: Box::new(|object| Some(Key::of(&object))),
+            wrap: Box::new(|change| change),
+            news,
+            health: health.clone(),
+        };
+        tokio::spawn(async move { while heard.recv().await.is_some() {} });
+        tokio::spawn(async move {
+            let until = Instant::now() + RELIST;
+            let followed = watch.follow(events, until, &mut Pauses::default()).await;
+            drop(followed);
+        });
+        health
+    }
+
+    async fn is_failing_after(health: &WatchHealth, seconds: u64) -> bool {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        health.state()["kind"].failing.is_some()
+    }
+
+    fn failure() -> Events {
+        Err(watcher::Error::NoResourceVersion)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_has_begun_again_works_even_if_it_has_nothing_to_tell() {
+        let health = following(stream::iter([failure()]).chain(stream::pending()));
+
+        assert!(is_failing_after(&health, 60).await, "it may not have begun");
+        assert!(!is_failing_after(&health, 60).await);
+        assert_eq!(health.state()["kind"].events, 0, "it has told nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_waits_for_an_answer_in_vain_again_and_again_never_works() {
+        let in_vain = stream::unfold((), |()| async {
+            tokio::time::sleep(CONNECT_TIMEOUT + READ_TIMEOUT).await;
+            Some((failure(), ()))
+        });
+        let health = following(in_vain);
+
+        assert!(is_failing_after(&health, 100).await);
+        for _ in 0..100 {
+            assert!(is_failing_after(&health, 10).await);
+        }
+    }
 }
