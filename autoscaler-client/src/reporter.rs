@@ -29,24 +29,19 @@ pub async fn run(stats: Stats, sink: Arc<dyn StatSink>, pod_name: String) {
     let mut ticks = interval_at(Instant::now() + REPORT_INTERVAL, REPORT_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
+        let messages: Vec<StatMessage> = tokio::select! {
             biased; // first requests before the report that leaves them out
             revisions = stats.poked() => {
-                let first = revisions.into_iter().map(|id| StatMessage::first_request(id, &pod_name));
-                send(first.collect(), |messages| sink.send_first_requests(messages));
+                revisions.into_iter().map(|id| StatMessage::first_request(id, &pod_name)).collect()
             }
             _ = ticks.tick() => {
-                let reports = stats.report(Instant::now()).into_iter();
-                let reports = reports.map(|report| StatMessage::of_report(report, &pod_name));
-                send(reports.collect(), |messages| sink.send(messages));
+                let reports = stats.report(Instant::now());
+                reports.into_iter().map(|report| StatMessage::of_report(report, &pod_name)).collect()
             }
+        };
+        if !messages.is_empty() {
+            sink.send(messages);
         }
-    }
-}
-
-fn send(messages: Vec<StatMessage>, to: impl FnOnce(Vec<StatMessage>)) {
-    if !messages.is_empty() {
-        to(messages);
     }
 }
 

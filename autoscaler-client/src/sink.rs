@@ -10,11 +10,6 @@ pub trait StatSink: Send + Sync {
     /// newer numbers.
     fn send(&self, messages: Vec<StatMessage>);
 
-    /// Takes first requests: each of these Revisions was idle a moment ago. Like [`send`](Self::send).
-    fn send_first_requests(&self, messages: Vec<StatMessage>) {
-        self.send(messages);
-    }
-
     /// Whether what is sent now would reach an autoscaler.
     fn is_connected(&self) -> bool;
 }

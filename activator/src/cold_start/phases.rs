@@ -119,8 +119,7 @@ fn ended_by(milestone: Milestone) -> (PhaseName, &'static [Milestone]) {
     match milestone {
         M::Arrived => (PhaseName::Gap, &[]),
         M::Parked => (PhaseName::Parking, &[M::Arrived]),
-        // It is counted before it parks: either may be seen first.
-        M::Signalled => (PhaseName::Signal, &[M::Arrived]),
+        M::Signalled => (PhaseName::Signal, &[M::Parked]),
         M::Scaled => (PhaseName::Decision, &[M::Signalled]),
         M::Spawned => (PhaseName::Spawn, &[M::Scaled]),
         M::Created => (PhaseName::PodCreation, &[M::Signalled]),

@@ -107,31 +107,6 @@ fn phases_of_a_pod_add_up_to_the_whole_in_whatever_order_its_news_came() {
 }
 
 #[test]
-fn an_autoscaler_that_is_quicker_than_the_queue_leaves_no_gap() {
-    let (start, began) = start();
-    let seen = [
-        (Milestone::Signalled, 1),
-        (Milestone::Scaled, 2),
-        (Milestone::Spawned, 4),
-        (Milestone::Parked, 7),
-        (Milestone::Probed, 8),
-    ];
-    tell(&start, began, seen);
-
-    let state = start.state(began + 8 * MILLISECOND);
-
-    let expected = [
-        ("signal", 1),
-        ("decision", 1),
-        ("spawn", 2),
-        ("parking", 3),
-        ("first-probe", 1),
-    ];
-    assert_eq!(phases(&state), expected);
-    assert_add_up(&state);
-}
-
-#[test]
 fn time_that_nobody_saw_is_a_gap() {
     let (start, began) = start();
     let seen = [(Milestone::Parked, 1), (Milestone::Signalled, 2)];

@@ -65,10 +65,7 @@ impl Starts {
         self.give_up(Outcome::Abandoned, now);
         let record = record();
         record.saw(Seen::new(Milestone::Parked, now));
-        // Of whom the autoscaler was told before this request came, it was not this one.
-        let is_of_another =
-            |seen: &Seen| seen.milestone == Milestone::Signalled && seen.at < record.arrived();
-        for seen in early.into_iter().filter(|seen| !is_of_another(seen)) {
+        for seen in early {
             record.saw(seen);
         }
         self.under_way = Some(UnderWay { since: now, record });

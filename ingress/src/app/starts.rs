@@ -36,30 +36,18 @@ impl Noting {
             starts,
         })
     }
-
-    fn note(&self, messages: &[StatMessage]) {
-        let now = Instant::now();
-        let told =
-            { messages.iter() }.filter(|message| message.stat.average_concurrent_requests > 0.0);
-        for message in told {
-            self.throttler
-                .saw(&message.revision, Seen::new(Milestone::Signalled, now));
-        }
-    }
 }
 
 impl StatSink for Noting {
     fn send(&self, messages: Vec<StatMessage>) {
         if self.starts.under_way() > 0 && self.sink.is_connected() {
-            self.note(&messages);
-        }
-        self.sink.send(messages);
-    }
-
-    /// Whoever comes first is told of before it parks, so its start may not be known yet.
-    fn send_first_requests(&self, messages: Vec<StatMessage>) {
-        if self.sink.is_connected() {
-            self.note(&messages);
+            let now = Instant::now();
+            let told = { messages.iter() }
+                .filter(|message| message.stat.average_concurrent_requests > 0.0);
+            for message in told {
+                self.throttler
+                    .saw(&message.revision, Seen::new(Milestone::Signalled, now));
+            }
         }
         self.sink.send(messages);
     }

@@ -111,31 +111,6 @@ async fn a_failed_start_says_why_and_the_next_is_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_autoscaler_may_be_told_before_the_request_parks_but_not_before_it_comes() {
-    for (comes_at, told_at, counts) in [(1, 2, true), (2, 1, false)] {
-        let stage = stage(0);
-        let began = Instant::now();
-        let told = began + told_at * SECOND;
-        stage
-            .throttler
-            .saw(&id(), Seen::new(Milestone::Signalled, told));
-        advance(3 * SECOND).await;
-        let parked = stage.parked_with(Ask {
-            arrived: Some(began + comes_at * SECOND),
-            ..Ask::default()
-        });
-
-        let start = stage.starts().remove(0);
-        assert_eq!(
-            at(&start, Milestone::Signalled),
-            counts.then_some(told),
-            "{start:?}"
-        );
-        drop(parked);
-    }
-}
-
-#[tokio::test(start_paused = true)]
 async fn what_a_replica_did_before_anybody_waited_belongs_to_the_start_that_follows() {
     let stage = stage(0);
     stage.saw(Milestone::Spawned);
