@@ -6,8 +6,6 @@ use parkway_tests::{Gate, Parkway, State, hello_service, service};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use crate::parking_first;
-
 /// How far the sum of the phases may be from the whole, in milliseconds.
 const SLACK_MS: f64 = 2.0;
 
@@ -85,7 +83,7 @@ async fn a_cold_start_is_told_step_by_step_and_its_phases_add_up() {
         "first-byte",
         "response",
     ];
-    assert_eq!(parking_first(phases(&start)), expected, "{start:#}");
+    assert_eq!(phases(&start), expected, "{start:#}");
     assert_add_up(&start);
     parkway.finish().await;
 }

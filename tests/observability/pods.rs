@@ -16,8 +16,6 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_tungstenite::accept_async;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::parking_first;
-
 /// How far the sum of the phases may be from the whole, in milliseconds.
 const SLACK_MS: f64 = 2.0;
 
@@ -195,7 +193,7 @@ async fn a_cold_start_in_a_cluster_is_one_trace_whose_phases_tell_of_its_pod_and
         "first-byte",
         "response",
     ];
-    assert_eq!(parking_first(phases(start)), expected, "{start:#}");
+    assert_eq!(phases(start), expected, "{start:#}");
     assert_add_up(start);
     assert_eq!(milestone(start, "created").unwrap()["detail"], "shop-1");
     assert_eq!(
@@ -217,7 +215,7 @@ async fn a_cold_start_in_a_cluster_is_one_trace_whose_phases_tell_of_its_pod_and
         .collect();
     told.sort_by_key(|span| span.from);
     let names: Vec<_> = told.iter().map(|span| span.name.as_str()).collect();
-    assert_eq!(parking_first(names), expected);
+    assert_eq!(names, expected);
     let mut end = whole.from;
     for span in &told {
         assert_eq!(span.from, end, "no overlap, no hole: {told:#?}");

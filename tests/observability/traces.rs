@@ -13,8 +13,6 @@ use parkway_tests::{
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::parking_first;
-
 /// How far the sum of the phases may be from the whole, in milliseconds.
 const SLACK_MS: f64 = 2.0;
 
@@ -174,7 +172,7 @@ async fn a_cold_start_is_one_trace_whose_phases_add_up_even_if_nothing_is_sample
         "first-byte",
         "response",
     ];
-    assert_eq!(parking_first(names), expected, "{spans:#?}");
+    assert_eq!(names, expected, "{spans:#?}");
     let mut end = start.from;
     for phase in &phases {
         assert_eq!(phase.from, end, "no overlap, no hole: {phases:#?}");
