@@ -281,6 +281,26 @@ mod tests {
     }
 
     #[test]
+    fn the_admin_entrance_is_for_this_machine_and_nothing_is_told_in_answers_unless_asked_for() {
+        let command = Cli::command();
+        for name in ["run", "serve"] {
+            let command = command.find_subcommand(name).unwrap();
+            let default = |long: &str| {
+                let mut arguments = command.get_arguments();
+                let argument = arguments.find(|argument| argument.get_long() == Some(long));
+                let values = argument.unwrap().get_default_values().first().cloned();
+                values.map(|value| value.to_str().unwrap().to_owned())
+            };
+            let admin: SocketAddr = default("admin").unwrap().parse().unwrap();
+            assert!(admin.ip().is_loopback(), "{name}: {admin}");
+            for off in ["access-log", "access-log-template", "cold-start-headers"] {
+                let default = default(off).filter(|value| value != "false");
+                assert_eq!(default, None, "{name} --{off}");
+            }
+        }
+    }
+
+    #[test]
     fn an_autoscaler_is_embedded_or_has_a_websocket_address() {
         assert_eq!("embedded".parse(), Ok(AutoscalerChoice::Embedded));
         let remote = "ws://127.0.0.1:8080";
