@@ -1,4 +1,4 @@
-//! The same traces through a collector that others have written: Rotel, which PyPI has as a binary within a package. It takes
+//! The same traces through a collector that others have written: Rotel, a binary within a package of Python. It takes
 //! them over gRPC and over HTTP, and sends them on to Python's receiver.
 
 use std::env;
