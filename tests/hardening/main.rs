@@ -9,6 +9,7 @@ mod files;
 mod http2_confusion;
 mod http2_floods;
 mod http2_rules;
+mod http2_states;
 mod memory;
 mod messages;
 mod names;

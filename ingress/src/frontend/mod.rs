@@ -16,6 +16,7 @@ pub mod health;
 mod http1;
 mod http2;
 mod input;
+mod lent;
 mod lingering;
 pub mod listener;
 pub mod places;
