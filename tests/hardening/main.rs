@@ -6,6 +6,7 @@
 mod chain;
 mod endpoints;
 mod files;
+mod handshakes;
 mod http2_confusion;
 mod http2_floods;
 mod http2_rules;
