@@ -220,7 +220,9 @@ fn chunked(body: &str) -> String {
 }
 
 fn chunks() -> Vec<Message> {
-    let long = format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(20_000));
+    let extended = |length| format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(length));
+    // Twice as much as may be, and far more.
+    let (long, very_long) = (extended(2_048), extended(20_000));
     let broken = [
         "+5\r\nhello\r\n0\r\n\r\n",
         "-5\r\nhello\r\n0\r\n\r\n",
@@ -251,6 +253,7 @@ fn chunks() -> Vec<Message> {
         "5\r\nhello\r\n0\r\n\n",
         "5\r\nhello\r\n0\r\n\rx",
         &long,
+        &very_long,
     ];
     let broken = broken.map(|body| message("malformed chunks", chunked(body), Outcome::Broken));
     let read = [
@@ -261,6 +264,7 @@ fn chunks() -> Vec<Message> {
         "5;a\r\nhello\r\n0;b=c\r\n\r\n",
         "5;a=\"b;c\"\r\nhello\r\n0\r\n\r\n",
         "5;a=\"\t\"\r\nhello\r\n0\r\n\r\n",
+        &extended(1_000),
     ];
     let read = read.map(|body| message("clear chunks", chunked(body), reads("POST", "/", "hello")));
     let hidden = format!("{:x}\r\n{SMUGGLED}\r\n0\r\n\r\n", SMUGGLED.len());
