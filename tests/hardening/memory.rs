@@ -267,7 +267,8 @@ async fn http2_connections_that_hold_all_they_may() {
             &[get(HOST, "/slow"), kept_field("cookie", "a"), crumbs].concat(),
         )
     }));
-    // Each of 250 streams may have a request at an endpoint, and what has come of its body or its answer.
+    // Each of 250 streams may have a request at an endpoint, and what has come of its body or its answer. Two such
+    // connections: if one worker has them both, its 512 connections to the endpoint leave room for others.
     for (what, bytes, settings, bound) in [
         ("250 streams each", waiting, &[][..], 8 * 1024 * KIB),
         ("250 uploads each", posts, &[], 16 * 1024 * KIB),
@@ -282,7 +283,7 @@ async fn http2_connections_that_hold_all_they_may() {
         let target = Target::open(|builder| builder).await;
         let to = target.parkway.external();
         target
-            .costs_holding(1_000, what, 4, bound, async || {
+            .costs_holding(500, what, 2, bound, async || {
                 let mut client = Frames::connect(to, settings).await;
                 // Until then it may send no more than 64 KiB.
                 client.next_of(kind::WINDOW_UPDATE).await;

@@ -11,6 +11,7 @@ use parkway_tests::cluster::{Cluster, PodIs, serving};
 use parkway_tests::metrics::Metrics;
 use parkway_tests::{
     Parkway, QueueProxy, Upstream, eventually, hello_service, revision_with_endpoints, service,
+    settled,
 };
 use serde_json::Value;
 
@@ -154,12 +155,15 @@ async fn on_a_laptop() -> Metrics {
         parkway.metric("parkway_retries_total", &[]).await
     })
     .await;
-    let metrics = eventually("the starts to be counted", async || {
+    settled("both starts to be counted", async || {
         let metrics = parkway.scraped().await;
-        let ended = metrics.sum("parkway_cold_starts_ended_total", &[]);
-        ended.is_some_and(|ended| ended >= 2.0).then_some(metrics)
+        match metrics.sum("parkway_cold_starts_ended_total", &[]) {
+            Some(2.0..) => Ok(()),
+            _ => Err(parkway.state().await.0["coldStarts"].to_string()),
+        }
     })
     .await;
+    let metrics = parkway.scraped().await;
     parkway.finish().await;
     metrics
 }

@@ -85,18 +85,6 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
     let only_if_up = policy
         .as_ref()
         .is_some_and(|policy| destination.stats.is_some() && policy.no_wake.covers(head));
-    let in_flight = destination
-        .stats
-        .as_ref()
-        .filter(|_| !only_if_up)
-        .map(|stats| stats.enter(worker.index, arrived));
-    let page = policy
-        .as_ref()
-        .and_then(|policy| policy.waiting_page.as_ref());
-    if page.is_some_and(|_| destination.stats.is_some() && is_navigation(head)) {
-        // Counted anew just now: what was kept of its last visit is not needed any more.
-        worker.demand.returns(&destination.id);
-    }
     let has_deadlines = destination.stats.is_some() || policy.is_some();
     let deadlines = has_deadlines.then(|| Deadlines {
         of: Rc::clone(&destination),
@@ -126,7 +114,7 @@ pub(super) fn begin(peer: &Peer, head: &mut Parts) -> Begin {
     let job = Job {
         destination,
         protocol,
-        in_flight,
+        in_flight: None,
         deadlines,
         client,
         attempts: 0,
@@ -159,17 +147,20 @@ fn tls(peer: &Peer) -> Option<&dyn std::fmt::Display> {
 fn admit(peer: &Peer, head: &Parts, mut job: Job) -> Begin {
     let throttle = &peer.worker.forwarder.throttle;
     if let Some(permit) = throttle.admit_warm(&job.destination.id) {
+        if !job.is_only_if_up() {
+            count_in(peer, head, &mut job);
+        }
         return Begin::Forward(job, permit);
     }
     let ask = job.ask(PackedHead::packed_len(head), None);
-    match throttle.admit(&job.destination.id, ask) {
+    let admission = throttle.admit(&job.destination.id, ask);
+    // One that wakes nobody and is parked waits for an endpoint that is there. Should that go, somebody has to be told.
+    if !job.is_only_if_up() || matches!(admission, Admission::Parked(_)) {
+        count_in(peer, head, &mut job);
+    }
+    match admission {
         Admission::Granted(permit) => Begin::Forward(job, permit),
         Admission::Parked(ticket) => {
-            if job.is_only_if_up() {
-                // It waits for an endpoint that is there. Should that go meanwhile, somebody has to be told.
-                let stats = job.destination.stats.as_ref();
-                job.in_flight = stats.map(|stats| stats.enter(peer.worker.index, Instant::now()));
-            }
             notify(head, &mut job, &ticket);
             job.observation.log_parked(head, peer.address, tls(peer));
             job.observation.waits_for(&ticket, head);
@@ -181,6 +172,20 @@ fn admit(peer: &Peer, head: &Parts, mut job: Job) -> Begin {
             }))
         }
         Admission::Refused(refusal) => refuse(peer, head, &refusal.into(), job.observation),
+    }
+}
+
+/// Counts a request in, which tells the autoscaler of the first one: only when it has its place, so that whatever comes
+/// of that finds it there.
+fn count_in(peer: &Peer, head: &Parts, job: &mut Job) {
+    let (Some(stats), Some(deadlines)) = (&job.destination.stats, &job.deadlines) else {
+        return;
+    };
+    job.in_flight = Some(stats.enter(peer.worker.index, deadlines.arrived));
+    let policy = deadlines.route.as_ref().map(|terms| &terms.policy);
+    if policy.is_some_and(|policy| policy.waiting_page.is_some()) && is_navigation(head) {
+        // It is counted anew: what was kept of its last visit is not needed any more.
+        peer.worker.demand.returns(&job.destination.id);
     }
 }
 

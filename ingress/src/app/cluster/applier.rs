@@ -219,11 +219,11 @@ impl Applier {
     /// Answers those who wait for Pods that cannot start, and says why. Called again and again while some cannot.
     ///
     /// What a Revision says of an earlier start is no reason to give up this one: either it was said after the start
-    /// began, or the start has lasted for [`PATIENCE`]. That a Pod has no node is left to `lacks_node`, who sees the Pod:
-    /// a node may be on its way, which the Revision does not say.
-    pub(super) fn fail_starts(&self, lacks_node: impl Fn(&RevisionId) -> bool) {
+    /// began, or the start has lasted for [`PATIENCE`]. Whether there is a node for a Pod is left to who `sees` the Pods:
+    /// one may be on its way or there already, which the Revision does not say.
+    pub(super) fn fail_starts(&self, sees: impl Fn(&RevisionId) -> bool) {
         for (id, (reason, told)) in &self.applied.failing {
-            if reason.starts_with("Unschedulable") && lacks_node(id) {
+            if reason.starts_with("Unschedulable") && sees(id) {
                 continue;
             }
             let state = self.throttler.revision_state(id);

@@ -497,7 +497,7 @@ impl Running {
                 _ = tick.tick(), if self.has_to_look() => {
                     self.applier.finish_retiring();
                     let pods = self.pods.as_ref();
-                    self.applier.fail_starts(|id| pods.is_some_and(|pods| pods.lacks_node(id)));
+                    self.applier.fail_starts(|id| pods.is_some_and(|pods| pods.sees(id)));
                     let Applier { throttler, endpoints, .. } = &self.applier;
                     self.internal_tls.fail_starts(throttler, endpoints);
                 }

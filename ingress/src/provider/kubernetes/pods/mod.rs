@@ -72,8 +72,8 @@ struct Shared {
     running: AtomicUsize,
     skipped: AtomicU64,
     health: WatchHealth,
-    /// Starts with Pods that have no node.
-    lack_node: Mutex<BTreeSet<RevisionId>>,
+    /// Revisions with starts whose Pods are seen.
+    seen: Mutex<BTreeSet<RevisionId>>,
 }
 
 /// A start that will come to nothing, as its Pods say.
@@ -131,10 +131,10 @@ impl PodWatches {
         self.0.health.state().into_iter()
     }
 
-    /// Whether a Pod of a start of this Revision has no node, and is waited for until there is one or no hope. So it is
-    /// also until the Pods have been listed.
-    pub fn lacks_node(&self, id: &RevisionId) -> bool {
-        self.0.lack_node.lock().contains(id)
+    /// Whether the Pods of a start of this Revision are seen, or will be soon: then they say themselves whether there
+    /// is no node for them, and there may be one long before their Revision says so.
+    pub fn sees(&self, id: &RevisionId) -> bool {
+        self.0.seen.lock().contains(id)
     }
 }
 
@@ -171,19 +171,19 @@ async fn run(follower: Arc<Follower>, starts: ColdStarts) {
     }
 }
 
-/// Says of a start, while it is there, that a Pod of it has no node.
-struct LacksNode<'a> {
+/// Says of a start, while it is there, that its Pods are seen.
+struct Sees<'a> {
     shared: &'a Shared,
     id: &'a RevisionId,
     is_said: bool,
 }
 
-impl LacksNode<'_> {
-    fn set(&mut self, lacks_node: bool) {
-        if self.is_said != lacks_node {
-            self.is_said = lacks_node;
-            let mut all = self.shared.lack_node.lock();
-            match lacks_node {
+impl Sees<'_> {
+    fn set(&mut self, sees: bool) {
+        if self.is_said != sees {
+            self.is_said = sees;
+            let mut all = self.shared.seen.lock();
+            match sees {
                 true => drop(all.insert(self.id.clone())),
                 false => drop(all.remove(self.id)),
             }
@@ -191,7 +191,7 @@ impl LacksNode<'_> {
     }
 }
 
-impl Drop for LacksNode<'_> {
+impl Drop for Sees<'_> {
     fn drop(&mut self) {
         self.set(false);
     }
@@ -206,7 +206,7 @@ impl Follower {
         watches.spawn(self.pods(id, news.clone()).run());
         let mut with_events: BTreeSet<Box<str>> = BTreeSet::new();
         let mut told = Told::new(start.arrived(), (self.unix)(start.arrived()));
-        let mut lacks_node = LacksNode {
+        let mut sees = Sees {
             shared: &self.shared,
             id,
             is_said: false,
@@ -217,35 +217,28 @@ impl Follower {
         let mut until = begun + LONGEST;
         let mut is_over = false;
         loop {
-            tokio::select! {
-                Some(said) = heard.recv() => {
-                    let seen = told.hear(said, Instant::now());
-                    if !start.is_under_way() && !start.has_seen(Milestone::Ready) {
-                        return; // it has failed, and ends there
-                    }
-                    seen.into_iter().for_each(|seen| start.saw(seen));
-                    for pod in told.coming() {
-                        if with_events.len() < EVENTS_OF && !with_events.contains(pod) {
-                            with_events.insert(pod.into());
-                            watches.spawn(self.events(id, pod, news.clone()).run());
-                        }
-                    }
-                }
-                _ = tick.tick() => {}
-            }
+            let seen = tokio::select! {
+                Some(said) = heard.recv() => told.hear(said, Instant::now()),
+                _ = tick.tick() => Vec::new(),
+            };
             let now = Instant::now();
-            // What a Revision says of nodes comes after what its Pods say, if those can be read.
-            let is_asking = !told.is_listed() && now < begun + LISTS_WITHIN;
-            lacks_node.set(is_asking || told.lacks_node());
+            sees.set(told.is_listed() || now < begun + LISTS_WITHIN);
+            if !start.is_under_way() && !start.has_seen(Milestone::Ready) {
+                return; // it has failed, and ends there
+            }
+            seen.into_iter().for_each(|seen| start.saw(seen));
+            for pod in told.coming() {
+                if with_events.len() < EVENTS_OF && !with_events.contains(pod) {
+                    with_events.insert(pod.into());
+                    watches.spawn(self.events(id, pod, news.clone()).run());
+                }
+            }
             if now >= until {
                 return;
             }
             if !is_over && !start.is_under_way() {
                 is_over = true;
-                until = match start.has_seen(Milestone::Ready) {
-                    true => until.min(now + LINGERS),
-                    false => now,
-                };
+                until = until.min(now + LINGERS);
             }
             if !is_over && let Some(verdict) = told.verdict().filter(|it| it.from <= now) {
                 let failure = CannotStart {

@@ -133,14 +133,6 @@ impl Told {
         coming.map(|known| &*known.pod.uid)
     }
 
-    /// Whether a Pod waits for a node.
-    pub fn lacks_node(&self) -> bool {
-        let lacks_node = |known: &Known| {
-            !known.pod.is_leaving && matches!(known.pod.obstacle, Some(Obstacle::NoNode(_)))
-        };
-        self.pods.values().any(lacks_node)
-    }
-
     /// Whether all Pods there are cannot start, and from when on that counts.
     pub fn verdict(&self) -> Option<Verdict> {
         let mut worst: Option<(Instant, &str)> = None;
