@@ -343,7 +343,6 @@ async fn answers_to_requests_that_were_never_sent_are_given_to_nobody() {
 
 /// What hostile endpoints can make Parkway keep, measured.
 #[tokio::test]
-#[expect(clippy::print_stdout, reason = "measured for who wants to see it")]
 async fn endpoints_that_answer_without_end_take_bounded_memory() {
     const BOUND_KIB: u64 = 24 * 1024;
     let upstream = Upstream::start(async |mut connection: Connection| {

@@ -40,7 +40,6 @@ async fn most_kib(parkway: &Parkway) -> u64 {
 }
 
 #[tokio::test]
-#[expect(clippy::print_stdout, reason = "the figures that are asked for")]
 async fn handshakes_that_never_end_take_little_memory_are_closed_in_time_and_others_are_served() {
     const COUNT: usize = 200;
     let authority = Authority::new("all");
