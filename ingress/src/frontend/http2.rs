@@ -25,7 +25,7 @@ use tracing::debug;
 
 use super::connection::Peer;
 use super::exchange::{self, Begin};
-use super::input::{Input, Signals};
+use super::input::Signals;
 use super::lent::Lent;
 use super::lingering;
 use super::respond::Asked;
@@ -52,8 +52,7 @@ pub(super) async fn serve(peer: Rc<Peer>, stream: ClientStream, before: Bytes) {
         .max_local_error_reset_streams(Some(limits.h2_stream_errors))
         .enable_connect_protocol()
         .max_send_buffer_size(limits.h2_send_buffer);
-    let signals = Rc::<Signals>::default();
-    let (input, lender) = Lent::new(Input::new(before, stream, Rc::clone(&signals)));
+    let (input, lender) = Lent::new(before, stream);
     // On the heap, each for itself: what the handshake needs is gone when it is over.
     let handshake = Box::pin(builder.handshake::<_, Bytes>(input));
     let connection = match tokio::time::timeout(limits.header_read, handshake).await {
@@ -61,11 +60,11 @@ pub(super) async fn serve(peer: Rc<Peer>, stream: ClientStream, before: Bytes) {
         Ok(Err(error)) => return debug!(client = %peer.address, %error, "handshake failed"),
         Err(_elapsed) => return debug!(client = %peer.address, "handshake took too long"),
     };
-    if drive(&peer, connection, &signals).await == Last::Error
-        && let Some(input) = lender.back()
+    if drive(&peer, connection, lender.signals()).await == Last::Error
+        && let Some(stream) = lender.back()
     {
         // What it still sends would take away from the client what it was told.
-        Box::pin(lingering::close(input.into_parts().0, limits.lingering)).await;
+        Box::pin(lingering::close(stream, peer.worker.limits.lingering)).await;
     }
 }
 
