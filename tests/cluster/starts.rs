@@ -359,7 +359,7 @@ async fn a_pod_without_a_node_is_waited_for_and_longer_when_one_is_being_made() 
         sleep(SOON).await;
         stage.api.put(without_node(&shop));
         assert_eq!(stage.failure(NODE_PATIENCE - SOON).await, None);
-        assert!(stage.pods.lacks_node(&id_of(&shop)));
+        assert!(stage.pods.sees(&id_of(&shop)));
         if is_made {
             let message = "pod triggered scale-up: [{pool 1->2 (max: 3)}]";
             stage
@@ -374,7 +374,8 @@ async fn a_pod_without_a_node_is_waited_for_and_longer_when_one_is_being_made() 
         let node = pod(&shop, "shop-1", [10, 244, 0, 9].into(), Reached::Scheduled);
         stage.api.put(node);
         sleep(SOON).await;
-        assert!(!stage.pods.lacks_node(&id_of(&shop)));
+        // What a Revision says of nodes counts only when nobody sees its Pods any more.
+        assert_eq!(stage.pods.sees(&id_of(&shop)), is_made);
     }
 }
 

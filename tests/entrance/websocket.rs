@@ -126,7 +126,6 @@ impl Drop for Browser {
 }
 
 #[tokio::test]
-#[expect(clippy::print_stderr, reason = "part of the report of a test")]
 async fn chromium_opens_its_web_socket_on_a_stream_of_http2() {
     let (heard, sockets) = (Arc::default(), Arc::default());
     let (tell, count) = (Arc::clone(&heard), Arc::clone(&sockets));

@@ -408,12 +408,18 @@ impl Parkway {
         signal(self.pid(), Signal::TERM);
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and for the last line it wrote.
     pub async fn ended(&mut self) -> ExitStatus {
-        eventually("Parkway to end", async || {
+        let status = eventually("Parkway to end", async || {
             self.started.child.try_wait().unwrap()
         })
-        .await
+        .await;
+        eventually("its last line", async || {
+            let mut readers = self.started.readers.iter();
+            readers.all(JoinHandle::is_finished).then_some(())
+        })
+        .await;
+        status
     }
 
     /// Ends it as an operator does, and proves that it ends well: with status 0 and no process left.

@@ -60,7 +60,7 @@ fn of_alerts() -> Vec<(String, String, String)> {
         .collect()
 }
 
-/// What an expression of PromQL names: series with the labels they are chosen by, and labels it groups by.
+/// What an expression for Prometheus names: series with the labels they are chosen by, and labels it groups by.
 #[derive(Debug, Default)]
 struct Named {
     series: BTreeMap<String, BTreeSet<String>>,
@@ -72,16 +72,14 @@ fn named(expression: &str) -> Named {
     let text = without_texts(expression);
     let mut rest = text.as_str();
     let is_part = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
-    while let Some(start) = rest.find(|letter: char| letter.is_ascii_alphabetic() || letter == '_')
-    {
-        let is_number = rest[..start].ends_with(|letter: char| letter.is_ascii_digit());
-        let word: String = rest[start..]
-            .chars()
-            .take_while(|letter| is_part(*letter))
-            .collect();
-        rest = &rest[start + word.len()..];
+    let is_first = |letter: char| letter.is_ascii_alphabetic() || letter == '_';
+    while let Some((before, from)) = rest.find(is_first).map(|start| rest.split_at(start)) {
+        let is_number = before.ends_with(|letter: char| letter.is_ascii_digit());
+        let end = from.find(|letter| !is_part(letter)).unwrap_or(from.len());
+        let (word, after_it) = from.split_at(end);
+        rest = after_it;
         let after = rest.trim_start();
-        match word.as_str() {
+        match word {
             _ if is_number => {} // the unit of a duration
             "by" | "on" | "without" => {
                 let (labels, after) = inside(after, '(', ')');
@@ -91,7 +89,7 @@ fn named(expression: &str) -> Named {
             "and" | "or" | "unless" | "group_left" | "group_right" | "offset" => {}
             _ if after.starts_with('(') || after.starts_with("by ") => {} // a function
             _ => {
-                let labels = named.series.entry(word).or_default();
+                let labels = named.series.entry(word.to_owned()).or_default();
                 if after.starts_with('{') {
                     let (chosen, after) = inside(after, '{', '}');
                     labels.extend(chosen);
@@ -246,7 +244,6 @@ fn what_an_expression_names_is_found() {
 
 /// By Prometheus' own tool (Debian: in the package `prometheus`).
 #[test]
-#[expect(clippy::print_stderr, reason = "part of the report of a test")]
 fn prometheus_takes_the_alerts() {
     let asked = Command::new("promtool")
         .arg("--version")

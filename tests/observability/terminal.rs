@@ -48,8 +48,9 @@ impl Screen {
             Err(error) => String::from_utf8_lossy(&self.rest[..error.valid_up_to()]).into_owned(),
         };
         let mut rest = written.as_str();
-        while let Some(letter) = rest.chars().next() {
-            let after = &rest[letter.len_utf8()..];
+        let mut letters = written.chars();
+        while let Some(letter) = letters.next() {
+            let after = letters.as_str();
             if letter != '\u{1b}' {
                 self.put(letter);
                 rest = after;
@@ -57,6 +58,7 @@ impl Screen {
                 let (order, after) = after.split_at(end + 1);
                 self.obey(order);
                 rest = after;
+                letters = after.chars();
             } else {
                 break;
             }

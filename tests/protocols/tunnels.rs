@@ -194,7 +194,6 @@ async fn a_drain_waits_for_tunnels_no_longer_than_its_bound() {
 
 /// Half of them by HTTP/1 and half by HTTP/2; each is used once before it falls silent.
 #[tokio::test]
-#[expect(clippy::print_stdout, reason = "a figure that is worth reading")]
 async fn ten_thousand_idle_sockets_take_little_memory() {
     /// In KiB, measured in an unoptimized build.
     const EACH: u64 = 8;

@@ -20,11 +20,11 @@ fn told() -> (Told, Instant) {
     (Told::new(arrived, ARRIVED), arrived)
 }
 
-fn pod(name: &str, created: &str, status: Value) -> KeptPod {
+fn pod(name: &str, created: &str, status: impl Into<Value>) -> KeptPod {
     let object = json!({
         "metadata": {"name": name, "namespace": "ns", "uid": name, "creationTimestamp": created},
         "spec": {"containers": [{"name": "user-container"}, {"name": "queue-proxy"}]},
-        "status": status,
+        "status": status.into(),
     });
     KeptPod::of(&serde_json::from_value(object).unwrap())
 }
