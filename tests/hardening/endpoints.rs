@@ -4,7 +4,9 @@
 use http::Request;
 use parkway_tests::frames::{self, Frames, data, flag, frame, kind};
 use parkway_tests::upstream::Connection;
-use parkway_tests::{Parkway, Upstream, h2c_revision_with_endpoints, revision_with_endpoints};
+use parkway_tests::{
+    Parkway, Upstream, anonymous_kib, h2c_revision_with_endpoints, revision_with_endpoints,
+};
 
 /// What a client gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -285,4 +287,104 @@ async fn speaking(answer: Vec<u8>) -> Upstream {
         }
     })
     .await
+}
+
+/// What an endpoint says by itself, while nobody asks, is for nobody: its connection is not used again.
+#[tokio::test]
+async fn answers_to_requests_that_were_never_sent_are_given_to_nobody() {
+    for unasked in [
+        "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nforged",
+        "HTTP/1.1 100 Continue\r\n\r\n",
+        "HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n",
+        "x",
+    ] {
+        let (said, mut is_said) = tokio::sync::mpsc::channel(8);
+        let upstream = Upstream::start(move |mut connection: Connection| {
+            let said = said.clone();
+            async move {
+                if connection.number == 0 {
+                    connection.request().await;
+                    connection.answer("asked for").await;
+                    connection.step().await;
+                    connection.send(unasked).await;
+                    said.send("said").await.unwrap();
+                    let is_used = connection.request().await.is_some();
+                    let told = if is_used { "used again" } else { "ended" };
+                    said.send(told).await.unwrap();
+                    return;
+                }
+                while connection.request().await.is_some() {
+                    connection.answer("asked for").await;
+                }
+            }
+        });
+        let upstream = upstream.await;
+        let manifest = revision_with_endpoints("shop", &[upstream.address()]);
+        let parkway = Parkway::builder().manifest("main", manifest);
+        let parkway = parkway.workers(1).start().await;
+        let shop = parkway.service("shop");
+        let mut client = shop.http1().await;
+        let get = || Request::get("/").body("".into()).unwrap();
+        client.send(get()).await.expect(200);
+
+        upstream.go_on();
+        // It lies in the socket before the next request comes, so the thread hears of both or of this one first.
+        assert_eq!(is_said.recv().await, Some("said"));
+        for _ in 0..3 {
+            let answer = client.send(get()).await.expect(200);
+            assert_eq!(answer.text(), "asked for", "{unasked:?}");
+        }
+        assert_eq!(is_said.recv().await, Some("ended"), "{unasked:?}");
+        assert_eq!(upstream.connections(), 2, "{unasked:?}");
+        drop(client);
+        parkway.finish().await;
+    }
+}
+
+/// What hostile endpoints can make Parkway keep, measured.
+#[tokio::test]
+async fn endpoints_that_answer_without_end_take_bounded_memory() {
+    const BOUND_KIB: u64 = 24 * 1024;
+    let upstream = Upstream::start(async |mut connection: Connection| {
+        while let Some(head) = connection.request().await {
+            let (first, again) = match head.target.as_str() {
+                "/hints" => ("", "HTTP/1.1 103 Early Hints\r\nx: 1\r\n\r\n".to_owned()),
+                "/fields" => ("HTTP/1.1 200 OK\r\n", "x: 1\r\n".to_owned()),
+                "/line" => ("HTTP/1.1 200 OK\r\nx: ", "x".repeat(10_000)),
+                "/size" => (
+                    "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5;",
+                    "x".repeat(10_000),
+                ),
+                "/trailers" => (
+                    "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n",
+                    "x: 1\r\n".to_owned(),
+                ),
+                _ => {
+                    connection.answer("small").await;
+                    continue;
+                }
+            };
+            connection.send(first).await;
+            while connection.raw.try_send(&again).await.is_ok() {}
+        }
+    });
+    let upstream = upstream.await;
+    let parkway = Parkway::with(revision_with_endpoints("shop", &[upstream.address()])).await;
+    let shop = parkway.service("shop");
+    shop.get("/").await.expect(200);
+    let before = anonymous_kib(parkway.pid());
+    for target in ["/hints", "/fields", "/line", "/size", "/trailers"] {
+        let all = (0..50).map(|_| shop.try_get(target));
+        let answers = futures::future::join_all(all).await;
+        for answer in answers {
+            let is_whole =
+                answer.is_ok_and(|answer| answer.status == 200 && answer.broken.is_none());
+            assert!(!is_whole, "{target}");
+        }
+        let more = anonymous_kib(parkway.pid()).saturating_sub(before);
+        println!("{target}, 50 at once: {more} KiB more than before, of {BOUND_KIB}");
+        assert!(more < BOUND_KIB, "{target}: {more} KiB more");
+        shop.get("/").await.expect(200);
+    }
+    parkway.finish().await;
 }

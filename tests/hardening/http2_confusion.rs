@@ -3,7 +3,7 @@
 use parkway_tests::frames::{self, Frames, code, data, field, flag, frame, kind, whole};
 use parkway_tests::{Parkway, revision_with_endpoints};
 
-use crate::peers;
+use crate::peers::{self, Peer};
 use crate::recorder::Seen;
 
 const HOST: &str = "letter.default.localhost";
@@ -164,28 +164,51 @@ fn heads() -> Vec<(Vec<u8>, Outcome)> {
 
 #[tokio::test]
 async fn a_head_that_would_be_another_in_http1_does_not_get_there() {
-    let letter = peers::to_the_letter().await;
-    let parkway = Parkway::with(revision_with_endpoints("letter", &[letter.address])).await;
     let mut wrong = Vec::new();
-    for (block, expected) in heads() {
-        let outcome = outcome(&parkway, &whole(1, &block)).await;
-        let (seen, begun) = letter.record.take();
-        let passes = usize::from(expected == Outcome::Answered(200));
-        if outcome != expected || begun != passes {
-            let block = String::from_utf8_lossy(&block).into_owned();
-            wrong.push(format!(
-                "{block:?}: {outcome:?}, not {expected:?}; {seen:?}"
-            ));
+    for peer in peers::all().await {
+        let parkway = in_front_of(&peer).await;
+        for (block, expected) in heads() {
+            let outcome = outcome(&parkway, &whole(1, &block)).await;
+            let (seen, begun) = peer.record.take();
+            let is_so = match expected {
+                Outcome::Answered(200) => {
+                    outcome == expected && seen == [Seen::new("GET", HOST, "/", "")]
+                        || may_refuse(&peer, outcome) && begun == 0
+                }
+                _ => outcome == expected && begun == 0,
+            };
+            if !is_so {
+                let block = String::from_utf8_lossy(&block).into_owned();
+                let who = peer.name;
+                wrong.push(format!(
+                    "{who} {block:?}: {outcome:?}, not {expected:?}; {seen:?}"
+                ));
+            }
         }
+        parkway.finish().await;
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    parkway.finish().await;
+}
+
+/// All of these are known by the same host here.
+async fn in_front_of(peer: &Peer) -> Parkway {
+    Parkway::with(revision_with_endpoints("letter", &[peer.address])).await
+}
+
+/// Somebody who refuses what passes us does not read it differently.
+fn may_refuse(peer: &Peer, outcome: Outcome) -> bool {
+    peer.name != "letter" && matches!(outcome, Outcome::Answered(400..=499))
 }
 
 #[tokio::test]
 async fn a_body_that_is_not_as_long_as_was_said_is_no_whole_request_in_http1() {
-    let letter = peers::to_the_letter().await;
-    let parkway = Parkway::with(revision_with_endpoints("letter", &[letter.address])).await;
+    for peer in peers::all().await {
+        wrong_lengths(&peer).await;
+    }
+}
+
+async fn wrong_lengths(peer: &Peer) {
+    let parkway = in_front_of(peer).await;
     let head = |length: &str| {
         let fields = frames::request("POST", HOST, "/", &[("content-length", length)]);
         frames::begun(1, &fields)
@@ -205,19 +228,27 @@ async fn a_body_that_is_not_as_long_as_was_said_is_no_whole_request_in_http1() {
             String::from_utf8_lossy(&wire)
         );
         parkway.quiet().await;
-        let (seen, _begun) = letter.record.take();
+        let (seen, _begun) = peer.record.take();
         assert!(seen.is_empty(), "{seen:?}");
     }
     let whole = [head("5"), data(1, b"hello", true)].concat();
     assert_eq!(outcome(&parkway, &whole).await, Outcome::Answered(200));
-    assert_eq!(letter.record.take().0, [Seen::new("POST", "/", "hello")]);
+    assert_eq!(
+        peer.record.take().0,
+        [Seen::new("POST", HOST, "/", "hello")]
+    );
     parkway.finish().await;
 }
 
 #[tokio::test]
 async fn trailers_do_not_frame_a_message_in_http1() {
-    let letter = peers::to_the_letter().await;
-    let parkway = Parkway::with(revision_with_endpoints("letter", &[letter.address])).await;
+    for peer in peers::all().await {
+        trailed(&peer).await;
+    }
+}
+
+async fn trailed(peer: &Peer) {
+    let parkway = in_front_of(peer).await;
     let trailers = |fields: &[(&str, &str)]| {
         let ends = flag::END_HEADERS | flag::END_STREAM;
         let head = frames::begun(1, &frames::request("POST", HOST, "/", &[]));
@@ -234,11 +265,11 @@ async fn trailers_do_not_frame_a_message_in_http1() {
         ([(":path", "/smuggled")], Outcome::Answered(200)),
     ] {
         let outcome = outcome(&parkway, &trailers(&fields)).await;
-        assert_eq!(outcome, expected, "{fields:?}");
+        assert_eq!(outcome, expected, "{}: {fields:?}", peer.name);
         parkway.quiet().await;
-        let (seen, _begun) = letter.record.take();
+        let (seen, _begun) = peer.record.take();
         match expected {
-            Outcome::Answered(_) => assert_eq!(seen, [Seen::new("POST", "/", "hello")]),
+            Outcome::Answered(_) => assert_eq!(seen, [Seen::new("POST", HOST, "/", "hello")]),
             _ => assert!(seen.is_empty(), "{seen:?}"),
         }
     }

@@ -103,7 +103,7 @@ async fn streams_that_are_reset_one_after_the_other_end_the_connection_too() {
     let parkway = Parkway::with(revision_with_endpoints("shop", &[quiet.await.address()])).await;
     let mut client = Frames::connect(parkway.external(), &[]).await;
     let block = get(HOST, "/");
-    let mut begun = 0;
+    let (mut begun, mut goaway) = (0, None);
     for id in streams(5_000) {
         // An answer to the ping proves that the stream was taken before it is reset.
         let ping = frame(kind::PING, flag::NONE, 0, &u64::from(id).to_be_bytes());
@@ -114,14 +114,23 @@ async fn streams_that_are_reset_one_after_the_other_end_the_connection_too() {
         {
             break;
         }
-        let Some(frame) = client.next_of(kind::PING).await else {
+        let answer = loop {
+            match client.next().await {
+                Some(frame) if frame.kind == kind::PING => break Some(frame),
+                Some(frame) => goaway = frame.goaway_code().or(goaway),
+                None => break None,
+            }
+        };
+        let Some(answer) = answer else {
             break;
         };
-        assert_eq!(frame.flags, flag::ACK);
+        assert_eq!(answer.flags, flag::ACK);
         begun += 1;
         drop(client.try_send(reset(id, code::CANCEL)).await);
     }
     assert!((200..2_000).contains(&begun), "{begun} streams");
+    goaway = client.ended().await.goaway.or(goaway);
+    assert_eq!(goaway, Some(code::ENHANCE_YOUR_CALM));
     parkway.finish().await;
 }
 

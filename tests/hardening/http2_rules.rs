@@ -31,6 +31,7 @@ fn mistakes() -> Vec<(&'static str, Vec<u8>, Leads)> {
     let setting = |name, value| settings(&[(name, value)]);
     let none = flag::NONE;
     let large = vec![0; 16_385];
+    let last = frame(kind::CONTINUATION, flag::END_HEADERS, 1, &[]);
     vec![
         (
             "4.1 unknown type",
@@ -62,11 +63,36 @@ fn mistakes() -> Vec<(&'static str, Vec<u8>, Leads)> {
         ),
         ("4.2 large HEADERS", whole(1, &large), SIZE),
         (
+            "4.2 as large as may be",
+            [post.clone(), data(1, &large[1..], true)].concat(),
+            Answered,
+        ),
+        (
             "4.3 no such index",
             whole(1, &[0xff, 0xff, 0xff, 0x0f]),
             PROTOCOL,
         ),
         ("4.3 cut short", whole(1, &[0x00, 0x05, b'x']), PROTOCOL),
+        (
+            "4.3 PRIORITY between",
+            [
+                frame(kind::HEADERS, flag::END_STREAM, 1, &head),
+                frame(kind::PRIORITY, none, 1, &[0, 0, 0, 0, 9]),
+                last.clone(),
+            ]
+            .concat(),
+            PROTOCOL,
+        ),
+        (
+            "4.3 another stream between",
+            [
+                frame(kind::HEADERS, flag::END_STREAM, 1, &head),
+                whole(3, &head),
+                last.clone(),
+            ]
+            .concat(),
+            PROTOCOL,
+        ),
         (
             "4.3 something between",
             [
@@ -100,6 +126,25 @@ fn mistakes() -> Vec<(&'static str, Vec<u8>, Leads)> {
             ),
             Reset(code::PROTOCOL_ERROR),
         ),
+        (
+            "5.3.1 PRIORITY on itself",
+            [
+                post.clone(),
+                frame(kind::PRIORITY, none, 1, &[0, 0, 0, 1, 9]),
+            ]
+            .concat(),
+            Reset(code::PROTOCOL_ERROR),
+        ),
+        (
+            "5.5 unknown between",
+            [
+                frame(kind::HEADERS, flag::END_STREAM, 1, &head),
+                frame(0xbb, none, 1, b"x"),
+                last.clone(),
+            ]
+            .concat(),
+            PROTOCOL,
+        ),
         ("6.1 stream 0", data(0, b"x", true), PROTOCOL),
         (
             "6.1 padding",
@@ -115,6 +160,16 @@ fn mistakes() -> Vec<(&'static str, Vec<u8>, Leads)> {
                 1,
                 &[[255].as_slice(), &head].concat(),
             ),
+            PROTOCOL,
+        ),
+        (
+            "6.3 stream 0",
+            frame(kind::PRIORITY, none, 0, &[0, 0, 0, 0, 9]),
+            PROTOCOL,
+        ),
+        (
+            "6.3 length",
+            [post.clone(), frame(kind::PRIORITY, none, 1, &[0; 4])].concat(),
             PROTOCOL,
         ),
         ("6.4 stream 0", reset(0, code::CANCEL), PROTOCOL),
@@ -190,6 +245,56 @@ fn mistakes() -> Vec<(&'static str, Vec<u8>, Leads)> {
             Reset(code::FLOW_CONTROL_ERROR),
         ),
         (
+            "6.9.2 too large by a setting",
+            [post.clone(), window(1, 1), setting(4, 0x7fff_ffff)].concat(),
+            FLOW,
+        ),
+        (
+            "6.10 in pieces",
+            [
+                frame(kind::HEADERS, flag::END_STREAM, 1, &head[..7]),
+                frame(kind::CONTINUATION, none, 1, &head[7..9]),
+                frame(kind::CONTINUATION, none, 1, &head[9..]),
+                last.clone(),
+            ]
+            .concat(),
+            Answered,
+        ),
+        (
+            "6.10 stream 0",
+            [
+                frame(kind::HEADERS, flag::END_STREAM, 1, &head),
+                frame(kind::CONTINUATION, flag::END_HEADERS, 0, &[]),
+            ]
+            .concat(),
+            PROTOCOL,
+        ),
+        (
+            "6.10 not to the end",
+            [
+                frame(kind::HEADERS, flag::END_STREAM, 1, &head[..7]),
+                frame(kind::CONTINUATION, none, 1, &head[7..]),
+                frame(kind::PING, none, 0, &[0; 8]),
+            ]
+            .concat(),
+            PROTOCOL,
+        ),
+        (
+            "6.10 behind the end",
+            [
+                frame(kind::HEADERS, none, 1, &post[9..]),
+                last.clone(),
+                last.clone(),
+            ]
+            .concat(),
+            PROTOCOL,
+        ),
+        (
+            "6.10 behind DATA",
+            [post.clone(), data(1, b"x", false), last.clone()].concat(),
+            PROTOCOL,
+        ),
+        (
             "6.10 without HEADERS",
             [
                 post.clone(),
@@ -206,18 +311,63 @@ fn mistakes() -> Vec<(&'static str, Vec<u8>, Leads)> {
     ]
 }
 
+/// What no block of fields may have, by section of RFC 7541. Each stands where a field may.
+fn malformed_blocks() -> Vec<(&'static str, Vec<u8>)> {
+    let head = get(HOST, "/");
+    let behind = |field: &[u8]| [&head, field].concat();
+    vec![
+        ("HPACK 2.3.3 no such index", behind(&[0xbf])),
+        (
+            "HPACK 2.3.3 no such name",
+            behind(&[0x7f, 0x00, 0x01, b'x']),
+        ),
+        ("HPACK 4.2 table's size at the end", behind(&[0x20])),
+        ("HPACK 5.1 endless number", behind(&[0xff; 12])),
+        (
+            "HPACK 5.2 long padding",
+            behind(&[0, 1, b'x', 0x82, 0x1f, 0xff]),
+        ),
+        (
+            "HPACK 5.2 padding of zeros",
+            behind(&[0, 1, b'x', 0x81, 0x18]),
+        ),
+        (
+            "HPACK 5.2 end of string",
+            behind(&[0, 1, b'x', 0x84, 0xff, 0xff, 0xff, 0xff]),
+        ),
+        (
+            "HPACK 5.2 longer than the block",
+            behind(&[0, 1, b'x', 0x7e]),
+        ),
+        ("HPACK 6.1 index of nothing", behind(&[0x80])),
+        (
+            "HPACK 6.3 too large a table",
+            [&[0x3f, 0xe2, 0x1f], &head[..]].concat(),
+        ),
+    ]
+}
+
 #[tokio::test]
 async fn each_mistake_is_answered_by_its_error_and_no_other_client_notices() {
     let upstream = Upstream::answering("shop").await;
     let parkway = Parkway::with(revision_with_endpoints("shop", &[upstream.address()])).await;
     let other = parkway.service("shop").http2().await;
     let mut wrong = Vec::new();
-    for (section, wire, expected) in mistakes() {
+    let blocks = malformed_blocks();
+    let blocks = blocks.into_iter().map(|(section, block)| {
+        let leads = Leads::Ended(code::PROTOCOL_ERROR);
+        (section, whole(1, &block), leads)
+    });
+    for (section, wire, expected) in mistakes().into_iter().chain(blocks) {
         let mut client = Frames::connect(parkway.external(), &[]).await;
         client.send(&wire).await;
         let leads = leads(&mut client).await;
         if leads != Some(expected) {
             wrong.push(format!("{section}: {leads:?}, not {expected:?}"));
+        }
+        if matches!(leads, Some(Leads::Ended(_))) {
+            // 5.4.1: what was said is followed by the end itself.
+            client.ended().await;
         }
         other.get("/").await.expect(200);
     }

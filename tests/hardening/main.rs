@@ -6,9 +6,11 @@
 mod chain;
 mod endpoints;
 mod files;
+mod handshakes;
 mod http2_confusion;
 mod http2_floods;
 mod http2_rules;
+mod http2_states;
 mod memory;
 mod messages;
 mod names;

@@ -151,7 +151,7 @@ async fn heads_of_more_than_is_allowed() {
         "x: 1\r\n".repeat(50_000)
     );
     target
-        .costs("head bombs", 300, 256 * KIB, async || {
+        .costs("head bombs", 300, 64 * KIB, async || {
             let mut client = Raw::connect(to).await;
             drop(client.try_send(&bomb).await);
             client
@@ -325,7 +325,7 @@ async fn http2_floods() {
         let target = Target::open(|builder| builder).await;
         let to = target.parkway.external();
         target
-            .costs(what, 8, 4 * 1024 * KIB, async || {
+            .costs(what, 8, 512 * KIB, async || {
                 let mut client = Frames::connect(to, &[]).await.into_raw();
                 client.send_what_goes(&flood).await;
                 client

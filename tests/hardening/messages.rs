@@ -49,7 +49,7 @@ fn message(what: impl fmt::Display, wire: impl Into<Vec<u8>>, outcome: Outcome) 
 }
 
 fn reads(method: &str, target: &str, body: impl Into<Bytes>) -> Outcome {
-    Outcome::Reads(vec![Seen::new(method, target, body)])
+    Outcome::Reads(vec![Seen::new(method, HOST, target, body)])
 }
 
 /// A POST with these lines behind its Host, then this.
@@ -220,7 +220,9 @@ fn chunked(body: &str) -> String {
 }
 
 fn chunks() -> Vec<Message> {
-    let long = format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(20_000));
+    let extended = |length| format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(length));
+    // Twice as much as may be, and far more.
+    let (long, very_long) = (extended(2_048), extended(20_000));
     let broken = [
         "+5\r\nhello\r\n0\r\n\r\n",
         "-5\r\nhello\r\n0\r\n\r\n",
@@ -251,6 +253,7 @@ fn chunks() -> Vec<Message> {
         "5\r\nhello\r\n0\r\n\n",
         "5\r\nhello\r\n0\r\n\rx",
         &long,
+        &very_long,
     ];
     let broken = broken.map(|body| message("malformed chunks", chunked(body), Outcome::Broken));
     let read = [
@@ -261,6 +264,7 @@ fn chunks() -> Vec<Message> {
         "5;a\r\nhello\r\n0;b=c\r\n\r\n",
         "5;a=\"b;c\"\r\nhello\r\n0\r\n\r\n",
         "5;a=\"\t\"\r\nhello\r\n0\r\n\r\n",
+        &extended(1_000),
     ];
     let read = read.map(|body| message("clear chunks", chunked(body), reads("POST", "/", "hello")));
     let hidden = format!("{:x}\r\n{SMUGGLED}\r\n0\r\n\r\n", SMUGGLED.len());
@@ -473,17 +477,19 @@ fn hosts() -> Vec<Message> {
         )
     });
     let read = [
-        ("/", "Host: HOST:8080\r\n"),
-        ("/", "Host: HOST.\r\n"),
-        ("/", "host:HOST\r\n"),
-        ("/", "Connection: host\r\nHost: HOST\r\n"),
-        ("http://HOST:80/", "Host: HOST\r\n"),
+        ("/", "Host: HOST:8080\r\n", "HOST:8080"),
+        ("/", "Host: HOST.\r\n", "HOST."),
+        ("/", "host:HOST\r\n", HOST),
+        ("/", "Connection: host\r\nHost: HOST\r\n", HOST),
+        // What the target says counts (RFC 9112 section 3.2.2).
+        ("http://HOST:80/", "Host: HOST\r\n", "HOST:80"),
+        ("http://HOST/", "Host: HOST:80\r\n", HOST),
     ];
-    let read = read.map(|(target, lines)| {
+    let read = read.map(|(target, lines, host)| {
         message(
             "unusual host",
             format!("GET {target} HTTP/1.1\r\n{lines}\r\n"),
-            reads("GET", "/", ""),
+            Outcome::Reads(vec![Seen::new("GET", host, "/", "")]),
         )
     });
     refused.into_iter().chain(read).collect()
@@ -618,9 +624,9 @@ fn ordinary() -> Vec<Message> {
             "GET /1 HTTP/1.1\r\nHost: HOST\r\n\r\nPOST /2 HTTP/1.1\r\nHost: HOST\r\nContent-Length: 5\r\n\r\nhello\
              POST /3 HTTP/1.1\r\nHost: HOST\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
             Outcome::Reads(vec![
-                Seen::new("GET", "/1", ""),
-                Seen::new("POST", "/2", "hello"),
-                Seen::new("POST", "/3", "hello"),
+                Seen::new("GET", HOST, "/1", ""),
+                Seen::new("POST", HOST, "/2", "hello"),
+                Seen::new("POST", HOST, "/3", "hello"),
             ]),
         ),
         message(

@@ -7,12 +7,13 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::HOST;
+use http::{Request, Response, Version};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use parkway_tests::{Upstream, eventually};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
@@ -24,9 +25,18 @@ use crate::recorder::{Record, Seen, recording};
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) name: &'static str,
+    /// The protocol it is spoken to by.
+    pub(crate) by: By,
     pub(crate) address: SocketAddr,
     pub(crate) record: Record,
     _running: Running,
+}
+
+/// How a peer is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    Http1,
+    Http2,
 }
 
 /// Held while it runs.
@@ -66,6 +76,7 @@ pub(crate) async fn to_the_letter() -> Peer {
     let (upstream, record) = recording().await;
     Peer {
         name: "letter",
+        by: By::Http1,
         address: upstream.address(),
         record,
         _running: Running::Recorder(upstream),
@@ -74,13 +85,20 @@ pub(crate) async fn to_the_letter() -> Peer {
 
 /// All peers there are on this machine; absent ones are named on standard error.
 pub(crate) async fn all() -> Vec<Peer> {
-    let mut peers = vec![to_the_letter().await, hyper().await];
-    peers.extend(haproxy().await);
+    let mut peers = vec![to_the_letter().await, hyper("hyper", By::Http1).await];
+    peers.extend(haproxy("haproxy", By::Http1).await);
     peers.extend(nginx().await);
     peers
 }
 
-async fn hyper() -> Peer {
+/// Those that are spoken to by HTTP/2, as far as they are on this machine.
+pub(crate) async fn by_http2() -> Vec<Peer> {
+    let mut peers = vec![hyper("hyper-http2", By::Http2).await];
+    peers.extend(haproxy("haproxy-http2", By::Http2).await);
+    peers
+}
+
+async fn hyper(name: &'static str, by: By) -> Peer {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let record = Record::default();
@@ -90,13 +108,28 @@ async fn hyper() -> Peer {
             while let Ok((stream, _)) = listener.accept().await {
                 let record = record.clone();
                 let service = service_fn(move |request| note(request, record.clone()));
-                let serving = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-                tokio::spawn(async move { drop(serving.await) });
+                let stream = TokioIo::new(stream);
+                tokio::spawn(async move {
+                    match by {
+                        By::Http1 => {
+                            drop(
+                                http1::Builder::new()
+                                    .serve_connection(stream, service)
+                                    .await,
+                            );
+                        }
+                        By::Http2 => {
+                            let server = http2::Builder::new(TokioExecutor::new());
+                            drop(server.serve_connection(stream, service).await);
+                        }
+                    }
+                });
             }
         }
     });
     Peer {
-        name: "hyper",
+        name,
+        by,
         address,
         record,
         _running: Running::Server(Server(server)),
@@ -110,14 +143,23 @@ async fn note(
     record.begin();
     let (head, body) = request.into_parts();
     if let Ok(body) = body.collect().await {
-        let seen = Seen::new(head.method.as_str(), &head.uri.to_string(), body.to_bytes());
-        record.complete(seen);
+        let host = head.headers.get(HOST).map(|host| host.to_str().unwrap());
+        let (host, target) = match head.version {
+            // What HTTP/1 says with a field is a part of the target here.
+            Version::HTTP_2 => (
+                head.uri.authority().map(|host| host.as_str()).or(host),
+                head.uri.path_and_query().unwrap().to_string(),
+            ),
+            _ => (host, head.uri.to_string()),
+        };
+        let (method, host) = (head.method.as_str(), host.unwrap_or_default());
+        record.complete(Seen::new(method, host, &target, body.to_bytes()));
     }
     Ok(Response::new(Full::from("ok")))
 }
 
-async fn haproxy() -> Option<Peer> {
-    program("haproxy", |port, behind, directory| {
+async fn haproxy(name: &'static str, by: By) -> Option<Peer> {
+    program(name, by, |port, behind, directory| {
         let configuration = directory.join("haproxy.cfg");
         let text = format!(
             "global\n  maxconn 200\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  \
@@ -133,7 +175,7 @@ async fn haproxy() -> Option<Peer> {
 }
 
 async fn nginx() -> Option<Peer> {
-    program("nginx", |port, behind, directory| {
+    program("nginx", By::Http1, |port, behind, directory| {
         let configuration = directory.join("nginx.conf");
         let folder = directory.display();
         let text = format!(
@@ -155,6 +197,7 @@ async fn nginx() -> Option<Peer> {
 /// Starts a program in front of a recorder. `None`: this machine does not have it.
 async fn program(
     name: &'static str,
+    by: By,
     configured: impl Fn(u16, SocketAddr, &Path) -> Command,
 ) -> Option<Peer> {
     let (behind, record) = recording().await;
@@ -197,6 +240,7 @@ async fn program(
     .await;
     Some(Peer {
         name,
+        by,
         address,
         record,
         _running: Running::Program(program),

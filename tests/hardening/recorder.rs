@@ -11,14 +11,16 @@ use parkway_tests::upstream::Connection;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) method: String,
+    pub(crate) host: String,
     pub(crate) target: String,
     pub(crate) body: Bytes,
 }
 
 impl Seen {
-    pub(crate) fn new(method: &str, target: &str, body: impl Into<Bytes>) -> Self {
+    pub(crate) fn new(method: &str, host: &str, target: &str, body: impl Into<Bytes>) -> Self {
         Self {
             method: method.to_owned(),
+            host: host.to_owned(),
             target: target.to_owned(),
             body: body.into(),
         }
@@ -91,7 +93,7 @@ async fn serve(mut connection: Connection, record: Record) {
             return;
         };
         let is_head = framed.method == "HEAD";
-        record.complete(Seen::new(framed.method, framed.target, body));
+        record.complete(Seen::new(framed.method, framed.host, framed.target, body));
         let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n";
         connection
             .send(if is_head {
@@ -105,6 +107,7 @@ async fn serve(mut connection: Connection, record: Record) {
 
 struct Framed<'a> {
     method: &'a str,
+    host: &'a str,
     target: &'a str,
     length: Length,
 }
@@ -121,7 +124,7 @@ impl<'a> Framed<'a> {
         let mut words = lines.next()?.split(' ');
         let (method, target, version) = (words.next()?, words.next()?, words.next()?);
         let is_clear = words.next().is_none() && matches!(version, "HTTP/1.1" | "HTTP/1.0");
-        let (mut hosts, mut lengths, mut codings) = (0, vec![], vec![]);
+        let (mut hosts, mut lengths, mut codings) = (vec![], vec![], vec![]);
         for line in lines {
             let (name, value) = line.split_once(": ").or_else(|| line.split_once(':'))?;
             let is_token =
@@ -131,7 +134,7 @@ impl<'a> Framed<'a> {
                 return None;
             }
             match name.to_ascii_lowercase().as_str() {
-                "host" => hosts += 1,
+                "host" => hosts.push(value),
                 "content-length" => lengths.push(value),
                 "transfer-encoding" => codings.push(value),
                 _ => {}
@@ -143,11 +146,14 @@ impl<'a> Framed<'a> {
             ([], [coding]) if coding.eq_ignore_ascii_case("chunked") => Length::Chunked,
             _ => return None,
         };
-        let framed = Self {
+        let [host] = hosts[..] else {
+            return None;
+        };
+        is_clear.then_some(Self {
             method,
+            host,
             target,
             length,
-        };
-        (is_clear && hosts == 1).then_some(framed)
+        })
     }
 }

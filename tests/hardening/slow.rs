@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::{Method, Request};
-use parkway_tests::frames::{Frames, begun, data, get, kind, request, whole};
+use parkway_tests::frames::{Frames, begun, code, data, get, kind, many, request, reset, whole};
 use parkway_tests::manifest::Manifests;
 use parkway_tests::upstream::Connection;
 use parkway_tests::{Parkway, Raw, Upstream, eventually, revision_with_endpoints};
@@ -220,6 +220,37 @@ async fn a_client_that_is_refused_while_it_sends_reads_its_answer_and_an_orderly
         assert_eq!(answer.header("connection"), Some("close"), "{head:.60}");
         client.half_close().await;
         assert!(client.is_closed_in_order().await, "{head:.60}");
+    }
+    parkway.finish().await;
+}
+
+#[tokio::test]
+async fn a_http2_client_that_goes_on_after_a_mistake_reads_why_it_was_ended_and_an_orderly_end() {
+    let upstream = Upstream::answering("shop").await;
+    let parkway = Parkway::with(revision_with_endpoints("shop", &[upstream.address()])).await;
+    let block = get(HOST, "/");
+    let many_resets = many((0..20_000).map(|number| {
+        let id = 2 * number + 1;
+        [whole(id, &block), reset(id, code::CANCEL)].concat()
+    }));
+    let mistakes = [
+        (code::PROTOCOL_ERROR, whole(2, &block)),
+        (code::ENHANCE_YOUR_CALM, many_resets.to_vec()),
+    ];
+    for (why, mistake) in mistakes {
+        let mut client = Frames::connect(parkway.external(), &[]).await;
+        // More than the kernel keeps on both sides: it has to be read for the client to go on.
+        client.send(mistake).await;
+        client.send(&vec![0; 8_000_000]).await;
+        loop {
+            let frame = client.next().await.expect("to be told");
+            if let Some(code) = frame.goaway_code() {
+                assert_eq!(code, why);
+                break;
+            }
+        }
+        client.half_close().await;
+        assert!(client.into_raw().is_closed_in_order().await, "{why}");
     }
     parkway.finish().await;
 }

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parkway_tests::upstream::Connection;
-use parkway_tests::{Parkway, Site, Upstream, revision_with_endpoints};
+use parkway_tests::{
+    Parkway, Site, Upstream, h2c_revision_with_endpoints, revision_with_endpoints,
+};
 
 use crate::messages::{self, HOST, Message, Outcome, SMUGGLED};
-use crate::peers::{self, Peer};
+use crate::peers::{self, By, Peer};
 use crate::recorder::Seen;
 
 /// Behind each message comes this, which tells where it was thought to end.
@@ -15,14 +17,33 @@ const LAST: &str = "GET /last HTTP/1.1\r\nHost: HOST\r\nConnection: close\r\n\r\
 
 #[tokio::test]
 async fn what_can_be_read_in_two_ways_is_refused_and_the_rest_is_read_the_same_way_by_everybody() {
-    let peers = peers::all().await;
+    are_all_read_as_said(peers::all().await).await;
+}
+
+#[tokio::test]
+async fn what_passes_by_http2_is_read_the_same_way_too() {
+    are_all_read_as_said(peers::by_http2().await).await;
+}
+
+async fn are_all_read_as_said(peers: Vec<Peer>) {
     let parkway = in_front_of(&peers).await;
     let mut wrong = Vec::new();
     for message in messages::all() {
         for peer in &peers {
-            let answers = answers(&parkway.service(peer.name), &message).await;
-            let (seen, begun) = peer.record.take();
-            if let Err(why) = judge(&message.outcome, &answers, &seen, begun, peer) {
+            let site = parkway.service(peer.name);
+            let answers = answers(&site, &message).await;
+            let (mut seen, begun) = peer.record.take();
+            for seen in &mut seen {
+                seen.host = seen.host.replace(site.host(), HOST);
+            }
+            let mut outcome = message.outcome.clone();
+            if let (Outcome::Reads(expected), By::Http2) = (&mut outcome, peer.by) {
+                // Where a scheme is said beside the host, its port says nothing (RFC 9110 section 4.2.3).
+                for read in expected.iter_mut().chain(&mut seen) {
+                    read.host = read.host.trim_end_matches(":80").to_owned();
+                }
+            }
+            if let Err(why) = judge(&outcome, &answers, &seen, begun, peer) {
                 wrong.push(format!("{} {message:?}\n    {why}", peer.name));
             }
         }
@@ -32,9 +53,10 @@ async fn what_can_be_read_in_two_ways_is_refused_and_the_rest_is_read_the_same_w
 }
 
 async fn in_front_of(peers: &[Peer]) -> Parkway {
-    let manifests = peers
-        .iter()
-        .map(|peer| revision_with_endpoints(peer.name, &[peer.address]));
+    let manifests = peers.iter().map(|peer| match peer.by {
+        By::Http1 => revision_with_endpoints(peer.name, &[peer.address]),
+        By::Http2 => h2c_revision_with_endpoints(peer.name, &[peer.address]),
+    });
     let manifests = manifests.reduce(parkway_tests::manifest::Manifests::and);
     Parkway::with(manifests.unwrap()).await
 }
@@ -77,7 +99,7 @@ fn judge(
         Outcome::Refused(status) if answers == [*status] && begun == 0 => Ok(()),
         Outcome::Broken if matches!(answers, [] | [400]) && seen.is_empty() => Ok(()),
         Outcome::Reads(expected) => {
-            let last = Seen::new("GET", "/last", "");
+            let last = Seen::new("GET", HOST, "/last", "");
             let expected: Vec<_> = expected.iter().chain([&last]).collect();
             // Somebody who refuses what passes us does not read it differently.
             let accepted = |(index, seen): (usize, &&Seen)| match answers.get(index) {

@@ -11,6 +11,9 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::answer::Answer;
 use crate::wait::patiently;
 
+/// So long nothing is taken by someone who takes nothing at all.
+const NOTHING_TAKEN: Duration = Duration::from_millis(200);
+
 /// One connection.
 #[derive(Debug)]
 pub struct Raw {
@@ -60,10 +63,16 @@ impl Raw {
         patiently("room for bytes", self.stream.write_all(bytes.as_ref())).await
     }
 
-    /// Sends as much of this as the system and the other side take without being waited for, for a moment.
+    /// Sends of this what the system and the other side take, until they take nothing for a moment.
     pub async fn send_what_goes(&mut self, bytes: impl AsRef<[u8]>) {
-        let sending = self.stream.write_all(bytes.as_ref());
-        drop(tokio::time::timeout(Duration::from_millis(200), sending).await);
+        let mut rest = bytes.as_ref();
+        while !rest.is_empty() {
+            let sending = self.stream.write(rest);
+            let Ok(Ok(sent)) = tokio::time::timeout(NOTHING_TAKEN, sending).await else {
+                return;
+            };
+            rest = &rest[sent..];
+        }
     }
 
     /// Ends the sending side and keeps reading.

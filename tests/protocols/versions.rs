@@ -1,6 +1,8 @@
 //! Every version at every entrance, to endpoints of either.
 
-use parkway_tests::{Parkway, hello_service};
+use std::process::Command;
+
+use parkway_tests::{Parkway, has_program, hello_service};
 
 #[tokio::test]
 async fn both_entrances_speak_every_version_to_endpoints_of_either() {
@@ -44,4 +46,32 @@ async fn connect_is_refused_by_every_version() {
     }
     assert_eq!(parkway.state().await.parked(), 0);
     parkway.finish().await;
+}
+
+#[tokio::test]
+async fn nghttp_gets_through_a_cold_start_what_it_sends_with_trailers_and_in_small_windows() {
+    if !has_program("nghttp") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let body = folder.path().join("body");
+    std::fs::write(&body, vec![b'x'; 100_000]).unwrap();
+    for service in [hello_service("shop"), hello_service("shop").h2c()] {
+        let parkway = Parkway::with(service).await;
+        let site = parkway.service("shop");
+        let said = Command::new("nghttp")
+            .args(["-nv", "-m", "5", "-w", "10", "-W", "12"])
+            .args(["--trailer", "checksum: 42"])
+            .arg("-H")
+            .arg(format!(":authority: {}", site.host()))
+            .arg("-d")
+            .arg(&body)
+            .arg(format!("http://{}/echo", site.address()))
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&said.stdout);
+        assert!(said.status.success(), "{text}");
+        assert_eq!(text.matches(":status: 200").count(), 5, "{text}");
+        parkway.finish().await;
+    }
 }

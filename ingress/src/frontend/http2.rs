@@ -25,7 +25,9 @@ use tracing::debug;
 
 use super::connection::Peer;
 use super::exchange::{self, Begin};
-use super::input::{Input, Signals};
+use super::input::Signals;
+use super::lent::Lent;
+use super::lingering;
 use super::respond::Asked;
 use super::stall::Stall;
 use super::stream::ClientStream;
@@ -50,8 +52,7 @@ pub(super) async fn serve(peer: Rc<Peer>, stream: ClientStream, before: Bytes) {
         .max_local_error_reset_streams(Some(limits.h2_stream_errors))
         .enable_connect_protocol()
         .max_send_buffer_size(limits.h2_send_buffer);
-    let signals = Rc::<Signals>::default();
-    let input = Input::new(before, stream, Rc::clone(&signals));
+    let (input, lender) = Lent::new(before, stream);
     // On the heap, each for itself: what the handshake needs is gone when it is over.
     let handshake = Box::pin(builder.handshake::<_, Bytes>(input));
     let connection = match tokio::time::timeout(limits.header_read, handshake).await {
@@ -59,16 +60,35 @@ pub(super) async fn serve(peer: Rc<Peer>, stream: ClientStream, before: Bytes) {
         Ok(Err(error)) => return debug!(client = %peer.address, %error, "handshake failed"),
         Err(_elapsed) => return debug!(client = %peer.address, "handshake took too long"),
     };
-    drive(&peer, connection, &signals).await;
+    if drive(&peer, connection, lender.signals()).await == Last::Error
+        && let Some(stream) = lender.back()
+    {
+        // What it still sends would take away from the client what it was told.
+        Box::pin(lingering::close(stream, peer.worker.limits.lingering)).await;
+    }
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Last {
+    /// By an error: the client was told, and may not have heard yet.
+    Error,
+    /// In order, or because the client does not react.
+    Other,
 }
 
 /// Accepts streams and runs them until the connection is closed, idles too long, is not read from, or has been drained.
-async fn drive(peer: &Rc<Peer>, mut connection: Box<Connection<Input, Bytes>>, signals: &Signals) {
+async fn drive(
+    peer: &Rc<Peer>,
+    mut connection: Box<Connection<Lent, Bytes>>,
+    signals: &Signals,
+) -> Last {
     let limits = &peer.worker.limits;
     let mut streams: FuturesUnordered<Stream> = FuturesUnordered::new();
     let mut stall = Stall::new(peer);
     let mut resets = Resets::default();
     let mut is_draining = false;
+    let mut last = Last::Other;
     let mut idle = Idle::new(peer);
     loop {
         let accepted = poll_fn(|cx| {
@@ -83,12 +103,14 @@ async fn drive(peer: &Rc<Peer>, mut connection: Box<Connection<Input, Bytes>>, s
                     debug!(client = %peer.address, "too many streams are reset");
                     streams.clear();
                     connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                    last = Last::Error;
                 }
             }
             if let Poll::Ready(accepted) = connection.poll_accept(cx) {
                 return Poll::Ready(accepted);
             }
             if !signals.is_flushed.get() && stall.poll(cx, signals, limits.stall).is_ready() {
+                last = Last::Other;
                 return Poll::Ready(None);
             }
             if streams.is_empty() {
@@ -115,9 +137,9 @@ async fn drive(peer: &Rc<Peer>, mut connection: Box<Connection<Input, Bytes>>, s
             }
             Some(Err(error)) => {
                 debug!(client = %peer.address, %error, "connection ended");
-                return;
+                return Last::Error;
             }
-            None => return,
+            None => return last,
         }
     }
 }

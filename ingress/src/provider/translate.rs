@@ -229,9 +229,6 @@ impl Translator<'_> {
                 self.refuse(&format!("spec.tls[{index}]"), message, "");
             }
         }
-        if !spec.tls.is_empty() {
-            self.warn("spec.tls", "there is no TLS here: plain HTTP is served");
-        }
         let mut rules: Vec<Rule> = Vec::with_capacity(spec.rules.len());
         for (index, rule) in spec.rules.iter().enumerate() {
             let rule = self.rule(rule, &format!("spec.rules[{index}]"), rules.last());
