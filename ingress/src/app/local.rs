@@ -102,7 +102,9 @@ async fn serve(settings: &Run) -> anyhow::Result<ExitCode> {
     let mut tls = tls.transpose()?;
     let certificates = tls.as_ref().map(LocalTls::certificates);
     if tls.is_none() && !world.certificates.is_empty() {
-        warn!("manifests name certificates, and there is no --listen-tls: nothing is served by TLS");
+        warn!(
+            "manifests name certificates, and there is no --listen-tls: nothing is served by TLS"
+        );
     }
     let state_dir = state_dir(settings);
     end_leftovers(&state_dir).await;

@@ -294,7 +294,8 @@ mod tests {
             let admin: SocketAddr = default("admin").unwrap().parse().unwrap();
             assert!(admin.ip().is_loopback(), "{name}: {admin}");
             for off in ["access-log", "access-log-template", "cold-start-headers"] {
-                let default = default(off).filter(|value| value != "false");
+                let default =
+                    default(off).filter(|value| !["off", "false"].contains(&value.as_str()));
                 assert_eq!(default, None, "{name} --{off}");
             }
         }
