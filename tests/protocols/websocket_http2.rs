@@ -145,8 +145,9 @@ async fn a_reset_of_either_side_is_a_reset_at_the_other() {
         accept(&mut connection).await.unwrap();
         match connection.number {
             0 => connection.reset(),
-            // Ends when Parkway ends the connection.
-            _ => connection.stall().await,
+            1 => connection.stall().await, // ends when Parkway ends the connection
+            // Keeps its side open, also when the client has ended its own.
+            _ => std::future::pending().await,
         }
     })
     .await;
