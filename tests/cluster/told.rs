@@ -49,6 +49,7 @@ async fn who_leads_what_waits_and_who_is_silent_is_counted_where_anybody_may_ask
     // A replica that is ready and where nobody answers, and a KIngress that cannot become Ready for that.
     let silent = IpAddr::V4(loopback());
     cluster.replicas(&[(address, "parkway-0"), (silent, "parkway-1")]);
+    counted(&parkway, &["parkway_replicas 2.0"]).await;
     let cart = serving("cart");
     cluster.put(&cart);
     counted(
