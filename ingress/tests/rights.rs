@@ -40,7 +40,7 @@ async fn a_parkway_in_a_cluster_uses_the_rights_it_is_granted_and_no_others() {
     let api = ApiDouble::start();
     let folder = tempfile::tempdir().unwrap();
     furnish(&api);
-    let activator = unused_port();
+    let activator = unused_port("127.0.0.2");
     let process = start(&api, folder.path(), &activator);
     let waiting = wake(&activator).await;
     // The Lease is written again when it is given up, so not yet.
@@ -117,7 +117,7 @@ fn furnish(api: &ApiDouble) {
             "name": "parkway-1", "namespace": NS, "labels": {"kubernetes.io/service-name": "parkway"},
         },
         "endpoints": [{
-            "addresses": ["127.0.0.1"], "conditions": {"ready": true},
+            "addresses": ["127.0.0.3"], "conditions": {"ready": true},
             "targetRef": {"kind": "Pod", "name": "other", "namespace": NS},
         }],
         "ports": [{"name": "http2", "port": 8080, "protocol": "TCP"}],
@@ -151,8 +151,9 @@ async fn wake(activator: &str) -> TcpStream {
     .await
 }
 
-fn unused_port() -> String {
-    let reserved = TcpListener::bind("127.0.0.1:0").unwrap();
+/// A port of an address that nobody else binds.
+fn unused_port(on: &str) -> String {
+    let reserved = TcpListener::bind((on, 0)).unwrap();
     reserved.local_addr().unwrap().to_string()
 }
 
@@ -168,7 +169,7 @@ fn start(api: &ApiDouble, folder: &Path, activator: &str) -> Process {
     let token = folder.join("token");
     std::fs::write(&token, TOKEN).unwrap();
     // Other replicas are asked at the same port, so it has to be known.
-    let peers = unused_port();
+    let peers = unused_port("127.0.0.3");
     let mut command = Command::new(env!("CARGO_BIN_EXE_parkway"));
     command.args(["serve", "--workers=1"]);
     command.args(["--pod-name=this", "--pod-ip=127.0.0.1"]);

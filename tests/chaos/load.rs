@@ -145,10 +145,8 @@ impl Client {
         while let Some((number, request)) = self.next() {
             let echo = echo_of(&request);
             let answer = connection.try_send(request).await;
-            if answer.is_err() {
-                self.at = (self.at + 1) % self.sites.len();
-            }
             if answer.is_err() || connection.is_closed() {
+                self.at = (self.at + 1) % self.sites.len();
                 connection = self.site().http1().await;
             }
             self.note(number, echo, answer);

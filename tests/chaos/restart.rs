@@ -22,7 +22,8 @@ async fn insist(
             .try_get("/?sleep_ms=5")
             .await
         {
-            Ok(answer) if answer.broken.is_none() => {
+            // Of a dead Parkway's port anybody may answer by now.
+            Ok(answer) if answer.broken.is_none() && *entrance.lock() == address => {
                 answer.expect(200);
                 served.fetch_add(1, Ordering::Relaxed);
             }

@@ -126,9 +126,9 @@ fn open_files(parkway: &Parkway) -> usize {
         .count()
 }
 
-/// The autoscaler wants no process, and there is one.
+/// The autoscaler wants no process any more.
 fn is_leaving(revision: &RevisionState) -> bool {
-    revision.0["autoscaler"]["desired"] == 0 && revision.processes() > 0
+    revision.0["autoscaler"]["desired"] == 0
 }
 
 #[tokio::test]

@@ -63,6 +63,10 @@ async fn a_kingress_asks_for_certificates_and_stops_asking_while_requests_pass()
         by(&nobody).await.is_none().then_some(())
     })
     .await;
+    eventually("the route to require it", async || {
+        (parkway.at(&host).get("/").await.status == 403).then_some(())
+    })
+    .await;
     let shown = by(&known).await.unwrap().unwrap().to_string();
     assert!(
         shown.contains("Hash=") && shown.contains("DNS=till-7"),

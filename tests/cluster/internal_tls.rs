@@ -195,6 +195,7 @@ async fn a_pod_with_somebody_elses_certificate_gets_nothing_and_why_is_told_to_a
     assert_eq!(failing_now[0]["reason"], "wrong_name");
     assert_eq!(failing_now[0]["revision"], shop.revision_name());
     assert!(failures(&parkway, "wrong_name").await >= 1.0);
+    parkway.says("no secured connection to a Pod").await;
     let logged = parkway.logged("no secured connection to a Pod; it gets no requests");
     assert_eq!(logged.len(), 1, "once, however often it fails: {logged:?}");
 

@@ -69,8 +69,10 @@ async fn revision_goes_to_zero_and_comes_back_and_no_request_fails() {
         site.get("/").await.expect(200);
 
         // A request that runs is not disturbed by its Pod's end.
-        let slow = site.clone();
-        let slow = tokio::spawn(async move { slow.get("/?sleep_ms=300").await.expect(200) });
+        // It runs until all of its body has come.
+        let mut slow = site.raw().await;
+        slow.send(site.head("POST /") + "content-length: 2\r\n\r\na")
+            .await;
         parkway.in_flight(1).await;
         cluster.pods(&shop, &[(pod.address(), PodIs::Terminating)]);
         let no_endpoint =
@@ -79,7 +81,8 @@ async fn revision_goes_to_zero_and_comes_back_and_no_request_fails() {
             .state_when("a Pod that ends to be left alone", no_endpoint)
             .await;
         cluster.pods(&shop, &[]);
-        slow.await.unwrap();
+        slow.send("b").await;
+        slow.answer().await.expect(200);
     }
     parkway.finish().await;
 }
@@ -347,6 +350,7 @@ async fn a_wrong_annotation_is_left_out_and_said_and_the_others_act() {
     let asleep = site.get("/healthz").await.expect(503).text();
     assert!(asleep.starts_with("the Revision is scaled to zero"));
     cluster.ready("shop").await;
+    parkway.says("an annotation is left out").await;
     let [said] = &parkway.logged("an annotation is left out")[..] else {
         panic!("{:?}", parkway.logs());
     };

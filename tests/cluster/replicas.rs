@@ -189,7 +189,7 @@ async fn replica_that_is_killed_takes_only_its_own_connections_with_it() {
     let load = Load::get_anywhere(&sites, "/?sleep_ms=2", 12);
     load.more(200).await;
 
-    let killed = replicas.iter().position(leads).unwrap();
+    let killed = eventually("a leader", async || replicas.iter().position(leads)).await;
     let dead = replicas.remove(killed);
     drop(dead.parkway.kill().await);
     assert!(sites[killed].try_get("/").await.is_err());
@@ -220,7 +220,10 @@ async fn replica_that_is_killed_takes_only_its_own_connections_with_it() {
     let cart = serving("cart");
     cluster.put(&cart);
     cluster.ready("cart").await;
-    assert_eq!(replicas.iter().filter(|replica| leads(replica)).count(), 1);
+    eventually("one leader", async || {
+        (replicas.iter().filter(|replica| leads(replica)).count() == 1).then_some(())
+    })
+    .await;
     finish(replicas).await;
 }
 

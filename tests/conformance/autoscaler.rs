@@ -180,7 +180,7 @@ async fn first_request_is_reported_at_once_then_the_rest_then_one_zero_and_silen
     let parkway = reporting_to(&autoscaler, &["shop"]).await;
 
     let site = parkway.service("shop");
-    let long = tokio::spawn(async move { site.get("/?sleep_ms=2500").await });
+    let long = tokio::spawn(async move { site.get("/?sleep_ms=4500").await });
     let first = eventually("the first report", async || {
         autoscaler.reports("shop-00001").first().copied()
     })
@@ -214,14 +214,14 @@ async fn first_request_is_reported_at_once_then_the_rest_then_one_zero_and_silen
         .count();
     assert!(
         busy >= 2,
-        "a request of 2.5 s is inside for two reports at least: {said:?}"
+        "a request of 4.5 s is inside for two reports at least: {said:?}"
     );
-    for pair in reports[1..].windows(2) {
-        assert!(
-            pair[1].0 - pair[0].0 > Duration::from_millis(500),
-            "two reports in one second: {reports:?}"
-        );
-    }
+    let lasted = reports[reports.len() - 1].0 - reports[1].0;
+    let most = usize::try_from(lasted.as_secs()).unwrap() + 3;
+    assert!(
+        reports.len() - 1 <= most,
+        "more than one report a second: {reports:?}"
+    );
     parkway.finish().await;
 }
 

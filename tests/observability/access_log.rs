@@ -49,8 +49,8 @@ async fn a_request_that_waited_for_a_start_is_marked_with_its_phases_and_a_warm_
     assert!(phases.contains_key("readiness"), "{cold}");
     let took = cold["took_ms"].as_f64().unwrap();
     assert!(
-        (told - took).abs() <= 3.0,
-        "{told} of {took}: it is in whole milliseconds"
+        told <= took + 1.1 && took <= told + 1_000.0,
+        "{told} of {took}: in whole milliseconds, and written a moment after the end"
     );
     let warm = &lines[1];
     assert_eq!(warm["cold_start"], Value::Null);

@@ -461,11 +461,12 @@ async fn a_flood_of_hosts_methods_and_paths_makes_no_new_series() {
             .await
             .expect(404);
     }
-    let grown_kib = anonymous_kib(parkway.pid()).saturating_sub(before_kib);
-    assert!(
-        grown_kib * 1_024 < MORE * 128,
-        "{grown_kib} KiB: half of the hosts' bytes"
-    );
+    // What was freed goes back a moment later.
+    parkway_tests::eventually("less than half of the hosts' bytes", async || {
+        let grown_kib = anonymous_kib(parkway.pid()).saturating_sub(before_kib);
+        (grown_kib * 1_024 < MORE * 128).then_some(())
+    })
+    .await;
     drop(client);
     parkway.finish().await;
 }

@@ -78,8 +78,8 @@ impl Python {
             let spans: Vec<_> = { spans.into_iter() }
                 .filter(|span| span["over"] == over)
                 .collect();
-            let is_told = of_kind(&spans, "SERVER").len() == requests
-                && spans.iter().any(|span| span["name"] == "cold start");
+            // What is told last of each request, and of the start.
+            let is_told = named(&spans, "response").len() == requests + 1;
             is_told.then_some(spans)
         })
         .await

@@ -422,7 +422,8 @@ async fn every_attempt_is_a_span_that_says_why_it_was_made() {
 
 #[tokio::test]
 async fn a_collector_that_dies_costs_spans_and_nothing_else_and_is_used_again_when_it_returns() {
-    let collector = Collector::http().await;
+    // An address that nobody else takes meanwhile.
+    let collector = Collector::http_at(([127, 0, 82, 1], 0).into()).await;
     let parkway = tracing(&collector, HTTP)
         .env("OTEL_EXPORTER_OTLP_TIMEOUT", 1_000)
         .manifest("main", hello_service("shop"))

@@ -60,7 +60,8 @@ async fn the_link_to_the_autoscaler_and_watches_have_their_last_error_and_its_re
 
 #[tokio::test]
 async fn a_collector_that_is_away_is_told_of_until_it_is_back() {
-    let collector = Collector::http().await;
+    // An address that nobody else takes meanwhile.
+    let collector = Collector::http_at(([127, 0, 82, 3], 0).into()).await;
     let parkway = Parkway::builder()
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint())
         .env("OTEL_BSP_SCHEDULE_DELAY", 50)

@@ -504,7 +504,7 @@ async fn shutdown_ends_processes_in_every_state_within_the_deadline() {
 
     world.processes.shutdown(Duration::from_millis(200)).await;
 
-    assert!(begun.elapsed() < Duration::from_secs(3));
+    assert!(begun.elapsed() < Duration::from_secs(15)); // else they have 20
     assert!(!pids.into_iter().any(is_running));
     world.run(hello(), 1);
     assert!(
