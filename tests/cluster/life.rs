@@ -164,7 +164,7 @@ async fn kingress_becomes_ready_when_its_rules_are_in_effect_and_names_the_entra
 }
 
 #[tokio::test]
-async fn class_that_is_taken_away_takes_the_routes_with_it_once_the_next_layer_serves_them() {
+async fn class_that_is_taken_away_leaves_the_routes_in_effect_while_names_may_lead_here() {
     let (cluster, shop) = (Cluster::start(), serving("shop"));
     cluster.put(&shop);
     let pod = QueueProxy::start("shop-1", 10).await;
@@ -194,8 +194,11 @@ async fn class_that_is_taken_away_takes_the_routes_with_it_once_the_next_layer_s
     let status = json!({"publicLoadBalancer": elsewhere, "privateLoadBalancer": elsewhere});
     let patch = json!({ "status": status });
     let served = cluster.api.edit("ingresses", NAMESPACE, "shop", patch);
-    answers(&site, 404).await;
+    let desk = serving("desk");
+    cluster.put(&desk);
+    cluster.ready("desk").await;
     assert_eq!(cluster.ingress("shop"), served);
+    site.get("/").await.expect(200);
 
     cluster
         .api

@@ -7,7 +7,9 @@ use std::time::Duration;
 use kube::Client;
 use parkway_activator::revision::RevisionId;
 use parkway_ingress::provider::kubernetes::watch::{LONGEST_PAUSE, RELIST, WATCH_SECONDS};
-use parkway_ingress::provider::kubernetes::{Changes, HANDOVER, Key, KubernetesProvider, Settings};
+use parkway_ingress::provider::kubernetes::{
+    Changes, HANDOVER, Key, KubernetesProvider, NAMES_FOLLOW, Settings,
+};
 use parkway_tests::api::{ApiDouble, Which};
 use parkway_tests::cluster::{CLASS, CLASS_ANNOTATION, NAMESPACE, PodIs, SYSTEM, Serving, serving};
 use serde_json::json;
@@ -299,6 +301,24 @@ async fn kingress_that_is_given_a_class_that_is_nobodys_is_let_go_in_the_end() {
     let class = json!({"metadata": {"annotations": {CLASS_ANNOTATION: "nobodys"}}});
     world.api.edit("ingresses", NAMESPACE, "cart", class);
     world.listen(HANDOVER - Duration::from_secs(1)).await;
+    assert!(world.known.ingresses.contains_key("cart"));
+    world.listen(Duration::from_secs(2)).await;
+    assert!(!world.known.ingresses.contains_key("cart"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn kingress_that_is_served_elsewhere_is_let_go_when_names_have_had_time_to_follow() {
+    let mut world = World::start();
+    put(&world.api, &serving("cart"));
+    world.agrees().await;
+
+    let class = json!({"metadata": {"annotations": {CLASS_ANNOTATION: "somebodys"}}});
+    world.api.edit("ingresses", NAMESPACE, "cart", class);
+    world.listen(Duration::from_secs(20)).await;
+    let elsewhere = json!({"ingress": [{"domainInternal": "istio.istio-system.svc"}]});
+    let status = json!({"status": {"privateLoadBalancer": elsewhere}});
+    world.api.edit("ingresses", NAMESPACE, "cart", status);
+    world.listen(NAMES_FOLLOW - Duration::from_secs(1)).await;
     assert!(world.known.ingresses.contains_key("cart"));
     world.listen(Duration::from_secs(2)).await;
     assert!(!world.known.ingresses.contains_key("cart"));

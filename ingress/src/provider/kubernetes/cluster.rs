@@ -9,7 +9,8 @@
 //! a Service and its endpoints lies a moment in which nobody should get a 503.
 //!
 //! A KIngress that is given another class keeps its rules in effect until whoever has it now serves it ([`Given`](super::kept::Given)),
-//! which its status tells, and nothing more is said of it: between two layers nobody should get a 404.
+//! which its status tells, and for a while after that, in which names still lead here. Nothing more is said of it. Between
+//! two layers nobody should get a 404.
 
 mod changes;
 mod following;
@@ -42,8 +43,8 @@ pub struct Cluster {
     system_namespace: Arc<str>,
     has_all: [bool; KINDS],
     ingresses: HashMap<Key, Box<Entry>>,
-    /// Those that are another's now.
-    given_away: BTreeSet<Key>,
+    /// Those that are another's now, and whether that one serves them.
+    given_away: BTreeMap<Key, bool>,
     /// Who names a Service or Revision.
     users: HashMap<Key, Few<Key>>,
     revisions: RevisionMap<Box<Known>>,
@@ -147,7 +148,7 @@ impl Cluster {
             system_namespace: system_namespace.into(),
             has_all: [false; KINDS],
             ingresses: HashMap::new(),
-            given_away: BTreeSet::new(),
+            given_away: BTreeMap::new(),
             users: HashMap::new(),
             revisions: RevisionMap::default(),
             services: HashMap::new(),
@@ -214,14 +215,14 @@ impl Cluster {
         (!entry.is_given_away).then(|| entry.change(None))
     }
 
-    /// KIngresses of another class by now, whose rules are still in effect.
-    pub fn given_away(&self) -> impl Iterator<Item = &Key> {
-        self.given_away.iter()
+    /// KIngresses of another class by now, whose rules are still in effect, and whether they are served elsewhere.
+    pub fn given_away(&self) -> impl Iterator<Item = (&Key, bool)> {
+        self.given_away.iter().map(|(key, served)| (key, *served))
     }
 
     /// Whoever has this KIngress now has had time enough: its rules go.
     pub fn let_go(&mut self, key: &Key) {
-        if self.given_away.contains(key) {
+        if self.given_away.contains_key(key) {
             self.forget_ingress(key);
         }
     }

@@ -57,6 +57,13 @@ const NEWS: usize = 1_024;
 /// elsewhere: the class may be nobody's.
 pub const HANDOVER: Duration = Duration::from_secs(5 * 60);
 
+/// How long they stay after it is served elsewhere. Names lead here until the Route's controller, the nodes' proxies and
+/// whoever remembers an answer of DNS have followed; cluster DNS is remembered for 30 s.
+///
+/// Source: `ttl 30` of the `kubernetes` plugin in kubeadm's Corefile, kubernetes/kubernetes
+/// `cmd/kubeadm/app/phases/addons/dns/manifests.go`.
+pub const NAMES_FOLLOW: Duration = Duration::from_secs(60);
+
 /// How long the first configuration waits for the Secrets that it names: without them, clients by TLS would be turned
 /// away. Then all goes on without; a Parkway that may not read Secrets shall serve what needs none.
 const SECRETS_PATIENCE: Duration = Duration::from_secs(10);
@@ -167,17 +174,22 @@ impl KubernetesProvider {
     /// Lets go of what is another's for long enough.
     fn let_go(&mut self) {
         let now = Instant::now();
-        let cluster = &mut self.cluster;
-        for (key, _) in self.let_go.iter().filter(|(_, due)| **due <= now) {
-            warn!(ingress = %key, "it has another class, and nobody has served it since: its rules go all the same");
-            cluster.let_go(key);
-        }
-        let given_away: BTreeSet<&Key> = self.cluster.given_away().collect();
-        self.let_go.retain(|key, _| given_away.contains(key));
-        for key in given_away {
-            if !self.let_go.contains_key(key) {
-                self.let_go.insert(key.clone(), now + HANDOVER);
+        let given_away: BTreeMap<Key, bool> = { self.cluster.given_away() }
+            .map(|(key, is_served)| (key.clone(), is_served))
+            .collect();
+        self.let_go.retain(|key, _| given_away.contains_key(key));
+        for (key, is_served) in given_away {
+            let patience = if is_served { NAMES_FOLLOW } else { HANDOVER };
+            let due = self.let_go.entry(key.clone()).or_insert(now + patience);
+            *due = (*due).min(now + patience);
+            if *due > now {
+                continue;
             }
+            if !is_served {
+                warn!(ingress = %key, "it has another class, and nobody has served it since: its rules go all the same");
+            }
+            self.cluster.let_go(&key);
+            self.let_go.remove(&key);
         }
     }
 

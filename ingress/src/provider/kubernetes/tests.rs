@@ -441,7 +441,19 @@ fn kingress_that_is_given_another_class_keeps_its_rules_until_its_new_layer_serv
     }));
     assert_eq!(cluster.changes().unwrap().gone, []);
 
+    assert_eq!(
+        cluster.given_away().collect::<Vec<_>>(),
+        [(&key("single"), false)]
+    );
+
+    // Served elsewhere, its rules are still there for those whom names lead here.
     cluster.learn(given(elsewhere));
+    assert_eq!(cluster.changes().unwrap().gone, []);
+    assert_eq!(
+        cluster.given_away().collect::<Vec<_>>(),
+        [(&key("single"), true)]
+    );
+    cluster.let_go(&key("single"));
     assert_eq!(cluster.changes().unwrap().gone, [key("single")]);
 
     // Ours again, and given to one who serves it already.
@@ -452,8 +464,9 @@ fn kingress_that_is_given_another_class_keeps_its_rules_until_its_new_layer_serv
     let changes = cluster.changes().unwrap();
     assert_eq!(
         (changes.gone, changes.given_away),
-        (vec![key("single")], vec![])
+        (vec![], vec![key("single")])
     );
+    assert!(cluster.given_away().all(|(_, is_served)| is_served));
 }
 
 #[test]

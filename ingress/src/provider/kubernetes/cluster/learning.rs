@@ -38,18 +38,18 @@ impl Cluster {
         }
     }
 
-    /// Leaves a KIngress of ours to whoever has it now, at once if that one serves it already.
+    /// Leaves a KIngress of ours to whoever has it now; its rules stay until it is [let go](Cluster::let_go).
     fn give_away(&mut self, given: &Given) {
         let key = &given.key;
         let Some(entry) = self.ingresses.get_mut(key) else {
             return; // never ours
         };
-        if entry.kept.uid != given.uid || given.is_served_since(&entry.kept) {
+        if entry.kept.uid != given.uid {
             self.forget_ingress(key);
             return;
         }
+        *self.given_away.entry(key.clone()).or_default() |= given.is_served_since(&entry.kept);
         if !std::mem::replace(&mut entry.is_given_away, true) {
-            self.given_away.insert(key.clone());
             self.marks.ingresses.remove(key);
             self.marks.given_away.push(key.clone());
         }
