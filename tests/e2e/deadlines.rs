@@ -57,20 +57,21 @@ async fn a_response_that_does_not_begin_in_time_is_answered_504() {
 
 #[tokio::test]
 async fn a_response_that_falls_silent_is_cut_where_the_client_sees_it() {
-    is_cut(hello_service("shop").idle(1)).await;
+    is_cut(hello_service("shop").idle(3)).await;
 }
 
 #[tokio::test]
 async fn a_response_that_takes_too_long_in_all_is_cut_where_the_client_sees_it() {
-    is_cut(hello_service("shop").timeout(1)).await;
+    is_cut(hello_service("shop").timeout(3)).await;
 }
 
 #[tokio::test]
 async fn a_response_that_keeps_coming_is_not_silent() {
-    let parkway = Parkway::with(hello_service("shop").idle(2)).await;
+    let parkway = Parkway::with(hello_service("shop").idle(4).min_scale(1)).await;
+    is_up(&parkway).await;
     let answer = parkway
         .service("shop")
-        .get("/events?count=6&interval_ms=500")
+        .get("/events?count=6&interval_ms=1000")
         .await
         .expect(200);
     assert!(answer.text().ends_with("data: 6\n\n"), "{answer:?}");
@@ -79,7 +80,8 @@ async fn a_response_that_keeps_coming_is_not_silent() {
 
 /// An endless response of this Service ends visibly incomplete, over HTTP/1 and HTTP/2.
 async fn is_cut(service: Service) {
-    let parkway = Parkway::with(service).await;
+    let parkway = Parkway::with(service.min_scale(1)).await;
+    is_up(&parkway).await;
     let shop = parkway.service("shop");
     shop.get("/").await.expect(200);
     let http2 = shop.http2().await;
@@ -93,4 +95,10 @@ async fn is_cut(service: Service) {
         assert!(answer.broken.is_some(), "{answer:?}");
     }
     parkway.finish().await;
+}
+
+/// Timeouts count from the arrival, the start of a process included: that is over before the first request.
+async fn is_up(parkway: &Parkway) {
+    let is_up = |state: &parkway_tests::State| state.revision("shop-00001").ready_endpoints() == 1;
+    parkway.state_when("its process", is_up).await;
 }

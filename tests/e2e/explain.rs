@@ -184,7 +184,8 @@ async fn it_speaks_json_to_programs() {
 
 #[tokio::test]
 async fn it_says_so_when_no_parkway_answers() {
-    let nobody = Upstream::refusing().address().to_string();
+    let refusing = Upstream::refusing();
+    let nobody = refusing.address().to_string();
     let asked = parkway_tests::command(&["explain", "GET", SHOP, "--admin", &nobody]);
     let ended = { asked }.output().unwrap();
     assert_eq!(ended.status.code(), Some(1));

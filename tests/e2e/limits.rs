@@ -234,7 +234,7 @@ async fn a_second_head_that_takes_too_long_is_answered_408_too() {
 async fn a_connection_that_stays_silent_is_closed() {
     let parkway = Parkway::builder()
         .manifest("main", hello_service("shop"))
-        .flag("--first-byte-seconds", 1)
+        .flag("--first-byte-seconds", 3)
         .start()
         .await;
     let mut client = parkway.service("shop").raw().await;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parkway_tests::upstream::Connection;
 use parkway_tests::{Parkway, Site, Upstream, command, hello_service, service, settled};
 use tokio::task::JoinHandle;
 
@@ -170,7 +171,13 @@ async fn a_service_that_is_added_is_served() {
 #[tokio::test]
 async fn a_name_that_is_edited_in_while_something_retires_is_resolved_before_it_is_routed_to() {
     for external_name in ["127.0.0.1", "localhost"] {
-        let upstream = Upstream::answering("elsewhere").await;
+        let here = "127.0.0.1:0".parse().unwrap();
+        let upstream = Upstream::start_at(here, async |mut connection: Connection| {
+            while connection.whole_request().await.is_some() {
+                connection.answer("elsewhere").await;
+            }
+        })
+        .await;
         let builder = Parkway::builder()
             .manifest("shop", hello_service("shop"))
             .manifest("cart", hello_service("cart"));

@@ -149,7 +149,7 @@ async fn a_slow_attempt_is_given_up_for_another_and_a_post_is_not() {
         connection.answer("at last").await;
     })
     .await;
-    let asking = |shop: Service| shop.asks("timeout-try", "300ms");
+    let asking = |shop: Service| shop.asks("timeout-try", "1500ms");
     let parkway = Parkway::with(shop_at(&upstream, asking)).await;
     let answer = parkway.service("shop").get("/").await.expect(200);
     assert_eq!(answer.text(), "at last");

@@ -6,8 +6,11 @@ use parkway_tests::{Gate, Parkway, Upstream, eventually, hello_service, revision
 
 #[tokio::test]
 async fn a_client_that_does_not_read_its_answer_loses_its_slot_when_its_time_is_over() {
-    let shop = hello_service("shop").concurrency(1).max_scale(1).timeout(2);
-    let parkway = Parkway::with(shop).await;
+    let shop = hello_service("shop").concurrency(1).min_scale(1);
+    let parkway = Parkway::with(shop.max_scale(1).timeout(3)).await;
+    // The time counts from the arrival, the start of a process included.
+    let is_up = |state: &parkway_tests::State| state.revision("shop-00001").ready_endpoints() == 1;
+    parkway.state_when("its process", is_up).await;
     let shop = parkway.service("shop");
 
     let mut over_http1 = shop.raw().await;

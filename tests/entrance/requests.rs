@@ -209,13 +209,12 @@ async fn both_entrances_wait_for_the_same_slots_and_are_counted_together() {
     let mut second = Raw::connect(cluster.activator).await;
     second.send(by_name).await;
     cluster.parked(1).await;
-    let counted: u64 = cluster
-        .stats
-        .gauges()
-        .iter()
-        .map(|(_, count, _)| count)
-        .sum();
-    assert_eq!(counted, 2);
+    parkway_tests::eventually("both to be counted", async || {
+        let gauges = cluster.stats.gauges();
+        let counted: u64 = gauges.iter().map(|(_, count, _)| count).sum();
+        (counted == 2).then_some(())
+    })
+    .await;
 
     upstream.go_on();
     first.answer().await.expect(200);

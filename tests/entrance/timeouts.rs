@@ -37,7 +37,7 @@ async fn a_response_that_has_begun_is_cut_without_its_last_chunk_over_http1() {
         connection.stall().await;
     })
     .await;
-    let cluster = Cluster::with(limited(10, 300), &[upstream.address()]).await;
+    let cluster = Cluster::with(limited(10, 2_000), &[upstream.address()]).await;
     let mut client = Raw::connect(cluster.activator).await;
     client
         .send(format!("GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n"))
@@ -59,7 +59,7 @@ async fn a_response_that_has_begun_is_reset_over_http2() {
         std::future::poll_fn(|cx| body.poll_reset(cx)).await.ok();
     })
     .await;
-    let cluster = Cluster::with(limited(10, 300), &[upstream.address()]).await;
+    let cluster = Cluster::with(limited(10, 2_000), &[upstream.address()]).await;
     let client = Http2::connect(cluster.activator, NAME).await;
 
     let answer = client

@@ -99,8 +99,8 @@ async fn streams_that_are_reset_as_soon_as_they_begin_end_the_connection() {
 
 #[tokio::test]
 async fn streams_that_are_reset_one_after_the_other_end_the_connection_too() {
-    let quiet = Upstream::start(async |connection: Connection| connection.stall().await);
-    let parkway = Parkway::with(revision_with_endpoints("shop", &[quiet.await.address()])).await;
+    let quiet = Upstream::start(async |connection: Connection| connection.stall().await).await;
+    let parkway = Parkway::with(revision_with_endpoints("shop", &[quiet.address()])).await;
     let mut client = Frames::connect(parkway.external(), &[]).await;
     let block = get(HOST, "/");
     let (mut begun, mut goaway) = (0, None);
@@ -318,7 +318,7 @@ async fn a_client_that_opens_no_window_loses_its_streams_and_others_are_served()
 
 #[tokio::test]
 async fn a_client_that_reads_nothing_is_closed_and_takes_bounded_memory() {
-    let shop = Shop::with(large_answers().await, &[("--stall-seconds", 1)]).await;
+    let shop = Shop::with(large_answers().await, &[("--stall-seconds", 3)]).await;
     let settings = [(INITIAL_WINDOW, 0x7fff_ffff)];
     let mut client = Frames::connect(shop.parkway.external(), &settings).await;
     client.send(window(0, 0x7000_0000)).await;

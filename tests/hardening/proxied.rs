@@ -170,6 +170,7 @@ async fn who_is_no_trusted_proxy_is_closed_whatever_it_says_and_other_entrances_
         assert!(client.rest().await.is_empty());
     }
     assert_eq!(shop.refused("untrusted_proxy").await, 3.0);
+    shop.parkway.says("untrusted_proxy").await;
     let said = shop.parkway.logs();
     let said = said.iter().filter(|line| line.contains("untrusted_proxy"));
     assert_eq!(said.count(), 1, "said once");

@@ -77,7 +77,7 @@ impl Raw {
 
     /// Ends the sending side and keeps reading.
     pub async fn half_close(&mut self) {
-        self.stream.shutdown().await.unwrap();
+        drop(self.stream.shutdown().await); // who is gone needs none
     }
 
     /// Ends the connection with a reset instead of an orderly end.

@@ -65,6 +65,10 @@ impl fmt::Debug for Head {
     }
 }
 
+/// Not where processes of `parkway run` listen: their ports are chosen before they take them, and an endpoint that took
+/// such a port meanwhile would be taken for the process.
+const HERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
 impl Upstream {
     /// Runs `script` for each connection.
     pub async fn start<F, S>(script: S) -> Self
@@ -72,7 +76,7 @@ impl Upstream {
         S: Fn(Connection) -> F + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let listener = TcpListener::bind((HERE, 0)).await.unwrap();
         Self::start_on(listener, script)
     }
 
@@ -129,7 +133,7 @@ impl Upstream {
         S: Fn(Request<RecvStream>, SendResponse<Bytes>) -> F + Clone + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let listener = TcpListener::bind((HERE, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&connections);
@@ -285,9 +289,7 @@ impl Reserved {
     fn new() -> Self {
         let socket =
             socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        socket
-            .bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())
-            .unwrap();
+        socket.bind(&SocketAddr::from((HERE, 0)).into()).unwrap();
         let address = socket.local_addr().unwrap().as_socket().unwrap();
         Self {
             address,

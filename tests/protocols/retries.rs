@@ -210,7 +210,7 @@ async fn a_slow_attempt_gives_its_body_to_the_next_and_each_shows() {
         }
     })
     .await;
-    let asking = |shop: Service| shop.asks("timeout-try", "200ms");
+    let asking = |shop: Service| shop.asks("timeout-try", "1500ms");
     let parkway = shop(asking, &[&upstream]).await;
     let site = parkway.service("shop");
     let put = site.request(Method::PUT, "/", "hello, world");
@@ -229,8 +229,8 @@ async fn a_slow_attempt_gives_its_body_to_the_next_and_each_shows() {
 async fn time_for_the_first_byte_counts_over_all_attempts() {
     let silent = Upstream::start(Connection::stall).await;
     let asking = |shop: Service| {
-        let shop = shop.asks("timeout-try", "150ms").asks("retry-attempts", 10);
-        shop.asks("timeout-first-byte", "500ms")
+        let shop = shop.asks("timeout-try", "1s").asks("retry-attempts", 10);
+        shop.asks("timeout-first-byte", "3500ms")
     };
     let parkway = shop(asking, &[&silent]).await;
     let answer = parkway.service("shop").get("/").await.expect(504);
@@ -243,7 +243,11 @@ async fn time_for_the_first_byte_counts_over_all_attempts() {
 
 #[tokio::test]
 async fn the_total_time_cuts_a_response_that_is_still_coming() {
-    let parkway = Parkway::with(hello_service("shop").asks("timeout-total", "1s")).await;
+    let shop = hello_service("shop").min_scale(1);
+    let parkway = Parkway::with(shop.asks("timeout-total", "2s")).await;
+    // The time counts from the arrival, the start of a process included.
+    let is_up = |state: &parkway_tests::State| state.revision("shop-00001").ready_endpoints() == 1;
+    parkway.state_when("its process", is_up).await;
     let site = parkway.service("shop");
     let path = "/events?count=1000&interval_ms=100";
     let http2 = site.http2().await;

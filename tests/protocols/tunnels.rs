@@ -22,7 +22,7 @@ fn shop_at(upstream: &Upstream, asking: impl FnOnce(Service) -> Service) -> Stri
 #[tokio::test]
 async fn a_tunnel_that_is_silent_both_ways_is_cut_and_one_that_is_not_goes_on() {
     let upstream = Upstream::start(echo).await;
-    let shop = shop_at(&upstream, |shop| shop.asks("timeout-idle", "1s"));
+    let shop = shop_at(&upstream, |shop| shop.asks("timeout-idle", "3s"));
     let parkway = Parkway::with(shop).await;
     let site = parkway.service("shop");
     let http2 = site.http2().await;
@@ -30,7 +30,7 @@ async fn a_tunnel_that_is_silent_both_ways_is_cut_and_one_that_is_not_goes_on() 
     let (mut silent2, mut lively2) = (OnStream::open(&http2).await, OnStream::open(&http2).await);
     // For longer than the timeout, never silent that long.
     for _ in 0..8 {
-        tokio::time::sleep(Duration::from_millis(250)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
         lively.send("ping").await;
         lively2.send("ping");
         assert_eq!(lively.exactly(4).await, "ping");
@@ -49,13 +49,13 @@ async fn bytes_of_either_side_alone_keep_a_tunnel_up() {
     let upstream = Upstream::start(async |mut connection: Connection| {
         accept(&mut connection).await.unwrap();
         for _ in 0..8 {
-            tokio::time::sleep(Duration::from_millis(250)).await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
             connection.send("tick").await;
         }
         connection.raw.until("over").await;
     })
     .await;
-    let shop = shop_at(&upstream, |shop| shop.asks("timeout-idle", "1s"));
+    let shop = shop_at(&upstream, |shop| shop.asks("timeout-idle", "3s"));
     let parkway = Parkway::with(shop).await;
     let mut listener = open(&parkway.service("shop")).await;
     assert_eq!(listener.exactly(32).await, "tick".repeat(8));
@@ -67,7 +67,7 @@ async fn bytes_of_either_side_alone_keep_a_tunnel_up() {
 #[tokio::test]
 async fn the_total_timeout_ends_a_tunnel_however_lively() {
     let upstream = Upstream::start(echo).await;
-    let shop = shop_at(&upstream, |shop| shop.asks("timeout-total", "1s"));
+    let shop = shop_at(&upstream, |shop| shop.asks("timeout-total", "2s"));
     let parkway = Parkway::with(shop).await;
     let mut socket = open(&parkway.service("shop")).await;
     eventually("the tunnel to be cut", async || {
@@ -82,13 +82,13 @@ async fn the_total_timeout_ends_a_tunnel_however_lively() {
 async fn a_tunnel_outlives_the_timeouts_that_a_response_has_to_begin() {
     let upstream = Upstream::start(echo).await;
     let asking = |shop: Service| {
-        let shop = shop.asks("timeout-first-byte", "500ms");
-        shop.asks("timeout-try", "500ms")
+        let shop = shop.asks("timeout-first-byte", "1500ms");
+        shop.asks("timeout-try", "1500ms")
             .asks("timeout-idle", "off")
     };
     let parkway = Parkway::with(shop_at(&upstream, asking)).await;
     let mut socket = open(&parkway.service("shop")).await;
-    tokio::time::sleep(Duration::from_millis(1200)).await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
     socket.send("ping").await;
     assert_eq!(socket.exactly(4).await, "ping");
     drop(socket);
